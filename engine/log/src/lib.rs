@@ -1,0 +1,1 @@
+//! streamd engine crate: log.
