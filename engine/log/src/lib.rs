@@ -1,1 +1,62 @@
-//! streamd engine crate: log.
+//! The log of one partition: segment files of Kafka record batches, written with direct I/O and
+//! group commit, their sparse indexes, the tail in memory, recovery and retention.
+//!
+//! Deliberately absent: replication, producers' sequence numbers, anything of a protocol. This
+//! crate never sees `core`; the state that recovery must bring back with the log is opaque bytes.
+//! Offsets are dense, and what was flushed never changes.
+
+pub mod batch;
+pub mod checkpoint;
+pub mod compress;
+pub mod flush;
+pub mod index;
+pub mod log;
+pub mod lookup;
+pub mod read_plan;
+pub mod records;
+pub mod recover;
+pub mod retain;
+pub mod segment;
+pub mod tail;
+pub mod validate;
+
+use std::{fmt, io};
+
+pub use batch::{BatchError, BatchHeader, Codec};
+pub use log::{Appended, Log, LogConfig, NewBatch};
+pub use read_plan::{Planned, ReadPlan};
+pub use recover::{Cut, Recovered};
+pub use segment::Segment;
+
+/// Why the log of a partition cannot go on. After one of these the partition is offline: what was
+/// not acknowledged may or may not be on the disk, and nothing is tried again.
+#[derive(Debug)]
+pub enum LogError {
+    /// The system refused; `what` names the operation and the file.
+    Io {
+        /// The operation and the file.
+        what: String,
+        /// What the system said.
+        error: io::Error,
+    },
+    /// The bytes on the disk are not what was written there.
+    Corrupt(String),
+}
+
+impl LogError {
+    pub(crate) fn io(what: impl Into<String>) -> impl FnOnce(io::Error) -> LogError {
+        let what = what.into();
+        move |error| LogError::Io { what, error }
+    }
+}
+
+impl fmt::Display for LogError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            LogError::Io { what, error } => write!(f, "{what}: {error}"),
+            LogError::Corrupt(text) => write!(f, "corrupt: {text}"),
+        }
+    }
+}
+
+impl std::error::Error for LogError {}

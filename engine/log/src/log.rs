@@ -1,0 +1,326 @@
+//! The log of one partition: its segments, its end, what waits to be written.
+//!
+//! `append` is synchronous and gives offsets at once; [`crate::flush`] moves what was appended to
+//! disk, a group at a time. Invariants: offsets are dense; `start <= flushed <= end`; nothing
+//! beyond `flushed` is ever read; groups are written one after another and never span segments.
+
+use std::cell::RefCell;
+use std::collections::VecDeque;
+use std::path::{Path, PathBuf};
+use std::rc::Rc;
+
+use bytes::Bytes;
+use streamd_io::Env;
+use streamd_model::{Epoch, Offset};
+
+use crate::batch::BatchHeader;
+use crate::checkpoint::Checkpoint;
+use crate::index::Index;
+use crate::segment::Segment;
+use crate::tail::Tail;
+use crate::validate::Facts;
+
+/// How many sealed segments of one log keep their file open and their index in memory.
+const PREPARED_MAX: usize = 4;
+
+/// What the log needs to know of its topic's settings.
+#[derive(Clone, Debug)]
+pub struct LogConfig {
+    /// `segment.bytes`: a segment is rolled before it gets larger.
+    pub segment_bytes: u64,
+    /// `segment.ms`: a segment is rolled when it gets older.
+    pub segment_ms: i64,
+    /// `index.interval.bytes`.
+    pub index_interval: u64,
+    /// Whether a write is on stable storage when it returns (`log.flush=durable`).
+    pub durable: bool,
+    /// After so many bytes recovery gets a new point to begin from.
+    pub checkpoint_bytes: u64,
+    /// The contents of `partition.metadata`, written when the directory is made.
+    pub metadata: String,
+}
+
+impl Default for LogConfig {
+    fn default() -> LogConfig {
+        LogConfig {
+            segment_bytes: 1 << 30,
+            segment_ms: 7 * 24 * 3600 * 1000,
+            index_interval: 4096,
+            durable: true,
+            checkpoint_bytes: 64 << 20,
+            metadata: String::new(),
+        }
+    }
+}
+
+/// A batch to append: its bytes as the client sent them, and what validation found.
+#[derive(Clone, Debug)]
+pub struct NewBatch {
+    /// One whole batch.
+    pub bytes: Bytes,
+    /// What validation found out.
+    pub facts: Facts,
+}
+
+/// Where a batch was put.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Appended {
+    /// Offset of the first record.
+    pub base: Offset,
+    /// Offset after the last record: durable once the log is flushed up to here.
+    pub next: Offset,
+}
+
+pub(crate) struct Pending {
+    pub segment: Rc<Segment>,
+    pub position: u64,
+    pub base: Offset,
+    pub epoch: Epoch,
+    pub batch: NewBatch,
+    pub log_append_time: bool,
+}
+
+/// The log of one partition.
+pub struct Log {
+    pub(crate) env: Env,
+    pub(crate) dir: PathBuf,
+    pub(crate) config: LogConfig,
+    /// Rising bases; the last one takes appends.
+    pub(crate) segments: VecDeque<Rc<Segment>>,
+    pub(crate) start: Offset,
+    pub(crate) flushed: Offset,
+    pub(crate) end: Offset,
+    /// Position of the next batch in the last segment.
+    pub(crate) position: u64,
+    pub(crate) rolled_ms: i64,
+    pub(crate) epochs: Vec<(Epoch, Offset)>,
+    pub(crate) pending: VecDeque<Pending>,
+    pub(crate) pending_bytes: usize,
+    pub(crate) tail: Tail,
+    /// The bytes of the last, partly filled block of the last segment.
+    pub(crate) last_block: Bytes,
+    pub(crate) has_dir: bool,
+    /// Segments that were rolled and whose last group may still be on its way.
+    pub(crate) to_seal: VecDeque<Rc<Segment>>,
+    pub(crate) prepared: VecDeque<Rc<Segment>>,
+    pub(crate) checkpoint: Checkpoint,
+    pub(crate) next_checkpoint: Option<Checkpoint>,
+    since_checkpoint: u64,
+}
+
+impl Log {
+    /// An empty log that begins at offset `base`. The directory is made with the first append.
+    pub fn new(env: &Env, dir: &Path, config: LogConfig, base: Offset) -> Log {
+        Log {
+            env: env.clone(),
+            dir: dir.to_owned(),
+            config,
+            segments: VecDeque::new(),
+            start: base,
+            flushed: base,
+            end: base,
+            position: 0,
+            rolled_ms: 0,
+            epochs: Vec::new(),
+            pending: VecDeque::new(),
+            pending_bytes: 0,
+            tail: Tail::default(),
+            last_block: Bytes::new(),
+            has_dir: false,
+            to_seal: VecDeque::new(),
+            prepared: VecDeque::new(),
+            checkpoint: Checkpoint { log_start: base, next: base, segment: base, max_timestamp: -1, ..Checkpoint::default() },
+            next_checkpoint: None,
+            since_checkpoint: 0,
+        }
+    }
+
+    /// The directory.
+    pub fn dir(&self) -> &Path {
+        &self.dir
+    }
+
+    /// The settings.
+    pub fn config(&self) -> &LogConfig {
+        &self.config
+    }
+
+    /// Takes new settings; they hold from the next append on.
+    pub fn set_config(&mut self, config: LogConfig) {
+        self.config = config;
+    }
+
+    /// The first offset that may be read.
+    pub fn start(&self) -> Offset {
+        self.start
+    }
+
+    /// The offset that the next record gets.
+    pub fn end(&self) -> Offset {
+        self.end
+    }
+
+    /// The offset below which everything is on stable storage.
+    pub fn flushed(&self) -> Offset {
+        self.flushed
+    }
+
+    /// Bytes in all segments that are durable.
+    pub fn size(&self) -> u64 {
+        self.segments.iter().map(|s| s.size()).sum()
+    }
+
+    /// Number of segments.
+    pub fn segment_count(&self) -> usize {
+        self.segments.len()
+    }
+
+    /// Bytes appended but not yet taken for writing.
+    pub fn pending_bytes(&self) -> usize {
+        self.pending_bytes
+    }
+
+    /// Bytes of memory that the tail holds.
+    pub fn tail_memory(&self) -> usize {
+        self.tail.memory()
+    }
+
+    /// Drops the oldest group of the tail; says how many bytes that frees.
+    pub fn drop_tail(&mut self) -> usize {
+        let freed = self.tail.drop_oldest();
+        if self.tail.is_empty() {
+            // The last block is a part of the group's buffer and would keep all of it alive.
+            self.last_block = Bytes::copy_from_slice(&self.last_block);
+        }
+        freed
+    }
+
+    /// Leader epochs and their first offsets, rising.
+    pub fn epochs(&self) -> &[(Epoch, Offset)] {
+        &self.epochs
+    }
+
+    /// The largest epoch of the log that is at most `epoch`, and the offset where it ends, capped
+    /// at the flushed end. `None` when there is none (KIP-101).
+    pub fn end_of_epoch(&self, epoch: Epoch) -> Option<(Epoch, Offset)> {
+        let after = self.epochs.partition_point(|&(e, _)| e <= epoch);
+        let (found, _) = *self.epochs.get(after.checked_sub(1)?)?;
+        let end = self.epochs.get(after).map_or(self.flushed, |&(_, from)| from);
+        Some((found, end.min(self.flushed)))
+    }
+
+    /// Whether recovery would have much to scan: time to call [`Log::plan_checkpoint`].
+    pub fn wants_checkpoint(&self) -> bool {
+        self.next_checkpoint.is_none() && self.since_checkpoint >= self.config.checkpoint_bytes
+    }
+
+    /// Whether the next append of `size` bytes begins a new segment.
+    pub fn will_roll(&self, size: usize, records: i32, now_ms: i64) -> bool {
+        let Some(active) = self.segments.back() else { return false };
+        if self.position == 0 {
+            return false;
+        }
+        self.position + size as u64 > self.config.segment_bytes
+            || now_ms - self.rolled_ms >= self.config.segment_ms
+            || self.end + i64::from(records) - active.base > i64::from(i32::MAX)
+    }
+
+    /// Takes note that `state` is the owner's state at the end of the log as it is now. It becomes
+    /// the checkpoint once everything before it is flushed.
+    pub fn plan_checkpoint(&mut self, state: Vec<u8>) {
+        let Some(active) = self.segments.back() else { return };
+        self.since_checkpoint = 0;
+        let max_timestamp = active.index().map_or(-1, |i| i.borrow().max_timestamp);
+        self.next_checkpoint = Some(Checkpoint {
+            log_start: self.start,
+            segment: active.base,
+            position: self.position,
+            next: self.end,
+            max_timestamp,
+            epochs: self.epochs.clone(),
+            state,
+        });
+    }
+
+    /// Begins a new segment at the end of the log. Call it when [`Log::will_roll`] says so.
+    pub fn roll(&mut self, now_ms: i64) {
+        if let Some(old) = self.segments.back() {
+            self.to_seal.push_back(old.clone());
+        }
+        let segment = Segment::new(&self.dir, self.end, 0, self.end);
+        segment.set_index(Index::new(self.config.index_interval));
+        self.segments.push_back(segment);
+        self.position = 0;
+        self.rolled_ms = now_ms;
+    }
+
+    /// Gives the batch its offsets and queues it for writing. The caller has validated it.
+    pub fn append(&mut self, batch: NewBatch, epoch: Epoch, now_ms: i64) -> Appended {
+        let header = batch.facts.header;
+        assert!(header.size == batch.bytes.len(), "one whole batch");
+        if self.segments.is_empty() {
+            self.roll(now_ms);
+        }
+        assert!(self.epochs.last().is_none_or(|&(e, _)| e <= epoch), "epochs never go back");
+        if self.epochs.last().is_none_or(|&(e, _)| e < epoch) {
+            self.epochs.push((epoch, self.end));
+        }
+        let base = self.end;
+        let next = base + i64::from(header.last_offset_delta) + 1;
+        let segment = self.segments[self.segments.len() - 1].clone();
+        let stored = BatchHeader {
+            base_offset: base,
+            epoch,
+            max_timestamp: batch.facts.max_timestamp,
+            ..header
+        };
+        if let Some(index) = segment.index() {
+            index.borrow_mut().note(segment.base, self.position, &stored);
+        }
+        let position = self.position;
+        self.position += header.size as u64;
+        self.since_checkpoint += header.size as u64;
+        self.pending_bytes += header.size;
+        self.end = next;
+        let log_append_time = batch.facts.log_append_time;
+        self.pending.push_back(Pending { segment, position, base, epoch, batch, log_append_time });
+        Appended { base, next }
+    }
+
+    /// The segment that holds `offset`, or the first one after it.
+    pub(crate) fn segment_of(&self, offset: Offset) -> Option<&Rc<Segment>> {
+        let after = self.segments.partition_point(|s| s.base <= offset);
+        let at = after.checked_sub(1)?;
+        // A sealed segment ends where the next one begins.
+        if offset >= self.segments[at].next() && at + 1 < self.segments.len() {
+            return self.segments.get(at + 1);
+        }
+        self.segments.get(at)
+    }
+
+    /// Notes that a sealed segment was made ready for readers, and lets go of the one that was
+    /// made ready longest ago when there are too many.
+    pub fn note_prepared(&mut self, segment: &Rc<Segment>) {
+        let is_active = self.segments.back().is_some_and(|s| Rc::ptr_eq(s, segment));
+        if is_active || self.to_seal.iter().any(|s| Rc::ptr_eq(s, segment)) {
+            return;
+        }
+        self.prepared.retain(|s| !Rc::ptr_eq(s, segment));
+        self.prepared.push_back(segment.clone());
+        if self.prepared.len() > PREPARED_MAX
+            && let Some(old) = self.prepared.pop_front()
+        {
+            old.release();
+        }
+    }
+
+    /// The checkpoint of the whole log as it stands, for a clean stop. Nothing may be pending.
+    pub fn final_checkpoint(&mut self, state: Vec<u8>) -> Checkpoint {
+        assert!(self.pending.is_empty() && self.flushed == self.end, "flush before closing");
+        self.plan_checkpoint(state);
+        self.next_checkpoint.take().unwrap_or_else(|| self.checkpoint.clone())
+    }
+}
+
+/// A log that its flush task, its readers and its appenders share on one shard.
+pub type SharedLog = Rc<RefCell<Log>>;

@@ -1,0 +1,172 @@
+//! Offsets by timestamp: the first record at or after a time, and the one with the greatest.
+//! The sparse time index says where to begin; the batches themselves decide.
+
+use std::cell::RefCell;
+use std::rc::Rc;
+
+use bytes::Bytes;
+use streamd_io::Env;
+use streamd_model::Offset;
+
+use crate::LogError;
+use crate::batch::{BatchHeader, HEADER};
+use crate::log::Log;
+use crate::records::first_at_or_after;
+use crate::segment::Segment;
+
+/// Read ahead so much while looking at headers, bytes.
+const CHUNK: usize = 64 << 10;
+
+/// A record's offset and timestamp (ms).
+pub type Found = Option<(Offset, i64)>;
+
+/// The first record, from the log start to the flushed end, whose timestamp is at least
+/// `timestamp` ms.
+pub async fn at_or_after(
+    env: &Env,
+    log: &RefCell<Log>,
+    timestamp: i64,
+) -> Result<Found, LogError> {
+    for segment in readable(log) {
+        if prepare(env, log, &segment).await? < timestamp {
+            continue;
+        }
+        if let Some(found) = in_segment(env, log, &segment, timestamp).await? {
+            return Ok(Some(found));
+        }
+    }
+    Ok(None)
+}
+
+/// The first record with the greatest timestamp of the log.
+pub async fn latest(env: &Env, log: &RefCell<Log>) -> Result<Found, LogError> {
+    let mut best: Option<(i64, Rc<Segment>)> = None;
+    for segment in readable(log) {
+        let max = prepare(env, log, &segment).await?;
+        if max >= 0 && best.as_ref().is_none_or(|(b, _)| *b < max) {
+            best = Some((max, segment));
+        }
+    }
+    let Some((mut max, segment)) = best else { return Ok(None) };
+    // The index of the active segment knows of batches that are not flushed: go down to one that is.
+    loop {
+        if let Some(found) = in_segment(env, log, &segment, max).await? {
+            return Ok(Some(found));
+        }
+        let flushed = greatest_flushed(env, log, &segment).await?;
+        if flushed < 0 || flushed >= max {
+            return Ok(None);
+        }
+        max = flushed;
+    }
+}
+
+fn readable(log: &RefCell<Log>) -> Vec<Rc<Segment>> {
+    let log = log.borrow();
+    log.segments.iter().filter(|s| s.next() > log.start && s.size() > 0).cloned().collect()
+}
+
+/// Makes the segment ready and gives its greatest timestamp, ms.
+async fn prepare(env: &Env, log: &RefCell<Log>, segment: &Rc<Segment>) -> Result<i64, LogError> {
+    let interval = log.borrow().config().index_interval;
+    segment.prepare(env, interval).await?;
+    log.borrow_mut().note_prepared(segment);
+    Ok(segment.index().map_or(-1, |i| i.borrow().max_timestamp))
+}
+
+/// Reads one segment's batches from a position on.
+struct Cursor {
+    segment: Rc<Segment>,
+    position: u64,
+    buf: Bytes,
+    buf_at: u64,
+}
+
+impl Cursor {
+    /// The batch at the cursor; `None` at the durable end. With `whole` its records are read too.
+    async fn batch(
+        &mut self,
+        whole: impl Fn(&BatchHeader) -> bool,
+    ) -> Result<Option<(BatchHeader, Bytes)>, LogError> {
+        if self.position >= self.segment.size() {
+            return Ok(None);
+        }
+        let head = self.read(HEADER).await?;
+        let header = BatchHeader::parse(&head).map_err(|e| self.corrupt(&e.text))?;
+        let bytes = if whole(&header) { self.read(header.size).await? } else { Bytes::new() };
+        self.position += header.size as u64;
+        Ok(Some((header, bytes)))
+    }
+
+    async fn read(&mut self, len: usize) -> Result<Bytes, LogError> {
+        let inside = (self.position - self.buf_at) as usize;
+        if self.buf.len() >= inside + len {
+            return Ok(self.buf.slice(inside..inside + len));
+        }
+        let path = self.segment.path("log");
+        let Some(file) = self.segment.reader() else {
+            return Err(self.corrupt("the segment was closed while it was read"));
+        };
+        self.buf = file
+            .read_at(self.position, len.max(CHUNK))
+            .await
+            .map_err(LogError::io(format!("read {}", path.display())))?;
+        self.buf_at = self.position;
+        if self.buf.len() < len {
+            return Err(self.corrupt("the file ends in the middle of a batch"));
+        }
+        Ok(self.buf.slice(..len))
+    }
+
+    fn corrupt(&self, text: &str) -> LogError {
+        let path = self.segment.path("log");
+        LogError::Corrupt(format!("{} at byte {}: {text}", path.display(), self.position))
+    }
+}
+
+async fn in_segment(
+    env: &Env,
+    log: &RefCell<Log>,
+    segment: &Rc<Segment>,
+    timestamp: i64,
+) -> Result<Found, LogError> {
+    let Some(index) = segment.index() else { return Ok(None) };
+    let from = index.borrow().before_time(timestamp);
+    let position = index.borrow().find(from).0;
+    let start = log.borrow().start();
+    let segment = segment.clone();
+    let mut cursor = Cursor { segment, position, buf: Bytes::new(), buf_at: position };
+    while let Some((header, bytes)) =
+        cursor.batch(|h| h.max_timestamp >= timestamp && h.next_offset() > start).await?
+    {
+        if !bytes.is_empty() && !header.is_control() {
+            let found = first_at_or_after(&bytes, &header, timestamp)
+                .map_err(|e| cursor.corrupt(&e.text))?;
+            // Records before the log start are gone, though their batch may still be there.
+            if let Some((offset, t)) = found
+                && offset >= start
+            {
+                return Ok(Some((offset, t)));
+            }
+        }
+        env.yield_if_needed().await;
+    }
+    Ok(None)
+}
+
+async fn greatest_flushed(
+    env: &Env,
+    log: &RefCell<Log>,
+    segment: &Rc<Segment>,
+) -> Result<i64, LogError> {
+    let start = log.borrow().start();
+    let mut cursor = Cursor { segment: segment.clone(), position: 0, buf: Bytes::new(), buf_at: 0 };
+    let mut max = -1;
+    while let Some((header, _)) = cursor.batch(|_| false).await? {
+        if header.next_offset() > start {
+            max = max.max(header.max_timestamp);
+        }
+        env.yield_if_needed().await;
+    }
+    Ok(max)
+}

@@ -1,0 +1,293 @@
+//! The records inside a batch, walked without allocating per record: only what the broker needs
+//! (offset delta, timestamp delta, whether the key is null) is looked at, keys and values are
+//! stepped over. Record layout: Kafka's message format v2, zig-zag varints.
+
+use std::io::{self, Read};
+
+use crate::batch::{BatchError, BatchHeader, HEADER};
+use crate::compress::{INFLATED_MAX, Inflate};
+
+/// Bytes of the window that decompressed records pass through.
+const WINDOW: usize = 32 << 10;
+
+/// What the broker looks at in a record.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RecordMeta {
+    /// Offset less the batch's base offset.
+    pub offset_delta: i32,
+    /// Timestamp less the batch's base timestamp, ms.
+    pub timestamp_delta: i64,
+    /// Whether the key is null.
+    pub null_key: bool,
+}
+
+/// A source of bytes that a record is read from.
+trait Feed {
+    fn byte(&mut self) -> Result<u8, BatchError>;
+    fn skip(&mut self, n: u64) -> Result<(), BatchError>;
+    /// Bytes handed out so far.
+    fn at(&self) -> u64;
+    /// Whether everything was handed out. May read on.
+    fn done(&mut self) -> Result<bool, BatchError>;
+}
+
+fn cut() -> BatchError {
+    BatchError::invalid("the records end in the middle of a record")
+}
+
+struct Slice<'a> {
+    bytes: &'a [u8],
+    at: usize,
+}
+
+impl Feed for Slice<'_> {
+    #[inline]
+    fn byte(&mut self) -> Result<u8, BatchError> {
+        let b = *self.bytes.get(self.at).ok_or_else(cut)?;
+        self.at += 1;
+        Ok(b)
+    }
+
+    #[inline]
+    fn skip(&mut self, n: u64) -> Result<(), BatchError> {
+        if n > (self.bytes.len() - self.at) as u64 {
+            return Err(cut());
+        }
+        self.at += n as usize;
+        Ok(())
+    }
+
+    fn at(&self) -> u64 {
+        self.at as u64
+    }
+
+    fn done(&mut self) -> Result<bool, BatchError> {
+        Ok(self.at == self.bytes.len())
+    }
+}
+
+struct Stream<'a> {
+    inflate: Inflate<'a>,
+    window: Vec<u8>,
+    from: usize,
+    to: usize,
+    before: u64,
+}
+
+impl Stream<'_> {
+    /// Fills the window when it is empty; false at the end.
+    fn fill(&mut self) -> Result<bool, BatchError> {
+        if self.from < self.to {
+            return Ok(true);
+        }
+        self.before += self.to as u64;
+        (self.from, self.to) = (0, 0);
+        if self.before > INFLATED_MAX {
+            return Err(BatchError::invalid(format!(
+                "the batch inflates to more than {INFLATED_MAX} bytes"
+            )));
+        }
+        loop {
+            match self.inflate.read(&mut self.window) {
+                Ok(n) => {
+                    self.to = n;
+                    return Ok(n > 0);
+                }
+                Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+                Err(e) => return Err(BatchError::invalid(format!("cannot decompress: {e}"))),
+            }
+        }
+    }
+}
+
+impl Feed for Stream<'_> {
+    #[inline]
+    fn byte(&mut self) -> Result<u8, BatchError> {
+        if self.from == self.to && !self.fill()? {
+            return Err(cut());
+        }
+        let b = self.window[self.from];
+        self.from += 1;
+        Ok(b)
+    }
+
+    #[inline]
+    fn skip(&mut self, mut n: u64) -> Result<(), BatchError> {
+        while n > 0 {
+            if self.from == self.to && !self.fill()? {
+                return Err(cut());
+            }
+            let step = n.min((self.to - self.from) as u64);
+            self.from += step as usize;
+            n -= step;
+        }
+        Ok(())
+    }
+
+    fn at(&self) -> u64 {
+        self.before + self.from as u64
+    }
+
+    fn done(&mut self) -> Result<bool, BatchError> {
+        Ok(!self.fill()?)
+    }
+}
+
+#[inline]
+fn varlong<F: Feed>(f: &mut F) -> Result<i64, BatchError> {
+    let mut value = 0u64;
+    for shift in (0..70).step_by(7) {
+        let b = f.byte()?;
+        value |= u64::from(b & 0x7f) << shift;
+        if b & 0x80 == 0 {
+            return Ok((value >> 1) as i64 ^ -((value & 1) as i64));
+        }
+    }
+    Err(BatchError::invalid("a varint of more than 10 bytes"))
+}
+
+#[inline]
+fn varint<F: Feed>(f: &mut F) -> Result<i32, BatchError> {
+    let v = varlong(f)?;
+    i32::try_from(v).map_err(|_| BatchError::invalid(format!("{v} does not fit 32 bits")))
+}
+
+/// Steps over a length-prefixed field; true when it is null.
+#[inline]
+fn field<F: Feed>(f: &mut F) -> Result<bool, BatchError> {
+    let n = varint(f)?;
+    if n < 0 {
+        return Ok(true);
+    }
+    f.skip(n as u64)?;
+    Ok(false)
+}
+
+fn record<F: Feed>(f: &mut F) -> Result<RecordMeta, BatchError> {
+    let size = varint(f)?;
+    let from = f.at();
+    f.byte()?;
+    let timestamp_delta = varlong(f)?;
+    let offset_delta = varint(f)?;
+    let null_key = field(f)?;
+    field(f)?;
+    let headers = varint(f)?;
+    if headers < 0 {
+        return Err(BatchError::invalid(format!("a record with {headers} headers")));
+    }
+    for _ in 0..headers {
+        if field(f)? {
+            return Err(BatchError::invalid("a record header with a null key"));
+        }
+        field(f)?;
+    }
+    let read = f.at() - from;
+    if i64::from(size) != read as i64 {
+        return Err(BatchError::invalid(format!(
+            "a record that states {size} bytes but takes {read}"
+        )));
+    }
+    Ok(RecordMeta { offset_delta, timestamp_delta, null_key })
+}
+
+enum Kind<'a> {
+    Slice(Slice<'a>),
+    Stream(Box<Stream<'a>>),
+}
+
+/// Walks the records of one batch.
+pub struct Walker<'a> {
+    kind: Kind<'a>,
+}
+
+impl<'a> Walker<'a> {
+    /// A walker over `batch`, one whole batch with a parsed header.
+    pub fn new(batch: &'a [u8], header: &BatchHeader) -> Result<Walker<'a>, BatchError> {
+        let codec = header.codec().ok_or_else(|| {
+            BatchError::invalid(format!("unknown compression type {}", header.attributes & 7))
+        })?;
+        let records = &batch[HEADER..];
+        let kind = if codec == crate::batch::Codec::None {
+            Kind::Slice(Slice { bytes: records, at: 0 })
+        } else {
+            let inflate = Inflate::new(codec, records)
+                .map_err(|e| BatchError::invalid(format!("cannot decompress: {e}")))?;
+            let window = vec![0; WINDOW];
+            Kind::Stream(Box::new(Stream { inflate, window, from: 0, to: 0, before: 0 }))
+        };
+        Ok(Walker { kind })
+    }
+
+    /// The next record; an error where the bytes do not make one.
+    #[inline]
+    pub fn next_record(&mut self) -> Result<RecordMeta, BatchError> {
+        match &mut self.kind {
+            Kind::Slice(f) => record(f),
+            Kind::Stream(f) => record(f.as_mut()),
+        }
+    }
+
+    /// Uncompressed bytes walked so far.
+    pub fn position(&self) -> u64 {
+        match &self.kind {
+            Kind::Slice(f) => f.at(),
+            Kind::Stream(f) => f.at(),
+        }
+    }
+
+    /// Whether no bytes are left after the last record.
+    pub fn at_end(&mut self) -> Result<bool, BatchError> {
+        match &mut self.kind {
+            Kind::Slice(f) => f.done(),
+            Kind::Stream(f) => f.done(),
+        }
+    }
+}
+
+/// The first record in `batch` whose timestamp is at least `at_least` ms: its offset and timestamp.
+/// With LogAppendTime every record has the batch's timestamp.
+pub fn first_at_or_after(
+    batch: &[u8],
+    header: &BatchHeader,
+    at_least: i64,
+) -> Result<Option<(i64, i64)>, BatchError> {
+    if header.max_timestamp < at_least {
+        return Ok(None);
+    }
+    if header.is_log_append_time() {
+        return Ok(Some((header.base_offset, header.max_timestamp)));
+    }
+    let mut walker = Walker::new(batch, header)?;
+    for _ in 0..header.count {
+        let r = walker.next_record()?;
+        let t = header.base_timestamp.saturating_add(r.timestamp_delta);
+        if t >= at_least {
+            return Ok(Some((header.base_offset + i64::from(r.offset_delta), t)));
+        }
+    }
+    Ok(None)
+}
+
+/// The values of the records of an uncompressed batch, as ranges of `batch`; a null value is an
+/// empty range. For what the broker itself writes; clients' batches are never taken apart.
+pub fn values(
+    batch: &[u8],
+    header: &BatchHeader,
+) -> Result<Vec<std::ops::Range<usize>>, BatchError> {
+    let mut f = Slice { bytes: &batch[HEADER..], at: 0 };
+    let mut ranges = Vec::new();
+    for _ in 0..header.count {
+        let size = varint(&mut f)?;
+        let end = (f.at as i64 + i64::from(size)) as u64;
+        f.byte()?;
+        varlong(&mut f)?;
+        varint(&mut f)?;
+        field(&mut f)?;
+        let len = varint(&mut f)?.max(0) as usize;
+        let from = HEADER + f.at;
+        f.skip(len as u64)?;
+        ranges.push(from..from + len);
+        f.skip(end.checked_sub(f.at()).ok_or_else(cut)?)?;
+    }
+    Ok(ranges)
+}

@@ -1,0 +1,400 @@
+//! Opening a log: what the checkpoint vouches for is taken as it is, what comes after is scanned
+//! batch by batch, CRC by CRC, and the first bad batch ends the log.
+//!
+//! What is cut is kept aside in a `.cut` file and reported. It is also cut off the segment: left in
+//! place, the bytes of an unfinished write could one day follow a new batch and pass for records.
+
+use std::io;
+use std::path::{Path, PathBuf};
+use std::rc::Rc;
+
+use bytes::Bytes;
+use streamd_io::{BLOCK, Env, File, OpenOptions};
+use streamd_model::Offset;
+
+use crate::LogError;
+use crate::batch::{BatchHeader, HEADER, crc_matches};
+use crate::checkpoint::{self, Checkpoint};
+use crate::index::Index;
+use crate::log::{Log, LogConfig};
+use crate::segment::{Segment, file_name};
+
+/// The scan reads the file in pieces of so many bytes.
+const CHUNK: usize = 1 << 20;
+/// No batch is larger than this, so a length beyond it is damage.
+const BATCH_MAX: usize = 256 << 20;
+/// At most so many cut bytes are kept aside.
+const KEPT_MAX: u64 = 64 << 20;
+
+/// What was cut off the end of a log.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Cut {
+    /// The file that was cut.
+    pub file: PathBuf,
+    /// Where, bytes.
+    pub position: u64,
+    /// Bytes from there to the last one that was not zero.
+    pub bytes: u64,
+    /// Where they were kept.
+    pub kept: PathBuf,
+    /// What was wrong with the first batch there.
+    pub why: String,
+}
+
+/// A log that was opened.
+pub struct Recovered {
+    /// The log, ready for appends and reads.
+    pub log: Log,
+    /// The owner's state as the checkpoint has it; the batches that `visit` saw come after it.
+    pub state: Vec<u8>,
+    /// Bytes that were scanned.
+    pub scanned: u64,
+    /// What was cut off.
+    pub cuts: Vec<Cut>,
+    /// Things that a person should know, as sentences.
+    pub notes: Vec<String>,
+}
+
+/// Opens the log in `dir`. Each batch after the checkpoint is shown to `visit`, in order: its header
+/// and all its bytes.
+pub async fn open(
+    env: &Env,
+    dir: &Path,
+    config: LogConfig,
+    now_ms: i64,
+    visit: &mut dyn FnMut(&BatchHeader, &[u8]),
+) -> Result<Recovered, LogError> {
+    let mut notes = Vec::new();
+    let Some(files) = list_segments(env, dir).await? else {
+        let log = Log::new(env, dir, config, 0);
+        return Ok(Recovered { log, state: Vec::new(), scanned: 0, cuts: Vec::new(), notes });
+    };
+    let mut point = read_checkpoint(env, dir, &mut notes).await?;
+    if let Some(c) = &point
+        && !files.iter().any(|f| f.0 == c.segment && f.1 >= c.position)
+    {
+        notes.push(format!(
+            "the checkpoint in {} names segment {} at byte {}, which is not there: \
+             scanning the whole log",
+            dir.display(),
+            c.segment,
+            c.position
+        ));
+        point = None;
+    }
+    let mut log = Log::new(env, dir, config, 0);
+    log.has_dir = true;
+    log.rolled_ms = now_ms;
+    let mut checkpoint = point.unwrap_or_else(|| {
+        let base = files.first().map_or(0, |f| f.0);
+        let c = Checkpoint::default();
+        Checkpoint { log_start: base, segment: base, next: base, max_timestamp: -1, ..c }
+    });
+    log.start = checkpoint.log_start.max(files.first().map_or(0, |f| f.0));
+    let scan = Scan { env, notes, cuts: Vec::new(), scanned: 0 };
+    let state = std::mem::take(&mut checkpoint.state);
+    log.epochs = checkpoint.epochs.clone();
+    let scan = scan.run(&mut log, &checkpoint, &files, visit).await?;
+    log.start = log.start.min(log.end);
+    checkpoint.state = state.clone();
+    log.checkpoint = checkpoint;
+    Ok(Recovered { log, state, scanned: scan.scanned, cuts: scan.cuts, notes: scan.notes })
+}
+
+/// Base offsets and sizes of the segments, rising; `None` when there is no directory.
+async fn list_segments(env: &Env, dir: &Path) -> Result<Option<Vec<(Offset, u64)>>, LogError> {
+    let entries = match env.list_dir(dir).await {
+        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),
+        r => r.map_err(LogError::io(format!("list {}", dir.display())))?,
+    };
+    let mut files: Vec<(Offset, u64)> = entries
+        .iter()
+        .filter_map(|e| Some((e.name.strip_suffix(".log")?.parse().ok()?, e.len)))
+        .collect();
+    files.sort_unstable();
+    Ok(Some(files))
+}
+
+async fn read_checkpoint(
+    env: &Env,
+    dir: &Path,
+    notes: &mut Vec<String>,
+) -> Result<Option<Checkpoint>, LogError> {
+    let path = dir.join(checkpoint::FILE);
+    match env.read_file(&path, checkpoint::BYTES_MAX).await {
+        Ok(bytes) => match Checkpoint::decode(&bytes) {
+            Ok(c) => Ok(Some(c)),
+            Err(why) => {
+                notes.push(format!("{}: {why}: scanning the whole log", path.display()));
+                Ok(None)
+            }
+        },
+        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(LogError::Io { what: format!("read {}", path.display()), error }),
+    }
+}
+
+struct Scan<'a> {
+    env: &'a Env,
+    notes: Vec<String>,
+    cuts: Vec<Cut>,
+    scanned: u64,
+}
+
+impl Scan<'_> {
+    async fn run(
+        mut self,
+        log: &mut Log,
+        from: &Checkpoint,
+        files: &[(Offset, u64)],
+        visit: &mut dyn FnMut(&BatchHeader, &[u8]),
+    ) -> Result<Self, LogError> {
+        let mut ended = false;
+        (log.end, log.flushed) = (from.next, from.next);
+        for (at, &(base, size)) in files.iter().enumerate() {
+            let following = files.get(at + 1).map(|f| f.0);
+            if base < from.segment {
+                let next = following.unwrap_or(from.next);
+                log.segments.push_back(Segment::new(&log.dir, base, size, next));
+                continue;
+            }
+            if ended || base > log.end {
+                // After a hole nothing can follow: keep it aside for a person to look at.
+                self.set_aside(&log.dir, base).await?;
+                ended = true;
+                continue;
+            }
+            let start = if base == from.segment { (from.position, from.next) } else { (0, base) };
+            let segment = Segment::new(&log.dir, base, start.0, start.1);
+            let good = self.segment(log, &segment, (start, from.max_timestamp), visit).await?;
+            ended = good < size && self.cut(&segment, good, size).await?;
+            log.segments.push_back(segment.clone());
+            if ended || following.is_none() {
+                self.take_over(log, &segment).await?;
+            } else {
+                segment.seal(self.env).await?;
+                segment.release();
+            }
+        }
+        log.segments.make_contiguous();
+        Ok(self)
+    }
+
+    /// Scans `segment` from `start`; gives the position after the last good batch.
+    async fn segment(
+        &mut self,
+        log: &mut Log,
+        segment: &Rc<Segment>,
+        (start, max_timestamp): ((u64, Offset), i64),
+        visit: &mut dyn FnMut(&BatchHeader, &[u8]),
+    ) -> Result<u64, LogError> {
+        let interval = log.config.index_interval;
+        let (mut position, mut next) = start;
+        let mut skip_visits = 0;
+        let index = segment.load_index(self.env, interval, position, next).await;
+        let mut index = match index {
+            _ if position == 0 => Index::new(interval),
+            Some(mut index) => {
+                index.max_timestamp = index.max_timestamp.max(max_timestamp);
+                index
+            }
+            None => {
+                // Without its index the segment is read from the front; what the checkpoint's
+                // state has already must not be shown again.
+                skip_visits = next;
+                (position, next) = (0, segment.base);
+                Index::new(interval)
+            }
+        };
+        let mut reader = BatchReader::open(self.env, segment, position).await?;
+        while let Some((header, at, bytes)) = reader.next_batch(next).await? {
+            index.note(segment.base, at, &header);
+            next = header.next_offset();
+            if log.epochs.last().is_none_or(|&(e, _)| e < header.epoch) {
+                log.epochs.push((header.epoch, header.base_offset));
+            }
+            if header.base_offset >= skip_visits {
+                visit(&header, &bytes);
+            }
+            self.env.yield_if_needed().await;
+        }
+        self.scanned += reader.position - position;
+        segment.advance(reader.position.max(start.0), next.max(start.1));
+        if reader.position < start.0 {
+            return Err(LogError::Corrupt(format!(
+                "{}: byte {} is bad, though everything before byte {} was checked once",
+                segment.path("log").display(),
+                reader.position,
+                start.0
+            )));
+        }
+        segment.set_index(index);
+        (log.end, log.flushed) = (next, next);
+        Ok(reader.position)
+    }
+
+    /// Makes the last good segment the one that takes appends.
+    async fn take_over(&mut self, log: &mut Log, segment: &Rc<Segment>) -> Result<(), LogError> {
+        let file = segment.writer(self.env, log.config.durable).await?;
+        // What was scanned may be in the device's cache only: readers may see it from now on.
+        let fail = |what: &str| LogError::io(format!("{what} {}", segment.path("log").display()));
+        file.sync().await.map_err(fail("sync"))?;
+        log.position = segment.size();
+        let overlap = log.position % BLOCK as u64;
+        log.last_block = if overlap == 0 {
+            Bytes::new()
+        } else {
+            let at = log.position - overlap;
+            let bytes = file.read_at(at, overlap as usize).await.map_err(fail("read"))?;
+            if bytes.len() as u64 != overlap {
+                return Err(LogError::Corrupt(format!(
+                    "{}: {} bytes at {at} where {overlap} were expected",
+                    segment.path("log").display(),
+                    bytes.len()
+                )));
+            }
+            bytes
+        };
+        Ok(())
+    }
+
+    /// Cuts the file at `good`. True when there was more than zeros behind it.
+    async fn cut(
+        &mut self,
+        segment: &Rc<Segment>,
+        good: u64,
+        size: u64,
+    ) -> Result<bool, LogError> {
+        let path = segment.path("log");
+        let fail = |what: &str| LogError::io(format!("{what} {}", path.display()));
+        let options = OpenOptions { read: true, write: true, ..OpenOptions::default() };
+        let file = self.env.open(&path, &options).await.map_err(fail("open"))?;
+        let mut kept = Vec::new();
+        let mut at = good;
+        while at < size.min(good + KEPT_MAX) {
+            let bytes = file.read_at(at, CHUNK).await.map_err(fail("read"))?;
+            if bytes.is_empty() {
+                break;
+            }
+            at += bytes.len() as u64;
+            if let Some(last) = bytes.iter().rposition(|&b| b != 0) {
+                kept.resize((at - good) as usize - bytes.len(), 0);
+                kept.extend_from_slice(&bytes[..=last]);
+            }
+            self.env.yield_if_needed().await;
+        }
+        let dirty = !kept.is_empty();
+        if dirty {
+            let bytes = kept.len() as u64;
+            let why = match BatchHeader::parse(&kept) {
+                Ok(h) if h.size > kept.len() => format!("a batch of {} bytes, cut short", h.size),
+                Ok(h) if crc_matches(&kept[..h.size]) => {
+                    format!("a batch with offset {}, which is not the next one", h.base_offset)
+                }
+                Ok(_) => "a batch whose CRC does not match".to_owned(),
+                Err(e) => e.text,
+            };
+            let aside = path.with_extension(format!("cut-{good}"));
+            self.env.write_file_atomic(&aside, kept).await.map_err(fail("keep the end of"))?;
+            let (file, kept) = (path.clone(), aside);
+            self.cuts.push(Cut { file, position: good, bytes, kept, why });
+        }
+        file.truncate(good).await.map_err(fail("cut"))?;
+        file.sync().await.map_err(fail("sync"))?;
+        Ok(dirty)
+    }
+
+    async fn set_aside(&mut self, dir: &Path, base: Offset) -> Result<(), LogError> {
+        let from = dir.join(file_name(base, "log"));
+        let to = dir.join(file_name(base, "log.unreachable"));
+        self.env
+            .rename(&from, &to)
+            .await
+            .map_err(LogError::io(format!("rename {}", from.display())))?;
+        self.notes.push(format!(
+            "{}: the log ends before this segment begins; kept as {}",
+            from.display(),
+            to.display()
+        ));
+        Ok(())
+    }
+}
+
+/// Reads a segment batch by batch, checking each.
+struct BatchReader {
+    file: File,
+    path: PathBuf,
+    buf: Bytes,
+    buf_at: u64,
+    position: u64,
+}
+
+impl BatchReader {
+    async fn open(env: &Env, segment: &Segment, position: u64) -> Result<BatchReader, LogError> {
+        let path = segment.path("log");
+        let options = OpenOptions { read: true, direct: true, ..OpenOptions::default() };
+        let file = env
+            .open(&path, &options)
+            .await
+            .map_err(LogError::io(format!("open {}", path.display())))?;
+        Ok(BatchReader { file, path, buf: Bytes::new(), buf_at: position, position })
+    }
+
+    /// The bytes at the current position: at least `len` unless the file ends first.
+    async fn window(&mut self, len: usize) -> Result<Bytes, LogError> {
+        let inside = (self.position - self.buf_at) as usize;
+        if self.buf.len() < inside + len {
+            self.buf = self
+                .file
+                .read_at(self.position, len.max(CHUNK))
+                .await
+                .map_err(LogError::io(format!("read {}", self.path.display())))?;
+            self.buf_at = self.position;
+            return Ok(self.buf.clone());
+        }
+        Ok(self.buf.slice(inside..))
+    }
+
+    /// The next batch if it is good and begins at offset `expected`: header, position, bytes.
+    async fn next_batch(
+        &mut self,
+        expected: Offset,
+    ) -> Result<Option<(BatchHeader, u64, Bytes)>, LogError> {
+        let Ok(header) = BatchHeader::parse(&self.window(HEADER).await?) else { return Ok(None) };
+        if header.base_offset != expected || header.size > BATCH_MAX || header.last_offset_delta < 0
+        {
+            return Ok(None);
+        }
+        let window = self.window(header.size).await?;
+        if window.len() < header.size || !crc_matches(&window[..header.size]) {
+            return Ok(None);
+        }
+        let at = self.position;
+        self.position += header.size as u64;
+        Ok(Some((header, at, window.slice(..header.size))))
+    }
+}
+
+/// Makes the index of a sealed segment anew from its batches.
+pub(crate) async fn rebuild_index(
+    env: &Env,
+    segment: &Segment,
+    interval: u64,
+) -> Result<Index, LogError> {
+    let mut index = Index::new(interval);
+    let mut reader = BatchReader::open(env, segment, 0).await?;
+    let mut next = segment.base;
+    while reader.position < segment.size() {
+        let Some((header, at, _)) = reader.next_batch(next).await? else {
+            return Err(LogError::Corrupt(format!(
+                "{}: no good batch with offset {next} at byte {}",
+                segment.path("log").display(),
+                reader.position
+            )));
+        };
+        index.note(segment.base, at, &header);
+        next = header.next_offset();
+        env.yield_if_needed().await;
+    }
+    Ok(index)
+}

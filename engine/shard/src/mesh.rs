@@ -1,0 +1,177 @@
+//! From partition to core, and messages between cores.
+//!
+//! A request for another shard's partitions goes there as one message and comes back as one.
+//! Queues are bounded; the receiving loop never waits for a send, so two full queues that face
+//! each other still drain.
+
+use std::cell::RefCell;
+use std::future::Future;
+use std::sync::Arc;
+
+use streamd_core::meta::{ClusterImage, Command};
+use streamd_io::{Endpoint, oneshot};
+use streamd_model::{Map, Offset, PartitionId, ShardId};
+
+use crate::append::{AppendDone, AppendItem};
+use crate::read::{
+    EpochEnd, EpochQuery, OffsetFound, OffsetQuery, PartitionSize, ReadDone, ReadRequest,
+    WatchRequest,
+};
+use crate::Refusal;
+
+/// What one shard asks of another.
+pub enum Request {
+    /// Append these batches, in this order.
+    Append(Vec<AppendItem>),
+    /// Plan these reads.
+    Read(ReadRequest),
+    /// Answer when there is more to read, or at the deadline.
+    Watch(WatchRequest),
+    /// Offsets by time.
+    Offsets(Vec<OffsetQuery>),
+    /// Where leader epochs end.
+    EpochEnds(Vec<EpochQuery>),
+    /// Move log starts up.
+    DeleteRecords(Vec<(PartitionId, Offset)>),
+    /// Sizes of all partitions that live here.
+    Sizes,
+    /// Use this image from now on.
+    Image(Arc<ClusterImage>),
+    /// Change the cluster's metadata. Only shard 0 takes it.
+    Propose(Command),
+    /// Flush and close everything.
+    Close,
+}
+
+/// The answer, of the kind of the request.
+pub enum Reply {
+    /// To [`Request::Append`], in the order of its items.
+    Append(Vec<AppendDone>),
+    /// To [`Request::Read`], in the order of its items.
+    Read(Vec<ReadDone>),
+    /// To [`Request::Offsets`].
+    Offsets(Vec<Result<OffsetFound, Refusal>>),
+    /// To [`Request::EpochEnds`].
+    EpochEnds(Vec<Result<EpochEnd, Refusal>>),
+    /// To [`Request::DeleteRecords`]: the new log starts.
+    DeleteRecords(Vec<Result<Offset, Refusal>>),
+    /// To [`Request::Sizes`].
+    Sizes(Vec<PartitionSize>),
+    /// To [`Request::Propose`]: the image with the change in it.
+    Propose(Result<Arc<ClusterImage>, Refusal>),
+    /// To what has no other answer.
+    Done,
+}
+
+/// What travels between shards.
+pub enum Envelope {
+    /// A request; its answer goes to shard `from` under `id`.
+    Call {
+        /// The asking shard.
+        from: ShardId,
+        /// What the answer is found by.
+        id: u64,
+        /// What is asked.
+        request: Request,
+    },
+    /// An answer.
+    Answer {
+        /// The id of the call.
+        id: u64,
+        /// The answer.
+        reply: Reply,
+    },
+}
+
+/// This shard's end of the mesh.
+pub struct Mesh {
+    id: ShardId,
+    shards: usize,
+    endpoint: Endpoint<Envelope>,
+    waiting: RefCell<(u64, Map<u64, oneshot::Sender<Reply>>)>,
+}
+
+/// The shard that owns a partition: the partitions of a topic go around the shards, and topics
+/// begin at different ones.
+pub fn owner(partition: PartitionId, shards: usize) -> ShardId {
+    let t = partition.topic.0;
+    let start = u64::from_le_bytes([t[0], t[1], t[2], t[3], t[4], t[5], t[9], t[10]]);
+    let at = (start % shards as u64 + partition.index.unsigned_abs() as u64) % shards as u64;
+    ShardId(at as u16)
+}
+
+impl Mesh {
+    /// The end of shard `id` of `shards`.
+    pub fn new(id: ShardId, shards: usize, endpoint: Endpoint<Envelope>) -> Mesh {
+        Mesh { id, shards, endpoint, waiting: RefCell::default() }
+    }
+
+    /// This shard.
+    pub fn id(&self) -> ShardId {
+        self.id
+    }
+
+    /// The number of shards.
+    pub fn shards(&self) -> usize {
+        self.shards
+    }
+
+    /// Sends `request` to shard `to`. When this returns the request has its place in the queue, so
+    /// two calls in order arrive in order; the answer is awaited apart. `None` from the answer
+    /// means that the other shard has stopped.
+    pub async fn call(
+        &self,
+        to: ShardId,
+        request: Request,
+    ) -> impl Future<Output = Option<Reply>> + use<> {
+        let (sender, receiver) = oneshot();
+        let id = {
+            let mut waiting = self.waiting.borrow_mut();
+            waiting.0 += 1;
+            let id = waiting.0;
+            waiting.1.insert(id, sender);
+            id
+        };
+        let call = Envelope::Call { from: self.id, id, request };
+        self.endpoint.send(usize::from(to.0), call).await;
+        async move { receiver.await.ok() }
+    }
+
+    /// Answers a call.
+    pub async fn answer(&self, to: ShardId, id: u64, reply: Reply) {
+        self.endpoint.send(usize::from(to.0), Envelope::Answer { id, reply }).await;
+    }
+
+    /// The next call of another shard. Answers are handed to whoever waits for them.
+    pub async fn next_call(&self) -> (ShardId, u64, Request) {
+        loop {
+            match self.endpoint.recv().await {
+                Envelope::Call { from, id, request } => return (from, id, request),
+                Envelope::Answer { id, reply } => {
+                    let waiting = self.waiting.borrow_mut().1.remove(&id);
+                    if let Some(sender) = waiting {
+                        sender.send(reply);
+                    }
+                }
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use streamd_model::TopicId;
+
+    #[test]
+    fn partitions_spread_evenly() {
+        for shards in 1..9 {
+            let mut count = vec![0; shards];
+            for index in 0..(shards as i32 * 12) {
+                let topic = TopicId([7; 16]);
+                count[usize::from(owner(PartitionId { topic, index }, shards).0)] += 1;
+            }
+            assert!(count.iter().all(|&c| c == 12), "{count:?}");
+        }
+    }
+}
