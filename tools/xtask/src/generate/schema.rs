@@ -190,7 +190,8 @@ fn parse_field(json: &Value, within: Versions) -> Outcome<Field> {
     let versions = Versions::parse(text_of(json, "versions")?)?.and(within);
     let tagged = optional("taggedVersions")?.and(within);
     let tag = json["tag"].as_u64().and_then(|tag| u32::try_from(tag).ok());
-    if !tagged.is_empty() && tagged != versions {
+    // The generator writes "v < N" where a tagged field is missing.
+    if !tagged.is_empty() && (tagged != versions || tagged.max != within.max) {
         return Err(format!(
             "{name} is tagged in some versions only: teach the generator"
         ));

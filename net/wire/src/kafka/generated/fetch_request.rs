@@ -116,7 +116,7 @@ impl<'a> Encode for FetchRequest<'a> {
         }
         let has_cluster_id = v >= 12 && self.cluster_id.is_some();
         let has_replica_state = v >= 15 && self.replica_state != ReplicaState::default();
-        if !(v >= 15) {
+        if v < 15 {
             w.lacks(
                 "ReplicaState",
                 self.replica_state != ReplicaState::default(),

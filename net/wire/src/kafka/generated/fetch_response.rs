@@ -57,7 +57,7 @@ impl<'a> Encode for FetchResponse<'a> {
         }
         w.write(&self.responses)?;
         let has_node_endpoints = v >= 16 && !self.node_endpoints.is_empty();
-        if !(v >= 16) {
+        if v < 16 {
             w.lacks("NodeEndpoints", !self.node_endpoints.is_empty())?;
         }
         w.tag_count(u32::from(has_node_endpoints));
@@ -201,21 +201,21 @@ impl<'a> Encode for PartitionData<'a> {
         }
         w.write(&self.records)?;
         let has_diverging_epoch = v >= 12 && self.diverging_epoch != EpochEndOffset::default();
-        if !(v >= 12) {
+        if v < 12 {
             w.lacks(
                 "DivergingEpoch",
                 self.diverging_epoch != EpochEndOffset::default(),
             )?;
         }
         let has_current_leader = v >= 12 && self.current_leader != LeaderIdAndEpoch::default();
-        if !(v >= 12) {
+        if v < 12 {
             w.lacks(
                 "CurrentLeader",
                 self.current_leader != LeaderIdAndEpoch::default(),
             )?;
         }
         let has_snapshot_id = v >= 12 && self.snapshot_id != SnapshotId::default();
-        if !(v >= 12) {
+        if v < 12 {
             w.lacks("SnapshotId", self.snapshot_id != SnapshotId::default())?;
         }
         w.tag_count(

@@ -43,7 +43,7 @@ impl<'a> Encode for ProduceResponse<'a> {
         w.write(&self.responses)?;
         w.write(&self.throttle_time_ms)?;
         let has_node_endpoints = v >= 10 && !self.node_endpoints.is_empty();
-        if !(v >= 10) {
+        if v < 10 {
             w.lacks("NodeEndpoints", !self.node_endpoints.is_empty())?;
         }
         w.tag_count(u32::from(has_node_endpoints));
@@ -172,7 +172,7 @@ impl<'a> Encode for PartitionProduceResponse<'a> {
             w.write(&self.error_message)?;
         }
         let has_current_leader = v >= 10 && self.current_leader != LeaderIdAndEpoch::default();
-        if !(v >= 10) {
+        if v < 10 {
             w.lacks(
                 "CurrentLeader",
                 self.current_leader != LeaderIdAndEpoch::default(),
