@@ -1,2 +1,50 @@
-//! Placeholder until the crate lands.
-fn main() {}
+//! Chores of the repository: `cargo xtask gen | tidy | check`.
+//!
+//! Output for people goes to standard error; the exit code is 0 for success, 1 for a finding or a
+//! failure, 2 for wrong usage.
+
+mod generate;
+
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+const USAGE: &str = "\
+usage: cargo xtask COMMAND
+
+  gen [--kafka VERSION]  write net/wire/src/kafka/generated from the message schemas in Kafka's
+                         client jar (fetched with mvn; the newest release unless named)
+";
+
+/// What a chore answers: nothing, or a sentence that says what went wrong.
+type Outcome<T = ()> = Result<T, String>;
+
+fn main() -> ExitCode {
+    let args: Vec<String> = std::env::args().skip(1).collect();
+    let args: Vec<&str> = args.iter().map(String::as_str).collect();
+    let root = root();
+    let outcome = match args[..] {
+        ["gen"] => generate::run(&root, "RELEASE"),
+        ["gen", "--kafka", version] => generate::run(&root, version),
+        ["help" | "--help" | "-h"] => {
+            print!("{USAGE}");
+            Ok(())
+        }
+        _ => {
+            eprint!("{USAGE}");
+            return ExitCode::from(2);
+        }
+    };
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(message) => {
+            eprintln!("xtask: {message}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// The top of the repository: two levels above this crate.
+fn root() -> PathBuf {
+    let here = Path::new(env!("CARGO_MANIFEST_DIR"));
+    here.ancestors().nth(2).unwrap_or(here).to_path_buf()
+}
