@@ -16,7 +16,11 @@ use streamd_wire::kafka::*;
 fn through<O: Decodable + Encodable>(bytes: &[u8], version: i16) -> Vec<u8> {
     let mut input = Bytes::copy_from_slice(bytes);
     let message = O::decode(&mut input, version).unwrap();
-    assert!(input.is_empty(), "version {version}: it left {} bytes", input.len());
+    assert!(
+        input.is_empty(),
+        "version {version}: it left {} bytes",
+        input.len()
+    );
     let mut out = BytesMut::new();
     message.encode(&mut out, version).unwrap();
     out.to_vec()
