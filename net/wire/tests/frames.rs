@@ -12,8 +12,8 @@ macro_rules! every_message {
         fn a_request_comes_back_out_of_its_frame() {
             $(
                 let api = <$request>::API;
-                let range = versions::served(api).map_or(0..=-1, |s| s.accept_min..=s.max);
-                for version in range {
+                let served = versions::served(api).into_iter();
+                for version in served.flat_map(|s| s.accept_min..=s.max) {
                     let sent: $request = Gen::new(5).message(version);
                     let mut w = Writer::new();
                     encode_request(&sent, version, 77, Some("me"), &mut w).unwrap();
