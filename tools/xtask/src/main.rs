@@ -3,14 +3,21 @@
 //! Output for people goes to standard error; the exit code is 0 for success, 1 for a finding or a
 //! failure, 2 for wrong usage.
 
+mod check;
 mod generate;
+mod tidy;
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
+/// The cargo that runs us.
+const CARGO: &str = env!("CARGO");
+
 const USAGE: &str = "\
 usage: cargo xtask COMMAND
 
+  check [--fast]         the whole gate: format, tidy, clippy, docs, tests; --fast without tests
+  tidy                   the rules of the house: sizes, headers, crate edges, unsafe, the walks
   gen [--kafka VERSION]  write net/wire/src/kafka/generated from the message schemas in Kafka's
                          client jar (fetched with mvn; the newest release unless named)
 ";
@@ -23,6 +30,9 @@ fn main() -> ExitCode {
     let args: Vec<&str> = args.iter().map(String::as_str).collect();
     let root = root();
     let outcome = match args[..] {
+        ["check"] => check::run(&root, false),
+        ["check", "--fast"] => check::run(&root, true),
+        ["tidy"] => tidy::run(&root),
         ["gen"] => generate::run(&root, "RELEASE"),
         ["gen", "--kafka", version] => generate::run(&root, version),
         ["help" | "--help" | "-h"] => {
