@@ -1,1 +1,58 @@
-//! streamd engine crate: shard.
+//! A shard: what one core owns. Partitions with their logs, the calls of the data path (append,
+//! read), the messages between cores, and on shard 0 the cluster's metadata log.
+//!
+//! Deliberately absent: sockets and protocols. Nothing here is shared between cores but messages;
+//! no borrow lives across an await.
+
+pub mod append;
+pub mod drive_meta;
+pub mod mesh;
+pub mod partition;
+pub mod read;
+pub mod shard;
+pub mod tail_budget;
+pub mod waiters;
+
+use std::fmt;
+
+use streamd_log::BatchError;
+use streamd_model::ErrorCode;
+
+pub use append::{AppendDone, AppendItem, Placed, Ticket};
+pub use mesh::{Envelope, Mesh, Reply, Request, owner};
+pub use partition::Partition;
+pub use read::{
+    EpochQuery, OffsetFound, OffsetQuery, PartitionSize, ReadDone, ReadItem, ReadRequest,
+    WatchRequest,
+};
+pub use shard::{Settings, Shard};
+
+/// Why something was not done: Kafka's code and a sentence for a person.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Refusal {
+    /// Kafka's code.
+    pub code: ErrorCode,
+    /// What was read, what was expected.
+    pub text: String,
+    /// Indexes in the batch of the records to blame, if it is about records.
+    pub records: Vec<i32>,
+}
+
+impl Refusal {
+    /// A refusal that is not about single records.
+    pub fn new(code: ErrorCode, text: impl Into<String>) -> Refusal {
+        Refusal { code, text: text.into(), records: Vec::new() }
+    }
+}
+
+impl From<BatchError> for Refusal {
+    fn from(e: BatchError) -> Refusal {
+        Refusal { code: e.code, text: e.text, records: e.records }
+    }
+}
+
+impl fmt::Display for Refusal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {}", self.code, self.text)
+    }
+}

@@ -1,2 +1,26 @@
-//! Placeholder until the crate lands.
-fn main() {}
+//! `streamd`: a broker in one command. Reads the settings, looks whether the system can carry it,
+//! starts one shard per core, and stops cleanly when it is told to.
+//!
+//! This crate may see everything; nothing sees it.
+
+mod boot;
+mod broker;
+mod config;
+mod conn;
+mod kafka;
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    let config = match config::load(std::env::args_os()) {
+        Ok(config) => config,
+        Err(stop) => return stop.exit(),
+    };
+    match boot::run(config) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(why) => {
+            eprintln!("streamd: {why}");
+            ExitCode::FAILURE
+        }
+    }
+}

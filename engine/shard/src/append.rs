@@ -1,0 +1,168 @@
+//! Append: sequence numbers checked, offsets given, the ticket that settles when it is durable.
+//!
+//! Accepting is synchronous, so requests that come one after another keep their order without a
+//! lock, and the groups that go to disk form by themselves while the disk is busy.
+
+use std::rc::Rc;
+
+use streamd_core::producer::{BatchId, Verdict};
+use streamd_log::{Appended, BatchHeader, NewBatch};
+use streamd_model::{ErrorCode, Offset, PartitionId};
+
+use crate::Refusal;
+use crate::partition::Partition;
+use crate::shard::Shard;
+use crate::waiters::Countdown;
+
+/// One batch for one partition.
+pub struct AppendItem {
+    /// Where to.
+    pub partition: PartitionId,
+    /// A validated batch.
+    pub batch: NewBatch,
+}
+
+/// What became of a batch.
+pub type AppendDone = Result<Placed, Refusal>;
+
+/// Where a batch is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Placed {
+    /// Offset of its first record.
+    pub base: Offset,
+    /// The time that the broker gave it, ms; -1 with CreateTime.
+    pub log_append_ms: i64,
+    /// The partition's log start.
+    pub log_start: Offset,
+}
+
+/// Batches that were accepted and are on their way to the disk.
+pub struct Ticket {
+    items: Vec<Accepted>,
+    countdown: Rc<Countdown>,
+}
+
+enum Accepted {
+    Refused(Refusal),
+    At { partition: Rc<Partition>, base: Offset, next: Offset, log_append_ms: i64 },
+}
+
+impl Ticket {
+    /// Waits until everything is durable (or has failed) and says what became of each item.
+    pub async fn settled(self) -> Vec<AppendDone> {
+        self.countdown.done().await;
+        self.items.into_iter().map(Accepted::outcome).collect()
+    }
+}
+
+impl Accepted {
+    fn outcome(self) -> AppendDone {
+        match self {
+            Accepted::Refused(refusal) => Err(refusal),
+            Accepted::At { partition, base, next, log_append_ms } => {
+                let (flushed, log_start) = {
+                    let log = partition.log.borrow();
+                    (log.flushed(), log.start())
+                };
+                if flushed >= next {
+                    return Ok(Placed { base, log_append_ms, log_start });
+                }
+                partition.usable()?;
+                Err(Refusal::new(ErrorCode::KafkaStorageError, "the write did not finish"))
+            }
+        }
+    }
+}
+
+/// What the producer state knows a batch by.
+pub(crate) fn batch_id(header: &BatchHeader) -> BatchId {
+    BatchId {
+        producer: header.producer_id,
+        epoch: header.producer_epoch,
+        first_seq: header.base_sequence,
+        count: header.count,
+    }
+}
+
+impl Shard {
+    /// Accepts batches for partitions of this shard, in order.
+    pub fn append(&self, items: Vec<AppendItem>) -> Ticket {
+        let countdown = Countdown::new(0);
+        let now_ms = self.env.wall_ms();
+        let items = items
+            .into_iter()
+            .map(|item| {
+                self.append_one(item, now_ms, &countdown).unwrap_or_else(Accepted::Refused)
+            })
+            .collect();
+        Ticket { items, countdown }
+    }
+
+    fn append_one(
+        &self,
+        item: AppendItem,
+        now_ms: i64,
+        countdown: &Rc<Countdown>,
+    ) -> Result<Accepted, Refusal> {
+        let partition = self.partition(item.partition)?;
+        partition.usable()?;
+        let facts = item.batch.facts;
+        let log_append_ms = if facts.log_append_time { facts.max_timestamp } else { -1 };
+        let Appended { base, next } = partition.accept(item.batch, now_ms)?;
+        if next > partition.log.borrow().flushed() {
+            countdown.expect(1);
+            partition.waiters.ack(next, countdown.clone());
+            partition.kick_flush(&self.env, &self.tail);
+        }
+        Ok(Accepted::At { partition, base, next, log_append_ms })
+    }
+}
+
+impl Partition {
+    /// Gives a batch its place, or the place that it was given when it came before.
+    fn accept(&self, batch: NewBatch, now_ms: i64) -> Result<Appended, Refusal> {
+        let header = batch.facts.header;
+        let mut log = self.log.borrow_mut();
+        if header.size as u64 > log.config().segment_bytes {
+            let text = format!(
+                "a batch of {} bytes; segment.bytes is {}",
+                header.size,
+                log.config().segment_bytes
+            );
+            return Err(Refusal::new(ErrorCode::RecordListTooLarge, text));
+        }
+        let id = batch_id(&header);
+        let mut producers = self.producers.borrow_mut();
+        if header.is_idempotent() {
+            match producers.check(&id, now_ms) {
+                Verdict::Append => {}
+                Verdict::Duplicate { base_offset, last_offset, .. } => {
+                    // Not before the first copy is durable. Waiters come in order of their
+                    // offsets, so while it is under way this one waits for all there is.
+                    let done = last_offset < log.flushed();
+                    let next = if done { last_offset + 1 } else { log.end() };
+                    return Ok(Appended { base: base_offset, next });
+                }
+                Verdict::Reject(code) => {
+                    let text = format!(
+                        "producer {} epoch {} sequence {} for {}",
+                        id.producer, id.epoch, id.first_seq, self.name
+                    );
+                    return Err(Refusal::new(code, text));
+                }
+            }
+        }
+        if log.will_roll(header.size, header.count, now_ms) {
+            log.roll(now_ms);
+            log.plan_checkpoint(producers.snapshot());
+        } else if log.wants_checkpoint() {
+            log.plan_checkpoint(producers.snapshot());
+        }
+        let max_timestamp = batch.facts.max_timestamp;
+        let appended = log.append(batch, self.epoch, now_ms);
+        if header.is_idempotent() {
+            producers.record(&id, appended.base, max_timestamp, now_ms);
+        }
+        Ok(appended)
+    }
+}

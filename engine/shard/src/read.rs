@@ -1,0 +1,267 @@
+//! Read: from (partition, offset) to parts that can be sent, and the other questions about a
+//! partition's log. The owner plans; the connection's shard moves the bytes.
+
+use std::rc::Rc;
+use std::time::Duration;
+
+use streamd_log::{Planned, ReadPlan, lookup, retain};
+use streamd_model::{Epoch, ErrorCode, Offset, PartitionId, Watermarks};
+
+use crate::Refusal;
+use crate::partition::Partition;
+use crate::shard::Shard;
+use crate::waiters::Countdown;
+
+/// A long poll is looked after for so long at a time; the connection asks again.
+const WATCH_MAX: Duration = Duration::from_secs(5);
+
+/// What a client wants of one partition.
+#[derive(Clone, Copy, Debug)]
+pub struct ReadItem {
+    /// Where.
+    pub partition: PartitionId,
+    /// From which offset.
+    pub offset: Offset,
+    /// How many bytes at the most.
+    pub bytes_max: usize,
+    /// The leader epoch that the client knows; -1 for unknown.
+    pub leader_epoch: Epoch,
+    /// The epoch of the last batch that the client has; -1 for unknown.
+    pub last_fetched_epoch: Epoch,
+}
+
+/// Reads of partitions of one shard.
+#[derive(Clone, Debug)]
+pub struct ReadRequest {
+    /// In order of preference.
+    pub items: Vec<ReadItem>,
+    /// How many bytes at the most, all together.
+    pub bytes_max: usize,
+}
+
+/// What came of one read.
+pub struct ReadDone {
+    /// Where the log stands.
+    pub marks: Watermarks,
+    /// What to send, or why not.
+    pub result: Result<ReadPlan, Refusal>,
+    /// The client's log has gone another way: its epoch ends here (KIP-595).
+    pub diverging: Option<(Epoch, Offset)>,
+}
+
+/// Waits for bytes after these offsets.
+pub struct WatchRequest {
+    /// Partitions of one shard, and the offset up to which the client has seen each.
+    pub items: Vec<(PartitionId, Offset)>,
+    /// How many bytes are wanted.
+    pub bytes: usize,
+    /// How long to wait at the most.
+    pub wait: Duration,
+}
+
+/// Asks for an offset by time.
+#[derive(Clone, Copy, Debug)]
+pub struct OffsetQuery {
+    /// Where.
+    pub partition: PartitionId,
+    /// The leader epoch that the client knows; -1 for unknown.
+    pub leader_epoch: Epoch,
+    /// Milliseconds, or one of Kafka's special values below zero.
+    pub timestamp: i64,
+}
+
+/// The answer; -1 stands for "none".
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct OffsetFound {
+    /// The offset.
+    pub offset: Offset,
+    /// The timestamp of the record there, ms, when the question was about timestamps.
+    pub timestamp: i64,
+    /// The leader epoch of the partition.
+    pub epoch: Epoch,
+}
+
+/// Asks where a leader epoch ends.
+#[derive(Clone, Copy, Debug)]
+pub struct EpochQuery {
+    /// Where.
+    pub partition: PartitionId,
+    /// The leader epoch that the client knows; -1 for unknown.
+    pub current: Epoch,
+    /// The epoch that is asked about.
+    pub epoch: Epoch,
+}
+
+/// The largest epoch that is at most the one asked for, and its end; -1 and -1 for none.
+pub type EpochEnd = (Epoch, Offset);
+
+/// The size of a partition's log.
+#[derive(Clone, Copy, Debug)]
+pub struct PartitionSize {
+    /// Which.
+    pub partition: PartitionId,
+    /// Bytes on disk.
+    pub bytes: u64,
+}
+
+impl Partition {
+    fn check_epoch(&self, client: Epoch) -> Result<(), Refusal> {
+        let code = match client {
+            e if e < 0 || e == self.epoch => return Ok(()),
+            e if e < self.epoch => ErrorCode::FencedLeaderEpoch,
+            _ => ErrorCode::UnknownLeaderEpoch,
+        };
+        Err(Refusal::new(code, format!("leader epoch {client}; {} is at {}", self.name, self.epoch)))
+    }
+}
+
+impl Shard {
+    /// Plans reads of partitions of this shard.
+    pub async fn read(&self, request: ReadRequest) -> Vec<ReadDone> {
+        let mut done = Vec::with_capacity(request.items.len());
+        let mut left = request.bytes_max;
+        for item in &request.items {
+            let one = self.read_one(item, left).await;
+            if let Ok(plan) = &one.result {
+                left = left.saturating_sub(plan.bytes);
+            }
+            done.push(one);
+        }
+        done
+    }
+
+    async fn read_one(&self, item: &ReadItem, left: usize) -> ReadDone {
+        let unknown = Watermarks { start: -1, stable: -1, high: -1, flushed: -1, end: -1 };
+        let partition = match self.partition(item.partition) {
+            Ok(p) => p,
+            Err(refusal) => {
+                return ReadDone { marks: unknown, result: Err(refusal), diverging: None };
+            }
+        };
+        if let Err(refusal) =
+            partition.usable().and_then(|()| partition.check_epoch(item.leader_epoch))
+        {
+            return ReadDone { marks: unknown, result: Err(refusal), diverging: None };
+        }
+        let diverging = partition.diverging(item);
+        if diverging.is_some() {
+            let marks = partition.watermarks();
+            return ReadDone { marks, result: Ok(ReadPlan::default()), diverging };
+        }
+        // While there is room the first batch comes whole, however large (KIP-74).
+        let whole = left > 0 && item.bytes_max > 0;
+        let max = item.bytes_max.min(left);
+        let result = loop {
+            let planned = partition.log.borrow().plan_read(item.offset, max, whole);
+            match planned {
+                Planned::Ready(plan) => break Ok(plan),
+                Planned::OutOfRange => {
+                    let text = format!("offset {} of {}", item.offset, partition.name);
+                    break Err(Refusal::new(ErrorCode::OffsetOutOfRange, text));
+                }
+                Planned::Prepare(segment) => {
+                    let interval = partition.log.borrow().config().index_interval;
+                    if let Err(error) = segment.prepare(&self.env, interval).await {
+                        partition.fail(&error);
+                        break Err(Refusal::new(ErrorCode::KafkaStorageError, error.to_string()));
+                    }
+                    partition.log.borrow_mut().note_prepared(&segment);
+                }
+            }
+        };
+        ReadDone { marks: partition.watermarks(), result, diverging: None }
+    }
+
+    /// Waits until there are `bytes` more to read, or the time is over.
+    pub async fn watch(&self, request: WatchRequest) {
+        let countdown = Countdown::new(request.bytes.min(i64::MAX as usize / 8) as i64);
+        let mut watched: Vec<(Rc<Partition>, u64)> = Vec::with_capacity(request.items.len());
+        for (id, seen) in &request.items {
+            // A partition that is gone or has failed is something to tell at once.
+            let Ok(partition) = self.partition(*id) else {
+                countdown.take(i64::MAX / 4);
+                continue;
+            };
+            if partition.usable().is_err() || partition.log.borrow().flushed() > *seen {
+                countdown.take(i64::MAX / 4);
+            }
+            let key = partition.waiters.watch(countdown.clone());
+            watched.push((partition, key));
+        }
+        let wait = request.wait.min(WATCH_MAX);
+        futures_lite::future::or(countdown.done(), self.env.sleep(wait)).await;
+        for (partition, key) in watched {
+            partition.waiters.unwatch(key);
+        }
+    }
+
+    /// Answers a question about an offset.
+    pub async fn offset(&self, query: OffsetQuery) -> Result<OffsetFound, Refusal> {
+        let partition = self.partition(query.partition)?;
+        partition.usable()?;
+        partition.check_epoch(query.leader_epoch)?;
+        let marks = partition.watermarks();
+        let epoch = partition.epoch;
+        let at = |offset| OffsetFound { offset, timestamp: -1, epoch };
+        let found = match query.timestamp {
+            -1 => return Ok(at(marks.high)),
+            -2 | -4 => return Ok(at(marks.start)),
+            // Nothing is tiered: there is no last tiered offset and nothing waits for upload.
+            -5 | -6 => return Ok(OffsetFound { epoch: -1, ..at(-1) }),
+            -3 => lookup::latest(&self.env, &partition.log).await,
+            t if t >= 0 => lookup::at_or_after(&self.env, &partition.log, t).await,
+            t => {
+                let text = format!("timestamp {t} is none of the special values -1 to -6");
+                return Err(Refusal::new(ErrorCode::InvalidRequest, text));
+            }
+        };
+        match found {
+            Ok(Some((offset, timestamp))) => Ok(OffsetFound { offset, timestamp, epoch }),
+            Ok(None) => Ok(OffsetFound { epoch: -1, ..at(-1) }),
+            Err(error) => {
+                partition.fail(&error);
+                Err(Refusal::new(ErrorCode::KafkaStorageError, error.to_string()))
+            }
+        }
+    }
+
+    /// Where a leader epoch ends in this partition's log.
+    pub fn epoch_end(&self, query: EpochQuery) -> Result<EpochEnd, Refusal> {
+        let partition = self.partition(query.partition)?;
+        partition.usable()?;
+        partition.check_epoch(query.current)?;
+        let log = partition.log.borrow();
+        if query.epoch == partition.epoch {
+            return Ok((partition.epoch, log.flushed()));
+        }
+        Ok(log.end_of_epoch(query.epoch).unwrap_or((-1, -1)))
+    }
+
+    /// Moves a partition's log start up to `offset`; -1 means the high watermark.
+    pub async fn delete_records(&self, id: PartitionId, offset: Offset) -> Result<Offset, Refusal> {
+        let partition = self.partition(id)?;
+        partition.usable()?;
+        let marks = partition.watermarks();
+        let to = if offset == -1 { marks.high } else { offset };
+        if to < 0 || to > marks.high {
+            let text = format!("offset {offset} of {}, which ends at {}", partition.name, marks.high);
+            return Err(Refusal::new(ErrorCode::OffsetOutOfRange, text));
+        }
+        retain::delete_before(&self.env, &partition.log, to).await.map_err(|error| {
+            partition.fail(&error);
+            Refusal::new(ErrorCode::KafkaStorageError, error.to_string())
+        })
+    }
+}
+
+impl Partition {
+    /// Whether the client's last epoch ends, in this log, before what it has.
+    fn diverging(&self, item: &ReadItem) -> Option<(Epoch, Offset)> {
+        if item.last_fetched_epoch < 0 || item.last_fetched_epoch == self.epoch {
+            return None;
+        }
+        let log = self.log.borrow();
+        let (epoch, end) = log.end_of_epoch(item.last_fetched_epoch)?;
+        (epoch < item.last_fetched_epoch || end < item.offset).then_some((epoch, end))
+    }
+}

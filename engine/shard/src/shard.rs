@@ -1,0 +1,449 @@
+//! What one core owns, how it answers other cores, and how it follows the cluster's image.
+
+use std::cell::{Cell, RefCell};
+use std::io;
+use std::path::{Path, PathBuf};
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+
+use streamd_core::meta::{ClusterImage, TopicMeta};
+use streamd_core::producer::ProducerState;
+use streamd_io::{Class, Endpoint, Env, Notify};
+use streamd_log::retain::{self, Retention};
+use streamd_log::{Log, LogConfig, LogError, flush, recover};
+use streamd_model::{ErrorCode, Map, PartitionId, ShardId};
+
+use crate::Refusal;
+use crate::drive_meta::{METADATA_DIR, MetaLog};
+use crate::mesh::{Envelope, Mesh, Reply, Request, owner};
+use crate::partition::Partition;
+use crate::read::PartitionSize;
+use crate::tail_budget::TailBudget;
+
+/// What a shard is told at its start.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// Where partitions live, as directories `topic-index`.
+    pub data_dir: PathBuf,
+    /// How much memory this shard's tails may take, bytes.
+    pub tail_bytes: usize,
+    /// Whether writes are on stable storage before they are acknowledged.
+    pub durable: bool,
+    /// How often retention is looked after.
+    pub retention_check: Duration,
+}
+
+/// One core's part of the broker.
+pub struct Shard {
+    /// The seam to the system.
+    pub env: Env,
+    /// The other shards.
+    pub mesh: Mesh,
+    /// Memory for the tails.
+    pub tail: Rc<TailBudget>,
+    pub(crate) settings: Settings,
+    image: RefCell<Arc<ClusterImage>>,
+    partitions: RefCell<Map<PartitionId, Rc<Partition>>>,
+    opened: Cell<bool>,
+    opened_notify: Notify,
+    closing: Cell<bool>,
+    pub(crate) meta: RefCell<Option<Rc<MetaLog>>>,
+}
+
+impl Shard {
+    /// A shard without partitions; [`Shard::run`] makes it answer.
+    pub fn new(
+        env: Env,
+        id: ShardId,
+        shards: usize,
+        endpoint: Endpoint<Envelope>,
+        settings: Settings,
+    ) -> Rc<Shard> {
+        Rc::new(Shard {
+            mesh: Mesh::new(id, shards, endpoint),
+            tail: TailBudget::new(settings.tail_bytes),
+            env,
+            settings,
+            image: RefCell::default(),
+            partitions: RefCell::default(),
+            opened: Cell::new(false),
+            opened_notify: Notify::default(),
+            closing: Cell::new(false),
+            meta: RefCell::new(None),
+        })
+    }
+
+    /// The cluster as this shard knows it.
+    pub fn image(&self) -> Arc<ClusterImage> {
+        self.image.borrow().clone()
+    }
+
+    /// Waits until the partitions of the first image are open.
+    pub async fn opened(&self) {
+        while !self.opened.get() {
+            self.opened_notify.wait().await;
+        }
+    }
+
+    /// Which shard owns a partition.
+    pub fn owner(&self, id: PartitionId) -> ShardId {
+        owner(id, self.mesh.shards())
+    }
+
+    /// A partition of this shard. One that has no directory yet comes into being here.
+    pub fn partition(&self, id: PartitionId) -> Result<Rc<Partition>, Refusal> {
+        if let Some(p) = self.partitions.borrow().get(&id) {
+            return Ok(p.clone());
+        }
+        let gone = |text: String| Refusal::new(ErrorCode::UnknownTopicOrPartition, text);
+        let image = self.image.borrow().clone();
+        let Some(topic) = image.topic_by_id(id.topic) else {
+            return Err(gone(format!("no topic with id {}", id.topic)));
+        };
+        if id.index < 0 || id.index >= topic.partitions {
+            let text = format!("{} has no partition {}", topic.name, id.index);
+            return Err(gone(text));
+        }
+        if self.closing.get() || self.owner(id) != self.mesh.id() {
+            let text = format!("{}-{} is not led here", topic.name, id.index);
+            return Err(Refusal::new(ErrorCode::NotLeaderOrFollower, text));
+        }
+        let dir = self.dir_of(topic, id.index);
+        let log = Log::new(&self.env, &dir, self.log_config(topic), 0);
+        let partition = Partition::new(id, topic.clone(), log, ProducerState::default());
+        self.partitions.borrow_mut().insert(id, partition.clone());
+        Ok(partition)
+    }
+
+    fn dir_of(&self, topic: &TopicMeta, index: i32) -> PathBuf {
+        self.settings.data_dir.join(format!("{}-{index}", topic.name))
+    }
+
+    fn log_config(&self, topic: &TopicMeta) -> LogConfig {
+        LogConfig {
+            segment_bytes: topic.config.segment_bytes as u64,
+            segment_ms: topic.config.segment_ms,
+            index_interval: topic.config.index_interval_bytes as u64,
+            durable: self.settings.durable,
+            metadata: format!("version: 0\ntopic_id: {}\n", topic.id),
+            ..LogConfig::default()
+        }
+    }
+
+    /// Answers other shards, for ever.
+    pub async fn run(self: Rc<Self>) {
+        loop {
+            let (from, id, request) = self.mesh.next_call().await;
+            // Appends are accepted here and now, in the order in which they came.
+            let ticket = match request {
+                Request::Append(items) => Ok(self.append(items)),
+                other => Err(other),
+            };
+            let shard = self.clone();
+            self.env
+                .spawn(Class::Latency, async move {
+                    let reply = match ticket {
+                        Ok(ticket) => Reply::Append(ticket.settled().await),
+                        Err(request) => shard.serve(request).await,
+                    };
+                    shard.mesh.answer(from, id, reply).await;
+                })
+                .detach();
+        }
+    }
+
+    /// Does what another shard, or this one, asks.
+    pub async fn serve(self: &Rc<Self>, request: Request) -> Reply {
+        match request {
+            Request::Append(items) => Reply::Append(self.append(items).settled().await),
+            Request::Read(r) => Reply::Read(self.read(r).await),
+            Request::Watch(r) => {
+                self.watch(r).await;
+                Reply::Done
+            }
+            Request::Offsets(queries) => {
+                let mut out = Vec::with_capacity(queries.len());
+                for q in queries {
+                    out.push(self.offset(q).await);
+                }
+                Reply::Offsets(out)
+            }
+            Request::EpochEnds(queries) => {
+                Reply::EpochEnds(queries.into_iter().map(|q| self.epoch_end(q)).collect())
+            }
+            Request::DeleteRecords(items) => {
+                let mut out = Vec::with_capacity(items.len());
+                for (id, offset) in items {
+                    out.push(self.delete_records(id, offset).await);
+                }
+                Reply::DeleteRecords(out)
+            }
+            Request::Sizes => Reply::Sizes(self.sizes()),
+            Request::Image(image) => {
+                self.follow(image).await;
+                Reply::Done
+            }
+            Request::Propose(command) => Reply::Propose(self.propose(command).await),
+            Request::Close => {
+                self.close().await;
+                Reply::Done
+            }
+        }
+    }
+
+    /// Asks the shard that is meant, be it this one. `None` when it has stopped.
+    pub async fn ask(self: &Rc<Self>, to: ShardId, request: Request) -> Option<Reply> {
+        if to == self.mesh.id() {
+            return Some(self.serve(request).await);
+        }
+        self.mesh.call(to, request).await.await
+    }
+
+    fn sizes(&self) -> Vec<PartitionSize> {
+        let partitions = self.partitions.borrow();
+        let mut sizes: Vec<_> = partitions
+            .iter()
+            .map(|(id, p)| PartitionSize { partition: *id, bytes: p.log.borrow().size() })
+            .collect();
+        sizes.sort_unstable_by_key(|s| s.partition);
+        sizes
+    }
+
+    /// Uses a new image: opens what it finds the first time, then deletes and reconfigures.
+    pub async fn follow(self: &Rc<Self>, image: Arc<ClusterImage>) {
+        if !self.opened.get() {
+            self.open_all(&image).await;
+            *self.image.borrow_mut() = image;
+            self.opened.set(true);
+            self.opened_notify.notify_all();
+            return;
+        }
+        let mine: Vec<_> = self.partitions.borrow().values().cloned().collect();
+        for partition in mine {
+            match image.topic_by_id(partition.id.topic) {
+                None => self.delete_partition(&partition).await,
+                Some(topic) if !Arc::ptr_eq(topic, &partition.topic.borrow()) => {
+                    *partition.topic.borrow_mut() = topic.clone();
+                    partition.log.borrow_mut().set_config(self.log_config(topic));
+                }
+                Some(_) => {}
+            }
+            self.env.yield_if_needed().await;
+        }
+        *self.image.borrow_mut() = image;
+    }
+
+    async fn delete_partition(&self, partition: &Rc<Partition>) {
+        partition.delete();
+        while partition.is_flushing() {
+            self.env.sleep(Duration::from_millis(1)).await;
+        }
+        self.partitions.borrow_mut().remove(&partition.id);
+        let from = partition.log.borrow().dir().to_owned();
+        let to = self.settings.data_dir.join(format!("{}.{}-delete", partition.name, partition.id.topic));
+        match self.env.rename(&from, &to).await {
+            Err(e) if e.kind() == io::ErrorKind::NotFound => return,
+            Err(e) => {
+                eprintln!("warning: rename {}: {e}; its files stay", from.display());
+                return;
+            }
+            Ok(()) => {}
+        }
+        self.remove_later(to);
+    }
+
+    fn remove_later(&self, dir: PathBuf) {
+        let env = self.env.clone();
+        self.env
+            .spawn(Class::Background, async move {
+                if let Err(e) = env.remove_dir_all(&dir).await {
+                    eprintln!("warning: remove {}: {e}", dir.display());
+                }
+            })
+            .detach();
+    }
+
+    /// Opens every partition of this shard that has a directory.
+    async fn open_all(self: &Rc<Self>, image: &Arc<ClusterImage>) {
+        let names = match self.env.list_dir(&self.settings.data_dir).await {
+            Ok(entries) => entries.into_iter().filter(|e| e.is_dir).map(|e| e.name).collect(),
+            Err(e) => {
+                eprintln!("error: list {}: {e}", self.settings.data_dir.display());
+                Vec::new()
+            }
+        };
+        let mut tasks = Vec::new();
+        for name in names {
+            if name == METADATA_DIR {
+                continue;
+            }
+            let dir = self.settings.data_dir.join(&name);
+            if name.ends_with("-delete") {
+                if self.mesh.id() == ShardId(0) {
+                    self.remove_later(dir);
+                }
+                continue;
+            }
+            let Some((topic, index)) = split_name(&name) else { continue };
+            let Some(topic) = image.topic_by_name(topic).filter(|t| index < t.partitions) else {
+                if self.mesh.id() == ShardId(0) {
+                    eprintln!(
+                        "warning: {} belongs to no topic that this broker knows; it is left alone",
+                        dir.display()
+                    );
+                }
+                continue;
+            };
+            let id = PartitionId { topic: topic.id, index };
+            if self.owner(id) == self.mesh.id() {
+                let (shard, topic) = (self.clone(), topic.clone());
+                tasks.push(self.env.spawn(Class::Latency, async move {
+                    shard.open_one(id, topic, dir).await;
+                }));
+            }
+            if tasks.len() >= 32 {
+                tasks.remove(0).await;
+            }
+        }
+        for task in tasks {
+            task.await;
+        }
+    }
+
+    async fn open_one(&self, id: PartitionId, topic: Arc<TopicMeta>, dir: PathBuf) {
+        if let Err(why) = self.check_topic_id(&dir, &topic).await {
+            eprintln!("warning: {}: {why}; it is moved aside", dir.display());
+            let stray = dir.with_extension(format!("{}-stray", self.env.random_u64()));
+            if let Err(e) = self.env.rename(&dir, &stray).await {
+                eprintln!("error: rename {}: {e}", dir.display());
+            }
+            return;
+        }
+        let (log, producers, failed) = match self.recover(&topic, &dir).await {
+            Ok((log, producers)) => (log, producers, None),
+            Err(error) => {
+                let log = Log::new(&self.env, &dir, self.log_config(&topic), 0);
+                (log, ProducerState::default(), Some(error))
+            }
+        };
+        let partition = Partition::new(id, topic, log, producers);
+        if let Some(error) = failed {
+            partition.fail(&error);
+        }
+        self.partitions.borrow_mut().insert(id, partition);
+    }
+
+    async fn check_topic_id(&self, dir: &Path, topic: &TopicMeta) -> Result<(), String> {
+        let bytes = match self.env.read_file(&dir.join("partition.metadata"), 4096).await {
+            Ok(bytes) => bytes,
+            // The directory was made, the file was not yet: nothing was acknowledged from here.
+            Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(()),
+            Err(e) => return Err(format!("read partition.metadata: {e}")),
+        };
+        let text = String::from_utf8_lossy(&bytes);
+        let id = text.lines().find_map(|l| l.strip_prefix("topic_id: ")).unwrap_or_default();
+        if id.trim() == topic.id.to_base64() {
+            return Ok(());
+        }
+        Err(format!("it is of a topic with id {id}, but {} has id {}", topic.name, topic.id))
+    }
+
+    async fn recover(
+        &self,
+        topic: &TopicMeta,
+        dir: &Path,
+    ) -> Result<(Log, ProducerState), LogError> {
+        let now_ms = self.env.wall_ms();
+        let mut replayed = Vec::new();
+        let opened = recover::open(&self.env, dir, self.log_config(topic), now_ms, &mut |h, _| {
+            if h.is_idempotent() {
+                replayed.push(*h);
+            }
+        })
+        .await?;
+        let mut producers = ProducerState::from_snapshot(&opened.state).map_err(|why| {
+            LogError::Corrupt(format!("{}: producer state: {why}", dir.display()))
+        })?;
+        for h in replayed {
+            let id = crate::append::batch_id(&h);
+            producers.record(&id, h.base_offset, h.max_timestamp, now_ms);
+        }
+        for note in &opened.notes {
+            eprintln!("warning: {note}");
+        }
+        for cut in &opened.cuts {
+            eprintln!(
+                "warning: {}: cut at byte {}: {} ({} bytes of a write that was not acknowledged, \
+                 kept in {})",
+                cut.file.display(),
+                cut.position,
+                cut.why,
+                cut.bytes,
+                cut.kept.display()
+            );
+        }
+        Ok((opened.log, producers))
+    }
+
+    /// Looks after retention, for ever.
+    pub async fn retain(self: Rc<Self>) {
+        loop {
+            self.env.sleep(self.settings.retention_check).await;
+            let mine: Vec<_> = self.partitions.borrow().values().cloned().collect();
+            for partition in mine {
+                self.retain_one(&partition).await;
+                self.env.yield_if_needed().await;
+            }
+        }
+    }
+
+    async fn retain_one(&self, partition: &Rc<Partition>) {
+        let retention = {
+            let topic = partition.topic.borrow();
+            if !topic.config.deletes() {
+                return;
+            }
+            Retention {
+                ms: u64::try_from(topic.config.retention_ms).ok().map(|ms| ms as i64),
+                bytes: u64::try_from(topic.config.retention_bytes).ok(),
+            }
+        };
+        if partition.usable().is_err() {
+            return;
+        }
+        let now_ms = self.env.wall_ms();
+        if let Err(e) = retain::apply(&self.env, &partition.log, retention, now_ms).await {
+            partition.fail(&e);
+        }
+    }
+
+    /// Flushes and closes everything. Nothing is accepted any more.
+    pub async fn close(self: &Rc<Self>) {
+        self.closing.set(true);
+        let mine: Vec<_> = self.partitions.borrow_mut().drain().map(|(_, p)| p).collect();
+        for partition in mine {
+            while partition.is_flushing() {
+                self.env.sleep(Duration::from_millis(1)).await;
+            }
+            if partition.usable().is_err() {
+                continue;
+            }
+            let state = partition.producers.borrow().snapshot();
+            if let Err(error) = flush::close(&self.env, &partition.log, state).await {
+                partition.fail(&error);
+            }
+        }
+        let meta = self.meta.borrow_mut().take();
+        if let Some(meta) = meta {
+            meta.close(&self.env, &self.image()).await;
+        }
+    }
+}
+
+/// `topic-3` → (`topic`, 3).
+fn split_name(name: &str) -> Option<(&str, i32)> {
+    let (topic, index) = name.rsplit_once('-')?;
+    let index: i32 = index.parse().ok()?;
+    (index >= 0 && !topic.is_empty()).then_some((topic, index))
+}

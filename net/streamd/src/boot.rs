@@ -1,0 +1,301 @@
+//! From settings to a running broker and back: the directory is locked, the system is looked at,
+//! one shard per core is started, and a signal stops them all.
+
+use std::net::SocketAddr;
+use std::path::Path;
+use std::rc::Rc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{Receiver, Sender, channel};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+use std::{fs, io};
+
+use streamd_io::{
+    Class, DirLock, Endpoint, Env, Listener, RuntimeOptions, lock_dir, mailbox, probe, signal,
+};
+use streamd_model::{ShardId, TopicId};
+use streamd_shard::{Envelope, Request, Settings, Shard};
+
+use crate::broker::{Broker, Identity, Limits};
+use crate::config::Config;
+use crate::conn;
+
+/// Messages that may wait for one shard from each other.
+const MAILBOX: usize = 1024;
+/// How often a shard looks whether it is to stop.
+const STOP_POLL: Duration = Duration::from_millis(20);
+/// How long connections get to finish when the broker stops.
+const DRAIN: Duration = Duration::from_millis(200);
+
+/// What a shard tells the main thread.
+enum Report {
+    Listening(SocketAddr),
+    Failed(String),
+}
+
+/// What every shard is started with.
+struct Plan {
+    config: Config,
+    identity: Arc<Identity>,
+    shards: usize,
+    stop: AtomicBool,
+    endpoints: Mutex<Vec<Option<Endpoint<Envelope>>>>,
+    report: Mutex<Sender<Report>>,
+}
+
+/// Runs the broker until a signal ends it.
+pub fn run(config: Config) -> Result<(), String> {
+    let started = Instant::now();
+    let signals = signal::block();
+    let dir = &config.data_dir;
+    fs::create_dir_all(dir).map_err(|e| {
+        format!("cannot create the data directory {}: {e}. Choose another with --data-dir", dir.display())
+    })?;
+    let _lock = lock(dir)?;
+    let system = probe(dir, config.cores.len()).map_err(|e| e.to_string())?;
+    for note in system.notes() {
+        eprintln!("note: {note}");
+    }
+    let identity = Arc::new(identity(&config)?);
+    announce(&config, &identity);
+    let (report, reports) = channel();
+    let shards = config.cores.len();
+    let endpoints = mailbox::mesh(shards, MAILBOX).into_iter().map(Some).collect();
+    let options = RuntimeOptions { cores: config.cores.clone(), ..RuntimeOptions::default() };
+    let plan = Arc::new(Plan {
+        config,
+        identity,
+        shards,
+        stop: AtomicBool::new(false),
+        endpoints: Mutex::new(endpoints),
+        report: Mutex::new(report),
+    });
+    let shared = plan.clone();
+    let runtime = streamd_io::start(options, move |env, shard| run_shard(env, shard, shared.clone()))
+        .map_err(|e| format!("cannot start the shards: {e}"))?;
+    let ready = wait_ready(&reports, shards);
+    if let Ok(listen) = &ready {
+        say_ready(&plan, *listen, started.elapsed());
+        signals.wait();
+        eprintln!("stopping: finishing writes");
+    }
+    plan.stop.store(true, Ordering::Release);
+    runtime.join().map_err(|e| format!("a shard failed: {e}"))?;
+    if ready.is_ok() {
+        eprintln!("stopped cleanly");
+    }
+    ready.map(|_| ())
+}
+
+fn lock(dir: &Path) -> Result<DirLock, String> {
+    lock_dir(dir).map_err(|e| match e.kind() {
+        io::ErrorKind::WouldBlock => format!(
+            "the data directory {} is in use by another streamd ({e}). Stop that one, or choose \
+             another directory with --data-dir",
+            dir.display()
+        ),
+        _ => format!("cannot lock the data directory {}: {e}", dir.display()),
+    })
+}
+
+/// Reads `meta.properties`, or makes it at the first start. The cluster id never changes.
+fn identity(config: &Config) -> Result<Identity, String> {
+    let path = config.data_dir.join("meta.properties");
+    let fail = |e: io::Error| format!("{}: {e}", path.display());
+    let text = match fs::read_to_string(&path) {
+        Ok(text) => text,
+        Err(e) if e.kind() == io::ErrorKind::NotFound => {
+            let id = TopicId::from_random(streamd_io::entropy(), streamd_io::entropy());
+            let text = format!("version=1\ncluster.id={id}\nnode.id={}\n", config.node_id);
+            streamd_io::write_file_atomic(&path, text.as_bytes()).map_err(fail)?;
+            text
+        }
+        Err(e) => return Err(fail(e)),
+    };
+    let value = |key: &str| {
+        text.lines().find_map(|l| l.strip_prefix(key)?.strip_prefix('=')).map(str::trim)
+    };
+    let Some(cluster_id) = value("cluster.id").filter(|id| !id.is_empty()) else {
+        return Err(format!(
+            "{}: no line cluster.id=...; restore the file, or move the directory away to begin anew",
+            path.display()
+        ));
+    };
+    let node_id = config.node_id.to_string();
+    match value("node.id") {
+        Some(stored) if stored == node_id => {}
+        stored => {
+            return Err(format!(
+                "{}: this directory belongs to node.id={}, but --node-id says {node_id}",
+                path.display(),
+                stored.unwrap_or("(none)")
+            ));
+        }
+    }
+    Ok(Identity {
+        cluster_id: cluster_id.to_owned(),
+        node_id: config.node_id,
+        host: config.advertise.0.clone(),
+        port: config.advertise.1,
+    })
+}
+
+fn announce(config: &Config, identity: &Identity) {
+    eprintln!(
+        "streamd {}: node {} of cluster {}",
+        env!("CARGO_PKG_VERSION"),
+        identity.node_id,
+        identity.cluster_id
+    );
+    eprintln!(
+        "  data in {}, {} shard(s) on core(s) {}, memory {} MiB",
+        config.data_dir.display(),
+        config.cores.len(),
+        config.cores.iter().map(usize::to_string).collect::<Vec<_>>().join(","),
+        config.memory >> 20
+    );
+    if !config.kafka.durable() {
+        eprintln!(
+            "  note: log.flush=written: a power failure can lose records that were acknowledged"
+        );
+    }
+}
+
+fn say_ready(plan: &Plan, listen: SocketAddr, took: Duration) {
+    eprintln!("ready in {} ms listen={listen}", took.as_millis());
+    eprintln!("  try: streamctl --bootstrap {listen} topic create greetings");
+    eprintln!("       echo hello | streamctl --bootstrap {listen} produce greetings");
+    eprintln!("       streamctl --bootstrap {listen} consume greetings -n 1");
+    eprintln!("  or point any Kafka client at {}:{}", plan.identity.host, plan.identity.port);
+}
+
+fn wait_ready(reports: &Receiver<Report>, shards: usize) -> Result<SocketAddr, String> {
+    let mut listen = None;
+    for _ in 0..shards {
+        match reports.recv() {
+            Ok(Report::Listening(at)) => listen = Some(at),
+            Ok(Report::Failed(why)) => return Err(why),
+            Err(_) => return Err("a shard ended before it was ready".to_owned()),
+        }
+    }
+    listen.ok_or_else(|| "no shard to listen".to_owned())
+}
+
+async fn run_shard(env: Env, index: usize, plan: Arc<Plan>) {
+    let tell = |report| {
+        if let Ok(sender) = plan.report.lock() {
+            // The main thread listens until it has heard of every shard.
+            let _ = sender.send(report);
+        }
+    };
+    match start_shard(&env, index, &plan).await {
+        Ok((broker, listener)) => {
+            tell(Report::Listening(listener.local_addr().unwrap_or(plan.config.listen)));
+            let accept = accept(broker.clone(), listener, plan.max_connections());
+            let accepting = env.spawn(Class::Latency, accept);
+            while !plan.stop.load(Ordering::Acquire) {
+                env.sleep(STOP_POLL).await;
+            }
+            drop(accepting);
+            env.sleep(DRAIN).await;
+            stop_shard(&broker, index).await;
+        }
+        Err(why) => {
+            tell(Report::Failed(why));
+            while !plan.stop.load(Ordering::Acquire) {
+                env.sleep(STOP_POLL).await;
+            }
+        }
+    }
+}
+
+impl Plan {
+    fn max_connections(&self) -> usize {
+        (self.config.kafka.max_connections() / self.shards).max(1)
+    }
+}
+
+async fn start_shard(
+    env: &Env,
+    index: usize,
+    plan: &Plan,
+) -> Result<(Rc<Broker>, Listener), String> {
+    let endpoint = plan.endpoints.lock().ok().and_then(|mut all| all[index].take());
+    let endpoint = endpoint.ok_or("the shard was started twice")?;
+    let config = &plan.config;
+    let memory = config.memory / plan.shards;
+    let settings = Settings {
+        data_dir: config.data_dir.clone(),
+        tail_bytes: memory / 2,
+        durable: config.kafka.durable(),
+        retention_check: config.kafka.retention_check(),
+    };
+    let id = ShardId(index as u16);
+    let shard = Shard::new(env.clone(), id, plan.shards, endpoint, settings);
+    env.spawn(Class::Latency, shard.clone().run()).detach();
+    env.spawn(Class::Background, shard.clone().retain()).detach();
+    if index == 0 {
+        shard.lead().await.map_err(|e| format!("the metadata log: {e}"))?;
+    }
+    shard.opened().await;
+    let limits = Limits {
+        request_memory: memory / 4,
+        request_bytes_max: config.kafka.request_bytes_max(),
+        fetch_bytes_max: config.kafka.fetch_bytes_max(),
+        sessions: config.kafka.session_slots().div_ceil(plan.shards),
+    };
+    let broker = Broker::new(shard, plan.identity.clone(), limits);
+    let listener = env.listen(config.listen).await.map_err(|e| match e.kind() {
+        io::ErrorKind::AddrInUse => format!(
+            "{} is in use by another program. Stop that one, or choose another address with \
+             --listen HOST:PORT",
+            config.listen
+        ),
+        _ => format!("cannot listen on {}: {e}", config.listen),
+    })?;
+    Ok((broker, listener))
+}
+
+/// Takes connections, for ever.
+async fn accept(broker: Rc<Broker>, listener: Listener, max: usize) {
+    let env = broker.shard.env.clone();
+    loop {
+        let stream = match listener.accept().await {
+            Ok(stream) => stream,
+            Err(e) => {
+                // Out of file descriptors, most likely: what is open must end first.
+                broker.complain_text(&format!("cannot accept: {e}"));
+                env.sleep(Duration::from_millis(50)).await;
+                continue;
+            }
+        };
+        if broker.connections.get() >= max {
+            broker.complain_text("max.connections is reached");
+            continue;
+        }
+        broker.connections.set(broker.connections.get() + 1);
+        let broker = broker.clone();
+        env.spawn(Class::Latency, async move {
+            conn::serve(broker.clone(), stream).await;
+            broker.connections.set(broker.connections.get() - 1);
+        })
+        .detach();
+    }
+}
+
+/// Every shard closes its own partitions; shard 0 closes last, since the metadata is there.
+async fn stop_shard(broker: &Rc<Broker>, index: usize) {
+    if index > 0 {
+        // Shard 0 asks for it, so that nobody is gone while others still need an answer.
+        while !broker.shard.is_closed() {
+            broker.shard.env.sleep(STOP_POLL).await;
+        }
+        return;
+    }
+    for other in 1..broker.shard.mesh.shards() {
+        if let Some(answer) = Some(broker.begin(other, Request::Close).await) {
+            answer.await;
+        }
+    }
+    broker.shard.close().await;
+}

@@ -1,0 +1,119 @@
+//! What the handlers of one shard share: the shard, its budgets, its fetch sessions.
+
+use std::cell::{Cell, RefCell};
+use std::future::Future;
+use std::pin::Pin;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+
+use streamd_io::Budget;
+use streamd_model::{Mono, ShardId};
+use streamd_shard::{Reply, Request, Shard};
+
+use crate::conn::Hangup;
+use crate::kafka::session::Sessions;
+
+/// At most one line about bad clients in this time; the others are counted.
+const COMPLAIN_EVERY: Duration = Duration::from_secs(1);
+
+/// What every connection of a shard works with.
+pub struct Broker {
+    /// This core's shard.
+    pub shard: Rc<Shard>,
+    /// What the broker says of itself to clients.
+    pub identity: Arc<Identity>,
+    /// Memory for requests that are being read or handled, bytes.
+    pub requests: Budget,
+    /// The largest frame, bytes (`socket.request.max.bytes`).
+    pub request_bytes_max: usize,
+    /// The most that one fetch gets, bytes (`fetch.max.bytes`).
+    pub fetch_bytes_max: usize,
+    /// The fetch sessions of this shard.
+    pub sessions: RefCell<Sessions>,
+    /// Open connections of this shard.
+    pub connections: Cell<usize>,
+    complaints: Cell<(Mono, u64)>,
+}
+
+/// Who this broker is.
+#[derive(Clone, Debug)]
+pub struct Identity {
+    /// `cluster.id`, 22 characters.
+    pub cluster_id: String,
+    /// `node.id`.
+    pub node_id: i32,
+    /// The host that clients are told.
+    pub host: String,
+    /// The port that clients are told.
+    pub port: u16,
+}
+
+/// The limits that a broker is made with.
+#[derive(Clone, Copy, Debug)]
+pub struct Limits {
+    /// Memory for requests on each shard, bytes.
+    pub request_memory: usize,
+    /// See [`Broker::request_bytes_max`].
+    pub request_bytes_max: usize,
+    /// See [`Broker::fetch_bytes_max`].
+    pub fetch_bytes_max: usize,
+    /// Fetch sessions on each shard.
+    pub sessions: usize,
+    /// Connections on each shard.
+    pub connections: usize,
+}
+
+impl Broker {
+    /// The broker's part on one shard.
+    pub fn new(shard: Rc<Shard>, identity: Arc<Identity>, limits: Limits) -> Rc<Broker> {
+        Rc::new(Broker {
+            shard,
+            identity,
+            requests: Budget::new(limits.request_memory),
+            request_bytes_max: limits.request_bytes_max,
+            fetch_bytes_max: limits.fetch_bytes_max,
+            sessions: RefCell::new(Sessions::new(limits.sessions)),
+            connections: Cell::new(0),
+            complaints: Cell::default(),
+        })
+    }
+
+    /// Begins a request to shard `owner`, which may be this one. When this returns, another
+    /// shard's request has its place in the queue.
+    pub async fn begin(
+        self: &Rc<Self>,
+        owner: usize,
+        request: Request,
+    ) -> Pin<Box<dyn Future<Output = Option<Reply>>>> {
+        let owner = ShardId(owner as u16);
+        let shard = self.shard.clone();
+        if owner == shard.mesh.id() {
+            return Box::pin(async move { Some(shard.serve(request).await) });
+        }
+        Box::pin(shard.mesh.call(owner, request).await)
+    }
+
+    /// Says, not too often, why a connection was closed.
+    pub fn complain(&self, why: &Hangup) {
+        if let Hangup::Bad(text) = why {
+            self.complain_text(text);
+        }
+    }
+
+    /// Says something about a client's behaviour, not too often.
+    pub fn complain_text(&self, text: &str) {
+        let (last, kept_back) = self.complaints.get();
+        let now = self.shard.env.now();
+        if last != Mono(0) && now - last < COMPLAIN_EVERY {
+            self.complaints.set((last, kept_back + 1));
+            return;
+        }
+        let others = match kept_back {
+            0 => String::new(),
+            n => format!(" (and {n} more like it)"),
+        };
+        eprintln!("warning: connection closed: {text}{others}");
+        self.complaints.set((now, 0));
+    }
+}

@@ -1,0 +1,82 @@
+//! The Kafka protocol: which handler answers which API, one file per family.
+
+pub mod fetch;
+pub mod offsets;
+pub mod produce;
+pub mod session;
+
+use std::rc::Rc;
+
+use bytes::Bytes;
+use streamd_io::Part;
+use streamd_model::ErrorCode;
+use streamd_wire::kafka::generated::api_versions_response::{ApiVersion, ApiVersionsResponse};
+use streamd_wire::kafka::versions::SERVED;
+use streamd_wire::kafka::{ApiKey, Frame, FrameError, Message, ResponseHeader, Writer};
+
+use crate::broker::Broker;
+
+/// Encodes a whole response frame.
+fn encode<M: Message>(header: ResponseHeader, body: &M) -> Result<Vec<Part>, String> {
+    let mut writer = Writer::append_to(Vec::with_capacity(512));
+    header.encode(body, &mut writer).map_err(|e| format!("cannot encode a response: {e}"))?;
+    Ok(vec![Part::Bytes(Bytes::from(writer.into_parts().0))])
+}
+
+/// The answer to a frame whose header is not served, where Kafka has one: ApiVersions of an
+/// unknown version is answered in version 0 (KIP-511). Else the connection is closed.
+pub fn refuse(error: &FrameError) -> Option<Vec<Part>> {
+    match *error {
+        FrameError::Version { api: ApiKey::ApiVersions, correlation_id, .. } => {
+            let header = ResponseHeader { api: ApiKey::ApiVersions, version: 0, correlation_id };
+            let response = ApiVersionsResponse {
+                error_code: ErrorCode::UnsupportedVersion.code(),
+                api_keys: SERVED
+                    .iter()
+                    .filter(|s| s.api == ApiKey::ApiVersions)
+                    .map(api_version)
+                    .collect(),
+                ..ApiVersionsResponse::default()
+            };
+            encode(header, &response).ok()
+        }
+        _ => None,
+    }
+}
+
+fn api_version(served: &streamd_wire::kafka::versions::Served) -> ApiVersion {
+    ApiVersion {
+        api_key: served.api.code(),
+        min_version: served.advertise_min,
+        max_version: served.max,
+    }
+}
+
+fn api_versions() -> ApiVersionsResponse<'static> {
+    ApiVersionsResponse {
+        api_keys: SERVED.iter().map(api_version).collect(),
+        finalized_features_epoch: -1,
+        ..ApiVersionsResponse::default()
+    }
+}
+
+/// Answers any request but Produce. An error closes the connection.
+pub async fn answer(broker: &Rc<Broker>, frame: &Frame<'_>) -> Result<Vec<Part>, String> {
+    let header = ResponseHeader::from(&frame.header);
+    let api = frame.header.api;
+    macro_rules! decoded {
+        () => {
+            &frame.decode().map_err(|e| format!("{} version {}: {e}", api.name(), header.version))?
+        };
+    }
+    match api {
+        ApiKey::ApiVersions => encode(header, &api_versions()),
+        ApiKey::Fetch => fetch::handle(broker, &frame.header, decoded!()).await,
+        ApiKey::ListOffsets => encode(header, &offsets::list_offsets(broker, decoded!()).await),
+        ApiKey::OffsetForLeaderEpoch => {
+            encode(header, &offsets::epoch_ends(broker, decoded!()).await)
+        }
+        ApiKey::DeleteRecords => encode(header, &offsets::delete_records(broker, decoded!()).await),
+        _ => Err(format!("{} is not served", api.name())),
+    }
+}
