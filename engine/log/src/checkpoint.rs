@@ -35,6 +35,12 @@ pub struct Checkpoint {
 }
 
 impl Checkpoint {
+    /// The checkpoint of a log without records that begins at offset `base`.
+    pub fn empty(base: Offset) -> Checkpoint {
+        let c = Checkpoint::default();
+        Checkpoint { log_start: base, segment: base, next: base, max_timestamp: -1, ..c }
+    }
+
     /// The bytes of the file.
     pub fn encode(&self) -> Vec<u8> {
         let mut out = Vec::with_capacity(FIXED + self.epochs.len() * 12 + self.state.len() + 8);

@@ -35,11 +35,11 @@ struct Group {
 
 impl Log {
     fn take_group(&mut self) -> Option<Group> {
-        let first = self.pending.front()?;
+        let first = self.queue.pending.front()?;
         let segment = first.segment.clone();
         let position = first.position;
         let (mut count, mut len) = (0, 0);
-        for p in &self.pending {
+        for p in &self.queue.pending {
             if !Rc::ptr_eq(&p.segment, &segment) || (count > 0 && len >= GROUP_BYTES) {
                 break;
             }
@@ -47,13 +47,13 @@ impl Log {
             len += p.batch.bytes.len();
         }
         let overlap = (position % BLOCK as u64) as usize;
-        let last_block = if position == 0 { Bytes::new() } else { self.last_block.clone() };
+        let last_block = if position == 0 { Bytes::new() } else { self.queue.last_block.clone() };
         assert!(last_block.len() == overlap, "the last block is the one in the file");
         let mut buf = self.env.alloc(overlap + len);
         buf[..overlap].copy_from_slice(&last_block);
         let mut at = overlap;
         let mut next = self.flushed;
-        for p in self.pending.drain(..count) {
+        for p in self.queue.pending.drain(..count) {
             assert!(p.base == next, "gap: batch at {} after {next}", p.base);
             let bytes = &p.batch.bytes;
             let place = &mut buf[at..at + bytes.len()];
@@ -66,7 +66,7 @@ impl Log {
             next = p.base + i64::from(p.batch.facts.header.last_offset_delta) + 1;
         }
         buf[at..].fill(0);
-        self.pending_bytes -= len;
+        self.queue.bytes -= len;
         Some(Group { segment, at: position - overlap as u64, overlap, len, next, buf })
     }
 
@@ -77,16 +77,16 @@ impl Log {
         group.segment.advance(end, group.next);
         self.flushed = group.next;
         let used = group.overlap + group.len;
-        self.last_block = group.bytes.slice(used - used % BLOCK..used);
+        self.queue.last_block = group.bytes.slice(used - used % BLOCK..used);
         self.tail.push(TailGroup {
             segment: group.segment.base,
             position: group.at + group.overlap as u64,
             bytes: group.bytes.slice(group.overlap..used),
             memory: group.bytes.len(),
         });
-        let rolled = self.to_seal.front().is_some_and(|s| Rc::ptr_eq(s, &group.segment));
-        let more = self.pending.front().is_some_and(|p| Rc::ptr_eq(&p.segment, &group.segment));
-        if rolled && !more { self.to_seal.pop_front() } else { None }
+        let rolled = self.queue.to_seal.front().is_some_and(|s| Rc::ptr_eq(s, &group.segment));
+        let more = self.queue.pending.front().is_some_and(|p| Rc::ptr_eq(&p.segment, &group.segment));
+        if rolled && !more { self.queue.to_seal.pop_front() } else { None }
     }
 }
 
@@ -164,10 +164,10 @@ async fn make_dir(env: &Env, log: &RefCell<Log>) -> Result<(), LogError> {
 async fn store_ready_checkpoint(env: &Env, log: &RefCell<Log>) -> Result<(), LogError> {
     let ready = {
         let mut log = log.borrow_mut();
-        let ready = log.next_checkpoint.as_ref().is_some_and(|c| {
-            c.next <= log.flushed && log.to_seal.front().is_none_or(|s| s.base >= c.segment)
+        let ready = log.points.next.as_ref().is_some_and(|c| {
+            c.next <= log.flushed && log.queue.to_seal.front().is_none_or(|s| s.base >= c.segment)
         });
-        if ready { log.next_checkpoint.take() } else { None }
+        if ready { log.points.next.take() } else { None }
     };
     let Some(mut checkpoint) = ready else { return Ok(()) };
     let active = {
@@ -191,7 +191,7 @@ pub(crate) async fn store_checkpoint(
     env.write_file_atomic(&path, checkpoint.encode())
         .await
         .map_err(LogError::io(format!("write {}", path.display())))?;
-    log.borrow_mut().checkpoint = checkpoint;
+    log.borrow_mut().points.last = checkpoint;
     Ok(())
 }
 

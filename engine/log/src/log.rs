@@ -80,6 +80,29 @@ pub(crate) struct Pending {
     pub log_append_time: bool,
 }
 
+/// What is on its way to the disk.
+#[derive(Default)]
+pub(crate) struct Queue {
+    /// Batches that have their offsets but were not taken for writing.
+    pub pending: VecDeque<Pending>,
+    /// Their bytes.
+    pub bytes: usize,
+    /// The bytes of the last, partly filled block of the last segment.
+    pub last_block: Bytes,
+    /// Segments that were rolled and whose last group may still be on its way.
+    pub to_seal: VecDeque<Rc<Segment>>,
+}
+
+/// Where a recovery begins.
+pub(crate) struct Checkpoints {
+    /// What the file says.
+    pub last: Checkpoint,
+    /// What it will say once everything before it is flushed.
+    pub next: Option<Checkpoint>,
+    /// Bytes appended since the newer of the two.
+    pub since: u64,
+}
+
 /// The log of one partition.
 pub struct Log {
     pub(crate) env: Env,
@@ -94,18 +117,12 @@ pub struct Log {
     pub(crate) position: u64,
     pub(crate) rolled_ms: i64,
     pub(crate) epochs: Vec<(Epoch, Offset)>,
-    pub(crate) pending: VecDeque<Pending>,
-    pub(crate) pending_bytes: usize,
+    pub(crate) queue: Queue,
     pub(crate) tail: Tail,
-    /// The bytes of the last, partly filled block of the last segment.
-    pub(crate) last_block: Bytes,
     pub(crate) has_dir: bool,
-    /// Segments that were rolled and whose last group may still be on its way.
-    pub(crate) to_seal: VecDeque<Rc<Segment>>,
+    /// Sealed segments with an open file and an index in memory, least lately asked for first.
     pub(crate) prepared: VecDeque<Rc<Segment>>,
-    pub(crate) checkpoint: Checkpoint,
-    pub(crate) next_checkpoint: Option<Checkpoint>,
-    since_checkpoint: u64,
+    pub(crate) points: Checkpoints,
 }
 
 impl Log {
@@ -122,16 +139,11 @@ impl Log {
             position: 0,
             rolled_ms: 0,
             epochs: Vec::new(),
-            pending: VecDeque::new(),
-            pending_bytes: 0,
+            queue: Queue::default(),
             tail: Tail::default(),
-            last_block: Bytes::new(),
             has_dir: false,
-            to_seal: VecDeque::new(),
             prepared: VecDeque::new(),
-            checkpoint: Checkpoint { log_start: base, next: base, segment: base, max_timestamp: -1, ..Checkpoint::default() },
-            next_checkpoint: None,
-            since_checkpoint: 0,
+            points: Checkpoints { last: Checkpoint::empty(base), next: None, since: 0 },
         }
     }
 
@@ -177,7 +189,7 @@ impl Log {
 
     /// Bytes appended but not yet taken for writing.
     pub fn pending_bytes(&self) -> usize {
-        self.pending_bytes
+        self.queue.bytes
     }
 
     /// Bytes of memory that the tail holds.
@@ -190,7 +202,7 @@ impl Log {
         let freed = self.tail.drop_oldest();
         if self.tail.is_empty() {
             // The last block is a part of the group's buffer and would keep all of it alive.
-            self.last_block = Bytes::copy_from_slice(&self.last_block);
+            self.queue.last_block = Bytes::copy_from_slice(&self.queue.last_block);
         }
         freed
     }
@@ -211,7 +223,7 @@ impl Log {
 
     /// Whether recovery would have much to scan: time to call [`Log::plan_checkpoint`].
     pub fn wants_checkpoint(&self) -> bool {
-        self.next_checkpoint.is_none() && self.since_checkpoint >= self.config.checkpoint_bytes
+        self.points.next.is_none() && self.points.since >= self.config.checkpoint_bytes
     }
 
     /// Whether the next append of `size` bytes begins a new segment.
@@ -229,9 +241,9 @@ impl Log {
     /// the checkpoint once everything before it is flushed.
     pub fn plan_checkpoint(&mut self, state: Vec<u8>) {
         let Some(active) = self.segments.back() else { return };
-        self.since_checkpoint = 0;
+        self.points.since = 0;
         let max_timestamp = active.index().map_or(-1, |i| i.borrow().max_timestamp);
-        self.next_checkpoint = Some(Checkpoint {
+        self.points.next = Some(Checkpoint {
             log_start: self.start,
             segment: active.base,
             position: self.position,
@@ -245,7 +257,7 @@ impl Log {
     /// Begins a new segment at the end of the log. Call it when [`Log::will_roll`] says so.
     pub fn roll(&mut self, now_ms: i64) {
         if let Some(old) = self.segments.back() {
-            self.to_seal.push_back(old.clone());
+            self.queue.to_seal.push_back(old.clone());
         }
         let segment = Segment::new(&self.dir, self.end, 0, self.end);
         segment.set_index(Index::new(self.config.index_interval));
@@ -279,11 +291,11 @@ impl Log {
         }
         let position = self.position;
         self.position += header.size as u64;
-        self.since_checkpoint += header.size as u64;
-        self.pending_bytes += header.size;
+        self.points.since += header.size as u64;
+        self.queue.bytes += header.size;
         self.end = next;
         let log_append_time = batch.facts.log_append_time;
-        self.pending.push_back(Pending { segment, position, base, epoch, batch, log_append_time });
+        self.queue.pending.push_back(Pending { segment, position, base, epoch, batch, log_append_time });
         Appended { base, next }
     }
 
@@ -302,7 +314,7 @@ impl Log {
     /// made ready longest ago when there are too many.
     pub fn note_prepared(&mut self, segment: &Rc<Segment>) {
         let is_active = self.segments.back().is_some_and(|s| Rc::ptr_eq(s, segment));
-        if is_active || self.to_seal.iter().any(|s| Rc::ptr_eq(s, segment)) {
+        if is_active || self.queue.to_seal.iter().any(|s| Rc::ptr_eq(s, segment)) {
             return;
         }
         self.prepared.retain(|s| !Rc::ptr_eq(s, segment));
@@ -316,9 +328,9 @@ impl Log {
 
     /// The checkpoint of the whole log as it stands, for a clean stop. Nothing may be pending.
     pub fn final_checkpoint(&mut self, state: Vec<u8>) -> Checkpoint {
-        assert!(self.pending.is_empty() && self.flushed == self.end, "flush before closing");
+        assert!(self.queue.pending.is_empty() && self.flushed == self.end, "flush before closing");
         self.plan_checkpoint(state);
-        self.next_checkpoint.take().unwrap_or_else(|| self.checkpoint.clone())
+        self.points.next.take().unwrap_or_else(|| self.points.last.clone())
     }
 }
 

@@ -85,11 +85,7 @@ pub async fn open(
     let mut log = Log::new(env, dir, config, 0);
     log.has_dir = true;
     log.rolled_ms = now_ms;
-    let mut checkpoint = point.unwrap_or_else(|| {
-        let base = files.first().map_or(0, |f| f.0);
-        let c = Checkpoint::default();
-        Checkpoint { log_start: base, segment: base, next: base, max_timestamp: -1, ..c }
-    });
+    let mut checkpoint = point.unwrap_or_else(|| Checkpoint::empty(files.first().map_or(0, |f| f.0)));
     log.start = checkpoint.log_start.max(files.first().map_or(0, |f| f.0));
     let scan = Scan { env, notes, cuts: Vec::new(), scanned: 0 };
     let state = std::mem::take(&mut checkpoint.state);
@@ -97,7 +93,7 @@ pub async fn open(
     let scan = scan.run(&mut log, &checkpoint, &files, visit).await?;
     log.start = log.start.min(log.end);
     checkpoint.state = state.clone();
-    log.checkpoint = checkpoint;
+    log.points.last = checkpoint;
     Ok(Recovered { log, state, scanned: scan.scanned, cuts: scan.cuts, notes: scan.notes })
 }
 
@@ -241,7 +237,7 @@ impl Scan<'_> {
         file.sync().await.map_err(fail("sync"))?;
         log.position = segment.size();
         let overlap = log.position % BLOCK as u64;
-        log.last_block = if overlap == 0 {
+        log.queue.last_block = if overlap == 0 {
             Bytes::new()
         } else {
             let at = log.position - overlap;

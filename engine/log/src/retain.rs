@@ -35,7 +35,7 @@ pub async fn apply(
             let log = log.borrow();
             let (Some(a), Some(b)) = (log.segments.front(), log.segments.get(1)) else { break };
             // Not yet sealed, or still needed by a recovery: it goes next time.
-            if a.base >= log.checkpoint.segment || log.to_seal.iter().any(|s| Rc::ptr_eq(s, a)) {
+            if a.base >= log.points.last.segment || log.queue.to_seal.iter().any(|s| Rc::ptr_eq(s, a)) {
                 break;
             }
             (a.clone(), b.base, log.size(), log.config.index_interval)
@@ -71,7 +71,7 @@ pub async fn delete_before(
         }
         assert!(offset <= log.flushed, "only what is durable can be deleted");
         log.start = offset;
-        let mut c = log.checkpoint.clone();
+        let mut c = log.points.last.clone();
         c.log_start = offset;
         c
     };
@@ -86,9 +86,9 @@ fn take_dead(log: &RefCell<Log>) -> Vec<Rc<Segment>> {
     let mut log = log.borrow_mut();
     let mut dead = Vec::new();
     // The scan of a recovery begins at the checkpoint: what lies behind it is still needed.
-    let needed_from = log.checkpoint.segment;
+    let needed_from = log.points.last.segment;
     while let (Some(a), Some(b)) = (log.segments.front(), log.segments.get(1)) {
-        let unsealed = log.to_seal.iter().any(|s| Rc::ptr_eq(s, a));
+        let unsealed = log.queue.to_seal.iter().any(|s| Rc::ptr_eq(s, a));
         if b.base > log.start || unsealed || a.base >= needed_from {
             break;
         }

@@ -79,6 +79,8 @@ impl Segment {
         assert!(size >= self.size.get() && next >= self.next.get(), "a segment never shrinks");
         self.size.set(size);
         self.next.set(next);
+        // What holds records must never be filled with zeros.
+        self.filled.set(self.filled.get().max(size));
     }
 
     /// The index, when it is in memory.

@@ -9,7 +9,7 @@ use std::future::Future;
 use std::sync::Arc;
 
 use streamd_core::meta::{ClusterImage, Command};
-use streamd_io::{Endpoint, oneshot};
+use streamd_io::{Endpoint, OneSender, oneshot};
 use streamd_model::{Map, Offset, PartitionId, ShardId};
 
 use crate::append::{AppendDone, AppendItem};
@@ -88,7 +88,7 @@ pub struct Mesh {
     id: ShardId,
     shards: usize,
     endpoint: Endpoint<Envelope>,
-    waiting: RefCell<(u64, Map<u64, oneshot::Sender<Reply>>)>,
+    waiting: RefCell<(u64, Map<u64, OneSender<Reply>>)>,
 }
 
 /// The shard that owns a partition: the partitions of a topic go around the shards, and topics
@@ -150,7 +150,8 @@ impl Mesh {
                 Envelope::Answer { id, reply } => {
                     let waiting = self.waiting.borrow_mut().1.remove(&id);
                     if let Some(sender) = waiting {
-                        sender.send(reply);
+                        // Whoever asked may have gone: then nobody needs the answer.
+                        let _ = sender.send(reply);
                     }
                 }
             }
