@@ -11,7 +11,7 @@ use bytes::Bytes;
 use streamd_io::{AlignedBuf, BLOCK, Env};
 use streamd_model::Offset;
 
-use crate::batch::{restamp_time, stamp};
+use crate::batch::{BatchHeader, restamp_time, stamp};
 use crate::checkpoint;
 use crate::log::Log;
 use crate::segment::Segment;
@@ -30,6 +30,8 @@ struct Group {
     /// Bytes of new batches after them.
     len: usize,
     next: Offset,
+    /// The batches and their positions in the file, for the index.
+    batches: Vec<(u64, BatchHeader)>,
     buf: AlignedBuf,
 }
 
@@ -53,6 +55,7 @@ impl Log {
         buf[..overlap].copy_from_slice(&last_block);
         let mut at = overlap;
         let mut next = self.flushed;
+        let mut batches = Vec::with_capacity(count);
         for p in self.queue.pending.drain(..count) {
             assert!(p.base == next, "gap: batch at {} after {next}", p.base);
             let bytes = &p.batch.bytes;
@@ -62,18 +65,33 @@ impl Log {
             if p.batch.facts.restamp {
                 restamp_time(place, p.batch.facts.max_timestamp, p.log_append_time);
             }
+            let header = BatchHeader {
+                base_offset: p.base,
+                epoch: p.epoch,
+                max_timestamp: p.batch.facts.max_timestamp,
+                ..p.batch.facts.header
+            };
+            batches.push((p.position, header));
             at += bytes.len();
-            next = p.base + i64::from(p.batch.facts.header.last_offset_delta) + 1;
+            next = header.next_offset();
         }
         buf[at..].fill(0);
         self.queue.bytes -= len;
-        Some(Group { segment, at: position - overlap as u64, overlap, len, next, buf })
+        let at = position - overlap as u64;
+        Some(Group { segment, at, overlap, len, next, batches, buf })
     }
 
-    /// Takes note that the group is durable; gives the segment to seal if it was its last one.
-    fn complete(&mut self, group: &Written) -> Option<Rc<Segment>> {
+    /// Takes note that the group is durable.
+    fn complete(&mut self, group: &Written) {
         let end = group.at + (group.overlap + group.len) as u64;
         assert!(group.next > self.flushed && group.next <= self.end, "flushed goes up");
+        // Only now: the index never speaks of what is not durable.
+        if let Some(index) = group.segment.index() {
+            let mut index = index.borrow_mut();
+            for (position, header) in &group.batches {
+                index.note(group.segment.base, *position, header);
+            }
+        }
         group.segment.advance(end, group.next);
         self.flushed = group.next;
         let used = group.overlap + group.len;
@@ -84,9 +102,13 @@ impl Log {
             bytes: group.bytes.slice(group.overlap..used),
             memory: group.bytes.len(),
         });
-        let rolled = self.queue.to_seal.front().is_some_and(|s| Rc::ptr_eq(s, &group.segment));
-        let more = self.queue.pending.front().is_some_and(|p| Rc::ptr_eq(&p.segment, &group.segment));
-        if rolled && !more { self.queue.to_seal.pop_front() } else { None }
+    }
+
+    /// A segment that was rolled and has all its batches on disk. Not while a group is written.
+    fn next_to_seal(&mut self) -> Option<Rc<Segment>> {
+        let oldest = self.queue.to_seal.front()?;
+        let more = self.queue.pending.front().is_some_and(|p| Rc::ptr_eq(&p.segment, oldest));
+        if more { None } else { self.queue.to_seal.pop_front() }
     }
 }
 
@@ -96,6 +118,7 @@ struct Written {
     overlap: usize,
     len: usize,
     next: Offset,
+    batches: Vec<(u64, BatchHeader)>,
     bytes: Bytes,
 }
 
@@ -119,7 +142,7 @@ pub async fn flush_once(env: &Env, log: &RefCell<Log>) -> Result<Option<Flushed>
         let config = log.borrow().config.clone();
         (config.durable, config.segment_bytes)
     };
-    let Group { segment, at, overlap, len, next, buf } = group;
+    let Group { segment, at, overlap, len, next, batches, buf } = group;
     let file = segment.writer(env, durable).await?;
     segment.reserve(env, &file, at + buf.len() as u64, limit).await?;
     let bytes = file
@@ -127,14 +150,20 @@ pub async fn flush_once(env: &Env, log: &RefCell<Log>) -> Result<Option<Flushed>
         .await
         .map_err(LogError::io(format!("write {}", segment.path("log").display())))?;
     let memory = bytes.len();
-    let written = Written { segment, at, overlap, len, next, bytes };
-    let sealed = log.borrow_mut().complete(&written);
-    if let Some(segment) = sealed {
+    let written = Written { segment, at, overlap, len, next, batches, bytes };
+    log.borrow_mut().complete(&written);
+    seal_rolled(env, log).await?;
+    store_ready_checkpoint(env, log).await?;
+    Ok(Some(Flushed { next, bytes: len, memory }))
+}
+
+async fn seal_rolled(env: &Env, log: &RefCell<Log>) -> Result<(), LogError> {
+    loop {
+        let next = log.borrow_mut().next_to_seal();
+        let Some(segment) = next else { return Ok(()) };
         segment.seal(env).await?;
         log.borrow_mut().note_prepared(&segment);
     }
-    store_ready_checkpoint(env, log).await?;
-    Ok(Some(Flushed { next, bytes: len, memory }))
 }
 
 /// Makes the partition's directory, durably, if this log has not done so yet.
@@ -170,24 +199,29 @@ async fn store_ready_checkpoint(env: &Env, log: &RefCell<Log>) -> Result<(), Log
         if ready { log.points.next.take() } else { None }
     };
     let Some(mut checkpoint) = ready else { return Ok(()) };
-    let active = {
-        let log = log.borrow();
-        checkpoint.log_start = log.start;
-        log.segments.iter().find(|s| s.base == checkpoint.segment).cloned()
-    };
+    let active = log.borrow().segments.iter().find(|s| s.base == checkpoint.segment).cloned();
     if let Some(active) = active {
+        checkpoint.max_timestamp = active.index().map_or(-1, |i| i.borrow().max_timestamp);
         active.store_index(env).await?;
     }
-    store_checkpoint(env, log, checkpoint).await
+    store_checkpoint(env, log, Some(checkpoint)).await
 }
 
-/// Replaces the checkpoint file.
+/// Replaces the checkpoint file: by `new`, or by what it says now; with today's log start. One at
+/// a time, so that an older one never comes after a newer one.
 pub(crate) async fn store_checkpoint(
     env: &Env,
     log: &RefCell<Log>,
-    checkpoint: checkpoint::Checkpoint,
+    new: Option<checkpoint::Checkpoint>,
 ) -> Result<(), LogError> {
-    let path = log.borrow().dir.join(checkpoint::FILE);
+    let turn = log.borrow().points.turn.clone();
+    let _turn = turn.acquire(1).await;
+    let (path, checkpoint) = {
+        let log = log.borrow();
+        let mut c = new.unwrap_or_else(|| log.points.last.clone());
+        c.log_start = log.start;
+        (log.dir.join(checkpoint::FILE), c)
+    };
     env.write_file_atomic(&path, checkpoint.encode())
         .await
         .map_err(LogError::io(format!("write {}", path.display())))?;
@@ -199,11 +233,12 @@ pub(crate) async fn store_checkpoint(
 /// beside it, and a checkpoint of the end with `state`. The next start scans nothing.
 pub async fn close(env: &Env, log: &RefCell<Log>, state: Vec<u8>) -> Result<(), LogError> {
     while flush_once(env, log).await?.is_some() {}
+    seal_rolled(env, log).await?;
     let Some(active) = log.borrow().segments.back().cloned() else { return Ok(()) };
     active.seal(env).await?;
     let checkpoint = log.borrow_mut().final_checkpoint(state);
     if log.borrow().has_dir {
-        store_checkpoint(env, log, checkpoint).await?;
+        store_checkpoint(env, log, Some(checkpoint)).await?;
     }
     Ok(())
 }

@@ -11,9 +11,9 @@ use std::rc::Rc;
 
 use bytes::Bytes;
 use streamd_io::Env;
+use streamd_io::local::Budget;
 use streamd_model::{Epoch, Offset};
 
-use crate::batch::BatchHeader;
 use crate::checkpoint::Checkpoint;
 use crate::index::Index;
 use crate::segment::Segment;
@@ -101,6 +101,8 @@ pub(crate) struct Checkpoints {
     pub next: Option<Checkpoint>,
     /// Bytes appended since the newer of the two.
     pub since: u64,
+    /// Held while the file is replaced.
+    pub turn: Budget,
 }
 
 /// The log of one partition.
@@ -143,7 +145,12 @@ impl Log {
             tail: Tail::default(),
             has_dir: false,
             prepared: VecDeque::new(),
-            points: Checkpoints { last: Checkpoint::empty(base), next: None, since: 0 },
+            points: Checkpoints {
+                last: Checkpoint::empty(base),
+                next: None,
+                since: 0,
+                turn: Budget::new(1),
+            },
         }
     }
 
@@ -280,15 +287,6 @@ impl Log {
         let base = self.end;
         let next = base + i64::from(header.last_offset_delta) + 1;
         let segment = self.segments[self.segments.len() - 1].clone();
-        let stored = BatchHeader {
-            base_offset: base,
-            epoch,
-            max_timestamp: batch.facts.max_timestamp,
-            ..header
-        };
-        if let Some(index) = segment.index() {
-            index.borrow_mut().note(segment.base, self.position, &stored);
-        }
         let position = self.position;
         self.position += header.size as u64;
         self.points.since += header.size as u64;

@@ -11,7 +11,7 @@ use streamd_model::Offset;
 use crate::LogError;
 use crate::batch::{BatchHeader, HEADER};
 use crate::log::Log;
-use crate::records::first_at_or_after;
+use crate::records::{first_at_or_after, latest_from};
 use crate::segment::Segment;
 
 /// Read ahead so much while looking at headers, bytes.
@@ -40,25 +40,42 @@ pub async fn at_or_after(
 
 /// The first record with the greatest timestamp of the log.
 pub async fn latest(env: &Env, log: &RefCell<Log>) -> Result<Found, LogError> {
-    let mut best: Option<(i64, Rc<Segment>)> = None;
+    let start = log.borrow().start();
+    let mut best: Found = None;
     for segment in readable(log) {
         let max = prepare(env, log, &segment).await?;
-        if max >= 0 && best.as_ref().is_none_or(|(b, _)| *b < max) {
-            best = Some((max, segment));
+        if best.is_some_and(|(_, b)| b >= max) || max < 0 {
+            continue;
+        }
+        // Of a segment that begins before the log start the index may name a record that is gone.
+        let found = if segment.base < start {
+            latest_in(env, &segment, start).await?
+        } else {
+            in_segment(env, log, &segment, max).await?
+        };
+        if found.is_some_and(|(_, t)| best.is_none_or(|(_, b)| b < t)) {
+            best = found;
         }
     }
-    let Some((mut max, segment)) = best else { return Ok(None) };
-    // The index of the active segment knows of batches that are not flushed: go down to one that is.
-    loop {
-        if let Some(found) = in_segment(env, log, &segment, max).await? {
-            return Ok(Some(found));
+    Ok(best)
+}
+
+async fn latest_in(env: &Env, segment: &Rc<Segment>, start: Offset) -> Result<Found, LogError> {
+    let relative = u32::try_from(start - segment.base).unwrap_or(0);
+    let position = segment.index().map_or(0, |i| i.borrow().find(relative).0);
+    let mut cursor =
+        Cursor { segment: segment.clone(), position, buf: Bytes::new(), buf_at: position };
+    let mut best: Found = None;
+    while let Some((header, bytes)) = cursor.batch(|h| h.next_offset() > start).await? {
+        if !bytes.is_empty() && best.is_none_or(|(_, b)| b < header.max_timestamp) {
+            let found = latest_from(&bytes, &header, start).map_err(|e| cursor.corrupt(&e.text))?;
+            if found.is_some_and(|(_, t)| best.is_none_or(|(_, b)| b < t)) {
+                best = found;
+            }
         }
-        let flushed = greatest_flushed(env, log, &segment).await?;
-        if flushed < 0 || flushed >= max {
-            return Ok(None);
-        }
-        max = flushed;
+        env.yield_if_needed().await;
     }
+    Ok(best)
 }
 
 fn readable(log: &RefCell<Log>) -> Vec<Rc<Segment>> {
@@ -107,8 +124,10 @@ impl Cursor {
         let Some(file) = self.segment.reader() else {
             return Err(self.corrupt("the segment was closed while it was read"));
         };
+        // Not beyond the durable end: what is read ahead there is out of date a moment later.
+        let durable = (self.segment.size() - self.position) as usize;
         self.buf = file
-            .read_at(self.position, len.max(CHUNK))
+            .read_at(self.position, len.max(CHUNK).min(durable))
             .await
             .map_err(LogError::io(format!("read {}", path.display())))?;
         self.buf_at = self.position;
@@ -152,21 +171,4 @@ async fn in_segment(
         env.yield_if_needed().await;
     }
     Ok(None)
-}
-
-async fn greatest_flushed(
-    env: &Env,
-    log: &RefCell<Log>,
-    segment: &Rc<Segment>,
-) -> Result<i64, LogError> {
-    let start = log.borrow().start();
-    let mut cursor = Cursor { segment: segment.clone(), position: 0, buf: Bytes::new(), buf_at: 0 };
-    let mut max = -1;
-    while let Some((header, _)) = cursor.batch(|_| false).await? {
-        if header.next_offset() > start {
-            max = max.max(header.max_timestamp);
-        }
-        env.yield_if_needed().await;
-    }
-    Ok(max)
 }

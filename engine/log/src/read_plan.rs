@@ -11,7 +11,7 @@ use crate::log::Log;
 use crate::segment::Segment;
 
 /// What to send to a reader.
-#[derive(Debug, Default)]
+#[derive(Default)]
 pub struct ReadPlan {
     /// Whole batches back to back; the last one may be cut where the size ran out. The first may
     /// begin before the wanted offset: clients skip what they did not ask for.

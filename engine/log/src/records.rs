@@ -268,6 +268,29 @@ pub fn first_at_or_after(
     Ok(None)
 }
 
+/// The first of the records with the greatest timestamp, among those at `from` or later: offset and
+/// timestamp.
+pub fn latest_from(
+    batch: &[u8],
+    header: &BatchHeader,
+    from: i64,
+) -> Result<Option<(i64, i64)>, BatchError> {
+    let mut walker = Walker::new(batch, header)?;
+    let mut best: Option<(i64, i64)> = None;
+    for _ in 0..header.count {
+        let r = walker.next_record()?;
+        let offset = header.base_offset + i64::from(r.offset_delta);
+        let t = match header.is_log_append_time() {
+            true => header.max_timestamp,
+            false => header.base_timestamp.saturating_add(r.timestamp_delta),
+        };
+        if offset >= from && best.is_none_or(|(_, b)| b < t) {
+            best = Some((offset, t));
+        }
+    }
+    Ok(best)
+}
+
 /// The values of the records of an uncompressed batch, as ranges of `batch`; a null value is an
 /// empty range. For what the broker itself writes; clients' batches are never taken apart.
 pub fn values(

@@ -70,8 +70,13 @@ pub async fn open(
         return Ok(Recovered { log, state: Vec::new(), scanned: 0, cuts: Vec::new(), notes });
     };
     let mut point = read_checkpoint(env, dir, &mut notes).await?;
+    // A checkpoint may name the start of a segment whose file was not made yet.
+    let is_there = |c: &Checkpoint| match files.iter().find(|f| f.0 == c.segment) {
+        Some(file) => file.1 >= c.position,
+        None => c.position == 0 && files.last().is_none_or(|f| f.0 < c.segment),
+    };
     if let Some(c) = &point
-        && !files.iter().any(|f| f.0 == c.segment && f.1 >= c.position)
+        && !is_there(c)
     {
         notes.push(format!(
             "the checkpoint in {} names segment {} at byte {}, which is not there: \
@@ -172,7 +177,11 @@ impl Scan<'_> {
                 segment.release();
             }
         }
-        log.segments.make_contiguous();
+        if log.segments.back().is_none_or(|s| s.base < from.segment) && log.end > 0 {
+            let segment = Segment::new(&log.dir, log.end, 0, log.end);
+            segment.set_index(Index::new(log.config.index_interval));
+            log.segments.push_back(segment);
+        }
         Ok(self)
     }
 

@@ -64,18 +64,15 @@ pub async fn delete_before(
     log: &RefCell<Log>,
     offset: Offset,
 ) -> Result<Offset, LogError> {
-    let checkpoint = {
+    {
         let mut log = log.borrow_mut();
         if offset <= log.start {
             return Ok(log.start);
         }
         assert!(offset <= log.flushed, "only what is durable can be deleted");
         log.start = offset;
-        let mut c = log.points.last.clone();
-        c.log_start = offset;
-        c
-    };
-    store_checkpoint(env, log, checkpoint).await?;
+    }
+    store_checkpoint(env, log, None).await?;
     for segment in take_dead(log) {
         segment.remove(env).await?;
     }

@@ -9,7 +9,8 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 
-use streamd_io::{BLOCK, Class, Env, File, Notify, OpenOptions, SharedFile};
+use streamd_io::local::Notify;
+use streamd_io::{BLOCK, Class, Env, File, OpenOptions, SharedFile};
 use streamd_model::Offset;
 
 use crate::LogError;

@@ -17,7 +17,7 @@ use streamd_log::batch::{NewRecord, Writer, build, crc_matches};
 use streamd_log::log::SharedLog;
 use streamd_log::validate::Facts;
 use streamd_log::{
-    BatchHeader, Log, LogConfig, NewBatch, Planned, flush, lookup, records, recover, retain,
+    BatchHeader, LogConfig, NewBatch, Planned, flush, lookup, records, recover, retain,
 };
 
 const DIR: &str = "/data/topic-0";
@@ -34,8 +34,6 @@ struct Model {
     /// A log start that was asked for but not acknowledged.
     start_asked: i64,
     counter: u64,
-    /// Batches replayed to the owner, to be compared with its snapshot.
-    state: Vec<i64>,
 }
 
 type Shared = Rc<RefCell<Model>>;
