@@ -1,1 +1,35 @@
-//! streamd engine crate: io.
+//! The seam between streamd and the machine: time, tasks, files, sockets, queues between cores.
+//!
+//! Two arms stand behind concrete types: the kernel arm (`uring`, on glommio) and the simulator
+//! arm (`sim`, behind the cargo feature of that name). Which arm a value belongs to is a private
+//! enum, so that nobody outside needs a type parameter, and one conformance suite runs on both.
+//!
+//! Invariants: this is the only crate that names glommio or `libc`, and the only one with
+//! `unsafe`. A task's waker may be used from any thread. When the main future of an executor has
+//! ended, every other task of it is dropped before the executor goes.
+
+pub mod buf;
+#[cfg(test)]
+mod conformance;
+pub mod env;
+pub mod file;
+pub mod local;
+pub mod mailbox;
+pub mod probe;
+pub mod process;
+pub mod runtime;
+#[cfg(any(test, feature = "sim"))]
+pub mod sim;
+pub mod stream;
+mod task;
+mod uring;
+
+pub use buf::{AlignedBuf, BLOCK};
+pub use bytes::Bytes;
+pub use env::{Class, DirEntry, DiskSpace, Env, Stats};
+pub use file::{File, OpenOptions, SharedFile};
+pub use probe::{ProbeError, ProbeReport, probe};
+pub use process::{DirLock, available_cores, lock_dir, signal};
+pub use runtime::{Runtime, RuntimeOptions, run, start};
+pub use stream::{Listener, Part, ReadHalf, Stream, WriteHalf};
+pub use task::Task;

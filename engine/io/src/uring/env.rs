@@ -1,0 +1,224 @@
+//! The kernel arm of `Env`.
+
+use std::fs;
+use std::future::Future;
+use std::io;
+use std::io::{Read, Write};
+use std::net::SocketAddr;
+use std::os::unix::ffi::OsStrExt;
+use std::panic::{AssertUnwindSafe, Location, catch_unwind};
+use std::path::{Path, PathBuf};
+use std::rc::Rc;
+use std::task::Poll;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use streamd_model::Mono;
+
+use super::net;
+use super::shard::{Shard, Turn, clock_ns};
+use crate::env::{Class, DirEntry, DiskSpace, Stats};
+use crate::file::{self, OpenOptions};
+use crate::stream;
+use crate::task::{self, Task};
+
+#[derive(Clone)]
+pub(crate) struct Env(Rc<Shard>);
+
+/// Runs `f` on a thread that may block.
+pub(super) async fn blocking<T, F>(f: F) -> io::Result<T>
+where
+    T: Send + 'static,
+    F: FnOnce() -> io::Result<T> + Send + 'static,
+{
+    // A panic would take the pool's thread away and leave this future waiting for ever.
+    let work = move || {
+        catch_unwind(AssertUnwindSafe(f))
+            .unwrap_or_else(|_| Err(io::Error::other("a blocking call panicked")))
+    };
+    glommio::executor().spawn_blocking(work).await
+}
+
+impl Env {
+    pub(super) fn new(shard: Rc<Shard>) -> Env {
+        Env(shard)
+    }
+
+    pub(crate) fn now(&self) -> Mono {
+        Mono(clock_ns())
+    }
+
+    pub(crate) fn wall_ms(&self) -> i64 {
+        let since = SystemTime::now()
+            .duration_since(UNIX_EPOCH)
+            .unwrap_or_default();
+        i64::try_from(since.as_millis()).unwrap_or(i64::MAX)
+    }
+
+    pub(crate) fn random_u64(&self) -> u64 {
+        self.0.random_u64()
+    }
+
+    pub(crate) fn stats(&self) -> Stats {
+        self.0.stats()
+    }
+
+    pub(crate) async fn sleep(&self, d: Duration) {
+        glommio::timer::sleep(d).await;
+    }
+
+    pub(crate) async fn yield_now(&self) {
+        let mut yielded = false;
+        std::future::poll_fn(|cx| {
+            if yielded {
+                return Poll::Ready(());
+            }
+            yielded = true;
+            self.0.defer(cx.waker().clone());
+            Poll::Pending
+        })
+        .await;
+    }
+
+    pub(crate) async fn yield_if_needed(&self) {
+        if self.0.should_yield() {
+            self.yield_now().await;
+        }
+    }
+
+    #[track_caller]
+    pub(crate) fn spawn<F, T>(&self, class: Class, future: F) -> Task<T>
+    where
+        F: Future<Output = T> + 'static,
+        T: 'static,
+    {
+        let (body, task) = task::new(future);
+        let turn = Turn::new(body, self.0.clone(), Location::caller());
+        let queue = self.0.queues[class as usize];
+        glommio::spawn_local_into(turn, queue)
+            .expect("the shard's queues exist")
+            .detach();
+        task
+    }
+
+    pub(crate) async fn open(&self, path: &Path, o: &OpenOptions) -> io::Result<file::File> {
+        Ok(file::File(file::Kind::Uring(
+            super::File::open(path, o).await?,
+        )))
+    }
+
+    pub(crate) async fn create_dir_all(&self, path: &Path) -> io::Result<()> {
+        let path = path.to_owned();
+        blocking(move || fs::create_dir_all(path)).await
+    }
+
+    pub(crate) async fn remove_dir_all(&self, path: &Path) -> io::Result<()> {
+        let path = path.to_owned();
+        blocking(move || fs::remove_dir_all(path)).await
+    }
+
+    pub(crate) async fn remove_file(&self, path: &Path) -> io::Result<()> {
+        let path = path.to_owned();
+        blocking(move || fs::remove_file(path)).await
+    }
+
+    pub(crate) async fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
+        let (from, to) = (from.to_owned(), to.to_owned());
+        blocking(move || fs::rename(from, to)).await
+    }
+
+    pub(crate) async fn sync_dir(&self, path: &Path) -> io::Result<()> {
+        let path = path.to_owned();
+        blocking(move || fs::File::open(path)?.sync_all()).await
+    }
+
+    pub(crate) async fn list_dir(&self, path: &Path) -> io::Result<Vec<DirEntry>> {
+        let path = path.to_owned();
+        blocking(move || list_dir(&path)).await
+    }
+
+    pub(crate) async fn read_file(&self, path: &Path, max: usize) -> io::Result<Vec<u8>> {
+        let path = path.to_owned();
+        blocking(move || read_file(&path, max)).await
+    }
+
+    pub(crate) async fn write_file_atomic(&self, path: &Path, bytes: Vec<u8>) -> io::Result<()> {
+        let path = path.to_owned();
+        blocking(move || write_file_atomic(&path, &bytes)).await
+    }
+
+    pub(crate) async fn disk_space(&self, path: &Path) -> io::Result<DiskSpace> {
+        let path = path.to_owned();
+        blocking(move || disk_space(&path)).await
+    }
+
+    pub(crate) async fn listen(&self, addr: SocketAddr) -> io::Result<stream::Listener> {
+        let listener = net::Listener::bind(addr)?;
+        Ok(stream::Listener(stream::ListenerKind::Uring(listener)))
+    }
+
+    pub(crate) async fn connect(&self, addr: SocketAddr) -> io::Result<stream::Stream> {
+        let stream = net::Stream::connect(addr).await?;
+        Ok(stream::Stream(stream::StreamKind::Uring(stream)))
+    }
+}
+
+fn list_dir(path: &Path) -> io::Result<Vec<DirEntry>> {
+    let mut entries = Vec::new();
+    for entry in fs::read_dir(path)? {
+        let entry = entry?;
+        let name = entry.file_name().into_string().map_err(|name| {
+            let text = format!("{}: the name {name:?} is not UTF-8", path.display());
+            io::Error::new(io::ErrorKind::InvalidData, text)
+        })?;
+        // A file that is removed meanwhile is not an entry any more.
+        let Ok(meta) = entry.metadata() else { continue };
+        let len = if meta.is_dir() { 0 } else { meta.len() };
+        entries.push(DirEntry {
+            name,
+            is_dir: meta.is_dir(),
+            len,
+        });
+    }
+    entries.sort();
+    Ok(entries)
+}
+
+fn read_file(path: &Path, max: usize) -> io::Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    let limit = u64::try_from(max).unwrap_or(u64::MAX).saturating_add(1);
+    fs::File::open(path)?.take(limit).read_to_end(&mut bytes)?;
+    if bytes.len() > max {
+        return Err(crate::file::too_large(path, max));
+    }
+    Ok(bytes)
+}
+
+fn write_file_atomic(path: &Path, bytes: &[u8]) -> io::Result<()> {
+    let mut temp = path.as_os_str().to_owned();
+    temp.push(".tmp");
+    let temp = PathBuf::from(temp);
+    let mut file = fs::File::create(&temp)?;
+    file.write_all(bytes)?;
+    file.sync_all()?;
+    fs::rename(&temp, path)?;
+    let dir = match path.parent() {
+        Some(dir) if !dir.as_os_str().is_empty() => dir,
+        _ => Path::new("."),
+    };
+    fs::File::open(dir)?.sync_all()
+}
+
+fn disk_space(path: &Path) -> io::Result<DiskSpace> {
+    let path = std::ffi::CString::new(path.as_os_str().as_bytes())
+        .map_err(|e| io::Error::new(io::ErrorKind::InvalidInput, e))?;
+    // SAFETY: zeros are a valid `statvfs`, which the call overwrites.
+    let mut stat: libc::statvfs = unsafe { std::mem::zeroed() };
+    // SAFETY: both pointers are valid for the call.
+    if unsafe { libc::statvfs(path.as_ptr(), &mut stat) } != 0 {
+        return Err(io::Error::last_os_error());
+    }
+    Ok(DiskSpace {
+        total: stat.f_blocks * stat.f_frsize,
+        free: stat.f_bavail * stat.f_frsize,
+    })
+}

@@ -1,0 +1,248 @@
+//! The state of one executor, and the future around each of its tasks.
+//!
+//! Invariants: no task gets a turn when the shard has been busy for [`BUSY_MAX`] without a look at
+//! the rings: it is deferred until the reactor has run. Each turn is timed; one that is longer
+//! than the stall limit is counted and reported with the place where the task was spawned.
+
+use std::cell::{Cell, RefCell};
+use std::future::Future;
+use std::panic::Location;
+use std::pin::Pin;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::OnceLock;
+use std::task::{Context, Poll, Waker};
+use std::time::{Duration, Instant};
+
+use slab::Slab;
+
+use super::waker::{Home, TaskWaker};
+use crate::env::Stats;
+use crate::task::Body;
+
+/// After so much time without a look at the rings, tasks are deferred (ns).
+const BUSY_MAX: u64 = 1_000_000;
+/// `yield_if_needed` yields after so much (ns).
+const YIELD_AFTER: u64 = 500_000;
+/// A pause between two turns that is longer than this was a look at the rings (ns).
+const PASS_MIN: u64 = 2_000;
+/// At most one line about stalls in this time (ns).
+const STALL_LINE_EVERY: u64 = 1_000_000_000;
+
+/// Nanoseconds since the process first asked.
+pub(crate) fn clock_ns() -> u64 {
+    static EPOCH: OnceLock<Instant> = OnceLock::new();
+    EPOCH.get_or_init(Instant::now).elapsed().as_nanos() as u64
+}
+
+pub(crate) struct Shard {
+    pub(super) home: Arc<Home>,
+    pub(super) queues: [glommio::TaskQueueHandle; 2],
+    stall_limit: Option<u64>,
+    /// When this run of turns without a look at the rings began.
+    busy_since: Cell<u64>,
+    /// Tasks that go on after the reactor has run.
+    deferred: RefCell<Vec<Waker>>,
+    pump: Cell<Option<Waker>>,
+    /// Wakes the heart when the shard leaves idleness.
+    pub(super) heart: Cell<Option<Waker>>,
+    closing: Cell<bool>,
+    tasks: RefCell<Slab<Waker>>,
+    random: Cell<u64>,
+    stats: Cell<Stats>,
+    stall_line_at: Cell<u64>,
+}
+
+impl Shard {
+    pub(super) fn new(
+        queues: [glommio::TaskQueueHandle; 2],
+        stall_limit: Option<Duration>,
+        seed: u64,
+    ) -> Rc<Shard> {
+        Rc::new(Shard {
+            home: Home::new(),
+            queues,
+            stall_limit: stall_limit.map(|d| d.as_nanos() as u64),
+            busy_since: Cell::new(0),
+            deferred: RefCell::new(Vec::new()),
+            pump: Cell::new(None),
+            heart: Cell::new(None),
+            closing: Cell::new(false),
+            tasks: RefCell::new(Slab::new()),
+            random: Cell::new(seed),
+            stats: Cell::new(Stats::default()),
+            stall_line_at: Cell::new(0),
+        })
+    }
+
+    pub(super) fn random_u64(&self) -> u64 {
+        // SplitMix64.
+        let s = self.random.get().wrapping_add(0x9e37_79b9_7f4a_7c15);
+        self.random.set(s);
+        let z = (s ^ (s >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        let z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        z ^ (z >> 31)
+    }
+
+    pub(super) fn stats(&self) -> Stats {
+        Stats {
+            tasks: self.tasks.borrow().len() as u64,
+            ..self.stats.get()
+        }
+    }
+
+    pub(super) fn count_rescue(&self) {
+        let mut stats = self.stats.get();
+        stats.rescues += 1;
+        self.stats.set(stats);
+    }
+
+    /// Wakes `waker` after the reactor has looked at the rings.
+    pub(super) fn defer(&self, waker: Waker) {
+        self.deferred.borrow_mut().push(waker);
+        if let Some(pump) = self.pump.take() {
+            pump.wake();
+        }
+    }
+
+    pub(super) fn should_yield(&self) -> bool {
+        clock_ns().saturating_sub(self.busy_since.get()) > YIELD_AFTER
+    }
+
+    /// The pump: for every round of deferred tasks, one timer that is due at once. It fires when
+    /// the reactor runs, which it does once all other tasks have had their turn.
+    pub(super) async fn run_pump(self: Rc<Shard>) {
+        loop {
+            std::future::poll_fn(|cx| {
+                if self.deferred.borrow().is_empty() {
+                    self.pump.set(Some(cx.waker().clone()));
+                    return Poll::Pending;
+                }
+                Poll::Ready(())
+            })
+            .await;
+            glommio::timer::sleep(Duration::ZERO).await;
+            self.busy_since.set(clock_ns());
+            for waker in self.deferred.take() {
+                waker.wake();
+            }
+        }
+    }
+
+    /// Makes every task drop its future at its next turn.
+    pub(super) fn close_tasks(&self) -> usize {
+        self.closing.set(true);
+        let wakers: Vec<Waker> = self.tasks.borrow().iter().map(|(_, w)| w.clone()).collect();
+        for waker in &wakers {
+            waker.wake_by_ref();
+        }
+        wakers.len()
+    }
+
+    /// `false`: the task has to wait for the reactor.
+    fn may_run(&self, now: u64) -> bool {
+        let pause = now.saturating_sub(self.home.last_end());
+        if pause > PASS_MIN {
+            self.busy_since.set(now);
+            if pause > super::heart::IDLE_AFTER
+                && let Some(heart) = self.heart.take()
+            {
+                heart.wake();
+            }
+        }
+        now.saturating_sub(self.busy_since.get()) <= BUSY_MAX || self.closing.get()
+    }
+
+    fn end_turn(&self, start: u64, place: &'static Location<'static>) {
+        let end = clock_ns();
+        self.home.set_last_end(end);
+        let took = end - start;
+        if took < 20_000 {
+            return;
+        }
+        let mut stats = self.stats.get();
+        stats.worst_turn_us = stats.worst_turn_us.max(took / 1000);
+        if self.stall_limit.is_some_and(|limit| took > limit) {
+            stats.stalls += 1;
+            if end >= self.stall_line_at.get() {
+                self.stall_line_at.set(end + STALL_LINE_EVERY);
+                eprintln!(
+                    "stall: a task spawned at {place} held its core for {} µs ({} so far)",
+                    took / 1000,
+                    stats.stalls
+                );
+            }
+        }
+        self.stats.set(stats);
+    }
+}
+
+/// A task of the shard: its body, its waker, its place in the list of tasks.
+pub(super) struct Turn<F: Future> {
+    body: Body<F>,
+    shard: Rc<Shard>,
+    place: &'static Location<'static>,
+    waker: Option<(Arc<TaskWaker>, Waker, usize)>,
+}
+
+impl<F: Future> Turn<F> {
+    pub(super) fn new(
+        body: Body<F>,
+        shard: Rc<Shard>,
+        place: &'static Location<'static>,
+    ) -> Turn<F> {
+        Turn {
+            body,
+            shard,
+            place,
+            waker: None,
+        }
+    }
+}
+
+impl<F: Future> Future for Turn<F> {
+    type Output = ();
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
+        // SAFETY: `body` is pinned with `self` and only ever reached through this projection; the
+        // other fields are not pinned.
+        let (body, shard, place, slot) = unsafe {
+            let this = self.get_unchecked_mut();
+            (
+                Pin::new_unchecked(&mut this.body),
+                &this.shard,
+                this.place,
+                &mut this.waker,
+            )
+        };
+        let (task, waker, _) = slot.get_or_insert_with(|| {
+            let task = TaskWaker::new(shard.home.clone(), cx.waker().clone());
+            let waker = Waker::from(task.clone());
+            let key = shard.tasks.borrow_mut().insert(waker.clone());
+            (task, waker, key)
+        });
+        let start = clock_ns();
+        task.begin_turn();
+        if !shard.may_run(start) {
+            shard.home.set_last_end(start);
+            shard.defer(waker.clone());
+            return Poll::Pending;
+        }
+        if shard.closing.get() {
+            body.abort();
+            return Poll::Ready(());
+        }
+        let result = body.poll(&mut Context::from_waker(waker));
+        shard.end_turn(start, place);
+        result
+    }
+}
+
+impl<F: Future> Drop for Turn<F> {
+    fn drop(&mut self) {
+        if let Some((task, _, key)) = self.waker.take() {
+            task.end();
+            self.shard.tasks.borrow_mut().try_remove(key);
+        }
+    }
+}

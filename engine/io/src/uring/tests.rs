@@ -1,0 +1,1 @@
+//! Tests of what only the kernel arm has: its guards.
