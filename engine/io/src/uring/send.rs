@@ -5,6 +5,7 @@
 //! socket is full, the next few real bytes go through glommio's own write: that waits for room
 //! (glommio has no other way to wait for it). After each chunk others get their turn.
 
+use std::cell::Cell;
 use std::future::poll_fn;
 use std::io;
 use std::os::fd::{AsRawFd, RawFd};
@@ -29,12 +30,14 @@ const IOV_MAX: usize = 64;
 /// The bytes that wait for room when the socket is full.
 const NUDGE: usize = 512;
 
-/// How a chunk of a file was sent; for tests.
-#[cfg(test)]
-pub(super) mod counts {
-    use std::sync::atomic::AtomicU64;
-    pub(in super::super) static INLINE: AtomicU64 = AtomicU64::new(0);
-    pub(in super::super) static POOLED: AtomicU64 = AtomicU64::new(0);
+thread_local! {
+    /// File chunks that this shard sent itself, and those that a blocking thread sent.
+    static CHUNKS: Cell<(u64, u64)> = const { Cell::new((0, 0)) };
+}
+
+/// File chunks sent from the page cache, and those that had to come from the disk.
+pub(super) fn chunks() -> (u64, u64) {
+    CHUNKS.get()
 }
 
 impl WriteHalf {
@@ -109,11 +112,10 @@ impl WriteHalf {
         while pos < end {
             let want = ((end - pos) as usize).min(CHUNK);
             let resident = is_resident(fd.file()?.as_raw_fd(), pos, want);
+            count(resident);
             let sent = if resident {
-                count(true);
                 sendfile(self.fd, fd.file()?.as_raw_fd(), pos, want)
             } else {
-                count(false);
                 let (socket, file) = (self.own_fd()?, fd.clone());
                 blocking(move || sendfile(socket.as_raw_fd(), file.file()?.as_raw_fd(), pos, want))
                     .await
@@ -135,18 +137,14 @@ impl WriteHalf {
     }
 }
 
-#[cfg(test)]
-fn count(inline: bool) {
-    let counter = if inline {
-        &counts::INLINE
+fn count(resident: bool) {
+    let (warm, cold) = CHUNKS.get();
+    CHUNKS.set(if resident {
+        (warm + 1, cold)
     } else {
-        &counts::POOLED
-    };
-    counter.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+        (warm, cold + 1)
+    });
 }
-
-#[cfg(not(test))]
-fn count(_inline: bool) {}
 
 #[cfg(any(test, feature = "sim"))]
 fn other_arm() -> io::Error {
