@@ -32,7 +32,10 @@ struct Pool {
 
 impl Pool {
     const fn new() -> Pool {
-        Pool { free: BTreeMap::new(), bytes: 0 }
+        Pool {
+            free: BTreeMap::new(),
+            bytes: 0,
+        }
     }
 
     fn take(&mut self, len: usize) -> Option<DmaBuffer> {
@@ -94,7 +97,9 @@ impl AlignedBuf {
     }
 
     pub(crate) fn from_dma(buf: DmaBuffer) -> AlignedBuf {
-        AlignedBuf { buf: ManuallyDrop::new(buf) }
+        AlignedBuf {
+            buf: ManuallyDrop::new(buf),
+        }
     }
 
     /// Hands the memory to the kernel arm. The way back is [`AlignedBuf::from_rc`].
@@ -161,7 +166,10 @@ mod tests {
 
     #[test]
     fn classes_waste_at_most_an_eighth() {
-        for len in (1..5000).map(|b| b * BLOCK).chain([0, 1, 4095, 4097, 123_456_789]) {
+        for len in (1..5000)
+            .map(|b| b * BLOCK)
+            .chain([0, 1, 4095, 4097, 123_456_789])
+        {
             let class = class_len(len);
             let asked = len.div_ceil(BLOCK).max(1) * BLOCK;
             assert_eq!(class % BLOCK, 0);

@@ -59,6 +59,10 @@ pub struct Stats {
     pub rescues: u64,
     /// Tasks that are alive.
     pub tasks: u64,
+    /// Chunks of files that were sent straight from the page cache.
+    pub chunks_resident: u64,
+    /// Chunks of files that had to come from the disk, by a blocking thread.
+    pub chunks_cold: u64,
 }
 
 /// The world of one shard. Cheap to clone; never leaves its thread.

@@ -31,7 +31,13 @@ pub struct OpenOptions {
 
 impl Default for OpenOptions {
     fn default() -> OpenOptions {
-        OpenOptions { read: true, write: false, create: false, direct: false, durable: false }
+        OpenOptions {
+            read: true,
+            write: false,
+            create: false,
+            direct: false,
+            durable: false,
+        }
     }
 }
 
@@ -167,6 +173,9 @@ pub(crate) fn check_aligned(pos: u64, len: u64) -> io::Result<()> {
 }
 
 pub(crate) fn too_large(path: &std::path::Path, max: usize) -> io::Error {
-    let text = format!("{} is larger than the {max} bytes allowed for it", path.display());
+    let text = format!(
+        "{} is larger than the {max} bytes allowed for it",
+        path.display()
+    );
     io::Error::new(io::ErrorKind::InvalidData, text)
 }

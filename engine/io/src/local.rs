@@ -41,7 +41,11 @@ impl Budget {
     /// Takes `bytes`; waits while they are not free. A request larger than the whole budget is
     /// granted when the budget is wholly free.
     pub fn acquire(&self, bytes: usize) -> Acquire {
-        Acquire { budget: self.clone(), bytes, waiter: None }
+        Acquire {
+            budget: self.clone(),
+            bytes,
+            waiter: None,
+        }
     }
 
     /// Takes `bytes` now, or not at all (also when somebody waits).
@@ -50,7 +54,10 @@ impl Budget {
             return None;
         }
         self.0.used.set(self.0.used.get() + bytes);
-        Some(Permit { budget: self.clone(), bytes })
+        Some(Permit {
+            budget: self.clone(),
+            bytes,
+        })
     }
 
     /// Bytes in use now.
@@ -77,7 +84,10 @@ impl BudgetInner {
 
     fn release(&self, bytes: usize) {
         let used = self.used.get();
-        assert!(bytes <= used, "budget: {bytes} bytes come back, {used} are out");
+        assert!(
+            bytes <= used,
+            "budget: {bytes} bytes come back, {used} are out"
+        );
         self.used.set(used - bytes);
         self.serve();
     }
@@ -116,7 +126,10 @@ impl Future for Acquire {
                 return Poll::Pending;
             }
             self.waiter = None;
-            return Poll::Ready(Permit { budget: self.budget.clone(), bytes: self.bytes });
+            return Poll::Ready(Permit {
+                budget: self.budget.clone(),
+                bytes: self.bytes,
+            });
         }
         if let Some(permit) = self.budget.try_acquire(self.bytes) {
             return Poll::Ready(permit);
@@ -138,7 +151,11 @@ impl Drop for Acquire {
         if w.granted.get() {
             self.budget.0.release(self.bytes);
         } else {
-            self.budget.0.waiters.borrow_mut().retain(|x| !Rc::ptr_eq(x, &w));
+            self.budget
+                .0
+                .waiters
+                .borrow_mut()
+                .retain(|x| !Rc::ptr_eq(x, &w));
             self.budget.0.serve();
         }
     }
@@ -285,7 +302,11 @@ impl Notify {
     /// Resolves at the first [`Notify::notify_all`] after this call (also when it comes before
     /// the future is first polled).
     pub fn wait(&self) -> Wait {
-        Wait { notify: self.clone(), round: self.0.round.get(), key: None }
+        Wait {
+            notify: self.clone(),
+            round: self.0.round.get(),
+            key: None,
+        }
     }
 
     /// Wakes all who wait now.

@@ -117,7 +117,12 @@ impl<M: Send + 'static> Endpoint<M> {
     /// Sends to endpoint `to`; waits while that lane is full. Messages of this endpoint arrive in
     /// the order in which their futures were first polled.
     pub fn send(&self, to: usize, message: M) -> Sending<'_, M> {
-        Sending { endpoint: self, to, message: Some(message), ticket: None }
+        Sending {
+            endpoint: self,
+            to,
+            message: Some(message),
+            ticket: None,
+        }
     }
 
     /// Sends now, or gives the message back when the lane is full or others wait for room.
@@ -150,7 +155,10 @@ impl<M: Send + 'static> Endpoint<M> {
 
     /// A sender to endpoint `to` for other threads.
     pub fn sender(&self, to: usize) -> Remote<M> {
-        Remote { to, inboxes: self.inboxes.clone() }
+        Remote {
+            to,
+            inboxes: self.inboxes.clone(),
+        }
     }
 }
 
@@ -179,7 +187,9 @@ impl<M: Send + 'static> Sending<'_, M> {
             None => self.ticket.is_none(),
             Some((ticket, _)) => Some(*ticket) == self.ticket,
         };
-        let Some(message) = self.message.take() else { return true };
+        let Some(message) = self.message.take() else {
+            return true;
+        };
         if !first {
             self.message = Some(message);
             return false;
@@ -195,7 +205,9 @@ impl<M: Send + 'static> Sending<'_, M> {
 
     /// Leaves the line, and tells the next one that it is first now.
     fn leave(&mut self) {
-        let Some(ticket) = self.ticket.take() else { return };
+        let Some(ticket) = self.ticket.take() else {
+            return;
+        };
         let next = {
             let mut line = self.endpoint.waiting[self.to].borrow_mut();
             line.retain(|(t, _)| *t != ticket);
@@ -260,7 +272,9 @@ impl<M: Send + 'static> Future for Receiving<'_, M> {
         if let Some(message) = self.endpoint.try_recv() {
             return Poll::Ready(message);
         }
-        self.endpoint.inboxes[self.endpoint.index].mail.register(cx.waker());
+        self.endpoint.inboxes[self.endpoint.index]
+            .mail
+            .register(cx.waker());
         match self.endpoint.try_recv() {
             Some(message) => Poll::Ready(message),
             None => Poll::Pending,
@@ -276,7 +290,10 @@ pub struct Remote<M> {
 
 impl<M> Clone for Remote<M> {
     fn clone(&self) -> Remote<M> {
-        Remote { to: self.to, inboxes: self.inboxes.clone() }
+        Remote {
+            to: self.to,
+            inboxes: self.inboxes.clone(),
+        }
     }
 }
 

@@ -37,7 +37,11 @@ impl fmt::Display for ProbeReport {
             None => f.write_str("unlimited")?,
             Some(bytes) => write!(f, "{} KiB", bytes >> 10)?,
         }
-        let state = if self.registered_buffers { "registered" } else { "not registered" };
+        let state = if self.registered_buffers {
+            "registered"
+        } else {
+            "not registered"
+        };
         write!(f, ", I/O buffers {state}")
     }
 }
@@ -101,7 +105,9 @@ impl fmt::Display for ProbeError {
             ProbeError::NoIoUring => f.write_str(
                 "this kernel was built without io_uring; boot one with CONFIG_IO_URING=y",
             ),
-            ProbeError::IoUringForbidden { disabled: Some(value) } if value != "0" => write!(
+            ProbeError::IoUringForbidden {
+                disabled: Some(value),
+            } if value != "0" => write!(
                 f,
                 "io_uring is forbidden: kernel.io_uring_disabled is {value}; \
                  allow it with `sysctl kernel.io_uring_disabled=0`"
@@ -152,23 +158,39 @@ pub fn probe(dir: &Path, shards: usize) -> Result<ProbeReport, ProbeError> {
     let kernel = kernel_release();
     check_kernel(&kernel)?;
     check_io_uring(io_uring_setup())?;
-    let options = RuntimeOptions { data_dir: Some(dir.to_owned()), ..RuntimeOptions::default() };
+    let options = RuntimeOptions {
+        data_dir: Some(dir.to_owned()),
+        ..RuntimeOptions::default()
+    };
     let memlock = memlock_limit();
     let registered_buffers = check_memlock(memlock, shards, &options)?;
     check_direct_io(dir)?;
     let polled_io = uring::polled_io_verdict(dir);
     // The very thing: an executor that opens and reads a file in the directory.
-    crate::runtime::run(RuntimeOptions { cores: vec![], ..options }, |_| async {}).map_err(
-        |cause| match cause.raw_os_error() {
-            Some(libc::EOPNOTSUPP) => ProbeError::PolledIo { dir: dir.to_owned(), cause },
-            Some(libc::ENOMEM) => ProbeError::LockedMemory {
-                limit: memlock.unwrap_or(u64::MAX),
-                needed: ring_bytes(&RuntimeOptions::default()) * shards as u64,
-            },
-            _ => ProbeError::Executor { cause },
+    crate::runtime::run(
+        RuntimeOptions {
+            cores: vec![],
+            ..options
         },
-    )?;
-    Ok(ProbeReport { kernel, memlock, registered_buffers, polled_io })
+        |_| async {},
+    )
+    .map_err(|cause| match cause.raw_os_error() {
+        Some(libc::EOPNOTSUPP) => ProbeError::PolledIo {
+            dir: dir.to_owned(),
+            cause,
+        },
+        Some(libc::ENOMEM) => ProbeError::LockedMemory {
+            limit: memlock.unwrap_or(u64::MAX),
+            needed: ring_bytes(&RuntimeOptions::default()) * shards as u64,
+        },
+        _ => ProbeError::Executor { cause },
+    })?;
+    Ok(ProbeReport {
+        kernel,
+        memlock,
+        registered_buffers,
+        polled_io,
+    })
 }
 
 fn kernel_release() -> String {
@@ -177,13 +199,17 @@ fn kernel_release() -> String {
 }
 
 fn check_kernel(kernel: &str) -> Result<(), ProbeError> {
-    let mut numbers = kernel.split(|c: char| !c.is_ascii_digit()).map(str::parse::<u32>);
+    let mut numbers = kernel
+        .split(|c: char| !c.is_ascii_digit())
+        .map(str::parse::<u32>);
     // An unreadable version is no proof of age: the other checks decide.
     let (Some(Ok(major)), Some(Ok(minor))) = (numbers.next(), numbers.next()) else {
         return Ok(());
     };
     if (major, minor) < KERNEL_MIN {
-        return Err(ProbeError::KernelTooOld { kernel: kernel.to_string() });
+        return Err(ProbeError::KernelTooOld {
+            kernel: kernel.to_string(),
+        });
     }
     Ok(())
 }
@@ -196,7 +222,9 @@ fn io_uring_setup() -> Result<(), i32> {
     unsafe {
         let fd = libc::syscall(libc::SYS_io_uring_setup, 2, params.as_mut_ptr());
         if fd < 0 {
-            return Err(io::Error::last_os_error().raw_os_error().unwrap_or(libc::EIO));
+            return Err(io::Error::last_os_error()
+                .raw_os_error()
+                .unwrap_or(libc::EIO));
         }
         libc::close(fd as libc::c_int);
     }
@@ -212,7 +240,9 @@ fn check_io_uring(result: Result<(), i32>) -> Result<(), ProbeError> {
             let disabled = text.map(|t| t.trim().to_string());
             Err(ProbeError::IoUringForbidden { disabled })
         }
-        Err(errno) => Err(ProbeError::Executor { cause: io::Error::from_raw_os_error(errno) }),
+        Err(errno) => Err(ProbeError::Executor {
+            cause: io::Error::from_raw_os_error(errno),
+        }),
     }
 }
 
@@ -246,19 +276,28 @@ fn check_memlock(
     let Some(limit) = limit else { return Ok(true) };
     let rings = (ring_bytes(options) * shards as u64).max(MEMLOCK_MIN);
     if limit < rings {
-        return Err(ProbeError::LockedMemory { limit, needed: rings });
+        return Err(ProbeError::LockedMemory {
+            limit,
+            needed: rings,
+        });
     }
     Ok(limit >= rings + 3 * options.io_memory as u64 * shards as u64)
 }
 
 fn check_direct_io(dir: &Path) -> Result<(), ProbeError> {
-    let fail = |cause| ProbeError::Dir { dir: dir.to_owned(), cause };
+    let fail = |cause| ProbeError::Dir {
+        dir: dir.to_owned(),
+        cause,
+    };
     let path = dir.join(format!(".streamd-direct.{:x}", crate::process::seed()));
     fs::write(&path, b"x").map_err(fail)?;
     let name = CString::new(path.as_os_str().as_bytes()).map_err(|e| fail(e.into()))?;
     // SAFETY: a C string; the descriptor is closed at once.
     let result = unsafe {
-        let fd = libc::open(name.as_ptr(), libc::O_RDONLY | libc::O_DIRECT | libc::O_CLOEXEC);
+        let fd = libc::open(
+            name.as_ptr(),
+            libc::O_RDONLY | libc::O_DIRECT | libc::O_CLOEXEC,
+        );
         if fd < 0 {
             Err(io::Error::last_os_error())
         } else {
@@ -269,9 +308,9 @@ fn check_direct_io(dir: &Path) -> Result<(), ProbeError> {
     let _ = fs::remove_file(&path);
     match result {
         Ok(()) => Ok(()),
-        Err(e) if e.raw_os_error() == Some(libc::EINVAL) => {
-            Err(ProbeError::NoDirectIo { dir: dir.to_owned() })
-        }
+        Err(e) if e.raw_os_error() == Some(libc::EINVAL) => Err(ProbeError::NoDirectIo {
+            dir: dir.to_owned(),
+        }),
         Err(e) => Err(fail(e)),
     }
 }

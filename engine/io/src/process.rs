@@ -17,7 +17,8 @@ pub fn available_cores() -> Vec<usize> {
     };
     let all = 0..8 * size_of::<libc::cpu_set_t>();
     // SAFETY: the index is within the set.
-    all.filter(|&cpu| unsafe { libc::CPU_ISSET(cpu, &set) }).collect()
+    all.filter(|&cpu| unsafe { libc::CPU_ISSET(cpu, &set) })
+        .collect()
 }
 
 /// 64 random bits from the kernel.
@@ -59,7 +60,12 @@ impl Drop for DirLock {
 pub fn lock_dir(dir: &Path) -> io::Result<DirLock> {
     let path = dir.join("LOCK");
     let mut options = fs::OpenOptions::new();
-    let mut file = options.read(true).write(true).create(true).truncate(false).open(&path)?;
+    let mut file = options
+        .read(true)
+        .write(true)
+        .create(true)
+        .truncate(false)
+        .open(&path)?;
     // SAFETY: plain call on an open descriptor.
     if unsafe { libc::flock(file.as_raw_fd(), libc::LOCK_EX | libc::LOCK_NB) } != 0 {
         let e = io::Error::last_os_error();

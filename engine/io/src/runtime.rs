@@ -77,12 +77,18 @@ where
             }));
             let _ = end.send((shard, ended(result)));
         };
-        threads.push(std::thread::Builder::new().name(format!("shard-{shard}")).spawn(body)?);
+        threads.push(
+            std::thread::Builder::new()
+                .name(format!("shard-{shard}"))
+                .spawn(body)?,
+        );
     }
     drop(made_tx);
     for _ in 0..threads.len() {
         // A shard that dies before it stands closes its end of the channel.
-        made_rx.recv().unwrap_or_else(|_| Err(io::Error::other("a shard died while it started")))?;
+        made_rx
+            .recv()
+            .unwrap_or_else(|_| Err(io::Error::other("a shard died while it started")))?;
     }
     Ok(Runtime { threads, ends })
 }
@@ -150,6 +156,8 @@ where
     crate::process::ignore_sigpipe();
     let (made, _made_rx) = mpsc::channel();
     let body = move || run_shard(&options, options.cores.first().copied(), &made, main);
-    let thread = std::thread::Builder::new().name("shard".into()).spawn(body)?;
+    let thread = std::thread::Builder::new()
+        .name("shard".into())
+        .spawn(body)?;
     thread.join().unwrap_or_else(|panic| resume_unwind(panic))
 }

@@ -83,7 +83,16 @@ pub(crate) fn new<F: Future>(future: F) -> (Body<F>, Task<F::Output>) {
         canceled: Cell::new(false),
         task: RefCell::new(None),
     });
-    (Body { future: Some(future), join: join.clone() }, Task { join, detached: false })
+    (
+        Body {
+            future: Some(future),
+            join: join.clone(),
+        },
+        Task {
+            join,
+            detached: false,
+        },
+    )
 }
 
 impl<F: Future> Body<F> {

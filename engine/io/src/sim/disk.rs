@@ -62,13 +62,20 @@ impl Content {
     }
 
     fn clear(&mut self, from: u64, to: u64) {
-        let pages: Vec<u64> = self.pages.range(from / PAGE as u64..).map(|(p, _)| *p).collect();
+        let pages: Vec<u64> = self
+            .pages
+            .range(from / PAGE as u64..)
+            .map(|(p, _)| *p)
+            .collect();
         for page in pages {
             let start = page * PAGE as u64;
             if start >= to {
                 break;
             }
-            let (a, b) = (from.saturating_sub(start) as usize, (to - start).min(PAGE as u64));
+            let (a, b) = (
+                from.saturating_sub(start) as usize,
+                (to - start).min(PAGE as u64),
+            );
             if a == 0 && b as usize == PAGE {
                 self.pages.remove(&page);
             } else if let Some(p) = self.pages.get_mut(&page) {
@@ -156,11 +163,18 @@ impl NameChange {
                 names.remove(path);
             }
             NameChange::Rename(from, to) => {
-                let below: Vec<PathBuf> =
-                    names.keys().filter(|p| p.starts_with(from)).cloned().collect();
+                let below: Vec<PathBuf> = names
+                    .keys()
+                    .filter(|p| p.starts_with(from))
+                    .cloned()
+                    .collect();
                 for old in below {
                     let rest = old.strip_prefix(from).expect("starts with it");
-                    let new = if rest.as_os_str().is_empty() { to.clone() } else { to.join(rest) };
+                    let new = if rest.as_os_str().is_empty() {
+                        to.clone()
+                    } else {
+                        to.join(rest)
+                    };
                     if let Some(node) = names.remove(&old) {
                         names.insert(new, node);
                     }
@@ -191,7 +205,10 @@ pub(crate) struct DiskState {
 }
 
 fn not_found(path: &Path) -> io::Error {
-    io::Error::new(io::ErrorKind::NotFound, format!("{}: not found", path.display()))
+    io::Error::new(
+        io::ErrorKind::NotFound,
+        format!("{}: not found", path.display()),
+    )
 }
 
 impl DiskState {
@@ -246,8 +263,13 @@ impl DiskState {
 
     pub(super) fn remove_dir_all(&mut self, path: &Path) -> io::Result<()> {
         self.need_dir(path)?;
-        let all: Vec<PathBuf> =
-            self.live.keys().filter(|p| p.starts_with(path)).rev().cloned().collect();
+        let all: Vec<PathBuf> = self
+            .live
+            .keys()
+            .filter(|p| p.starts_with(path))
+            .rev()
+            .cloned()
+            .collect();
         for each in all {
             self.change_names(NameChange::Remove(each));
         }
@@ -304,7 +326,11 @@ impl DiskState {
         let below = self.live.iter().filter(|(p, _)| p.parent() == Some(dir));
         let mut entries: Vec<DirEntry> = below
             .map(|(p, node)| DirEntry {
-                name: p.file_name().unwrap_or_default().to_string_lossy().into_owned(),
+                name: p
+                    .file_name()
+                    .unwrap_or_default()
+                    .to_string_lossy()
+                    .into_owned(),
                 is_dir: *node == Node::Dir,
                 len: match node {
                     Node::Dir => 0,
@@ -369,11 +395,14 @@ impl DiskState {
             }
         }
         named.sort_unstable();
-        self.inodes.retain(|ino, i| i.handles > 0 || named.binary_search(ino).is_ok());
+        self.inodes
+            .retain(|ino, i| i.handles > 0 || named.binary_search(ino).is_ok());
     }
 
     fn inode(&mut self, ino: u64) -> &mut Inode {
-        self.inodes.get_mut(&ino).expect("an open file has its inode")
+        self.inodes
+            .get_mut(&ino)
+            .expect("an open file has its inode")
     }
 
     pub(super) fn len(&self, ino: u64) -> u64 {
@@ -381,7 +410,9 @@ impl DiskState {
     }
 
     pub(super) fn read(&self, ino: u64, pos: u64, len: usize) -> Vec<u8> {
-        self.inodes.get(&ino).map_or_else(Vec::new, |i| i.live.read(pos, len))
+        self.inodes
+            .get(&ino)
+            .map_or_else(Vec::new, |i| i.live.read(pos, len))
     }
 
     pub(super) fn used(&self) -> u64 {
@@ -404,7 +435,11 @@ impl DiskState {
         self.check_space(ino, change.range().1)?;
         let id = self.next_change;
         self.next_change += 1;
-        self.inode(ino).pending.push(Pending { id, done: false, change });
+        self.inode(ino).pending.push(Pending {
+            id,
+            done: false,
+            change,
+        });
         Ok(id)
     }
 
@@ -426,7 +461,9 @@ impl DiskState {
     /// before it (a synchronous write commits the inode).
     pub(super) fn finish(&mut self, ino: u64, id: u64, durable: bool) {
         let inode = self.inode(ino);
-        let Some(at) = inode.pending.iter().position(|p| p.id == id) else { return };
+        let Some(at) = inode.pending.iter().position(|p| p.id == id) else {
+            return;
+        };
         inode.pending[at].done = true;
         let change = inode.pending[at].change.clone();
         change.apply(&mut inode.live);
@@ -443,7 +480,11 @@ impl DiskState {
             self.finish(ino, id, false);
         } else if let Some(inode) = self.inodes.get_mut(&ino) {
             // It may still be in the device's queue: a power cut decides.
-            inode.pending.iter_mut().filter(|p| p.id == id).for_each(|p| p.done = true);
+            inode
+                .pending
+                .iter_mut()
+                .filter(|p| p.id == id)
+                .for_each(|p| p.done = true);
         }
     }
 
@@ -454,8 +495,9 @@ impl DiskState {
     /// Makes the visible changes with numbers below `until` durable.
     pub(super) fn sync(&mut self, ino: u64, until: u64) {
         let inode = self.inode(ino);
-        let (safe, rest) =
-            std::mem::take(&mut inode.pending).into_iter().partition(|p| p.done && p.id < until);
+        let (safe, rest) = std::mem::take(&mut inode.pending)
+            .into_iter()
+            .partition(|p| p.done && p.id < until);
         let safe: Vec<Pending> = safe;
         for pending in safe {
             pending.change.apply(&mut inode.stable);
@@ -465,7 +507,11 @@ impl DiskState {
 
     pub(super) fn power_cut(&mut self, rng: &mut Rng) {
         let keep = rng.below(self.journal.len() as u64 + 1) as usize;
-        let keep = if rng.chance(1, 3) { self.journal.len() } else { keep };
+        let keep = if rng.chance(1, 3) {
+            self.journal.len()
+        } else {
+            keep
+        };
         for (_, change) in self.journal.drain(..).take(keep) {
             change.apply(&mut self.stable);
         }
@@ -560,8 +606,16 @@ impl Inode {
 
     fn keep_sectors(&mut self, change: &Change, share: u64, may_resize: bool, rng: &mut Rng) {
         let (start, end) = change.range();
-        let end = if may_resize { end } else { end.min(self.stable.len) };
-        let step = if matches!(change, Change::Zero { .. }) { PAGE as u64 } else { SECTOR };
+        let end = if may_resize {
+            end
+        } else {
+            end.min(self.stable.len)
+        };
+        let step = if matches!(change, Change::Zero { .. }) {
+            PAGE as u64
+        } else {
+            SECTOR
+        };
         let mut at = start;
         while at < end {
             let next = ((at / step + 1) * step).min(end);

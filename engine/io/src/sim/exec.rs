@@ -60,7 +60,10 @@ impl Wake for TaskWaker {
 
     fn wake_by_ref(self: &Arc<Self>) {
         if !self.queued.swap(true, Ordering::Relaxed) {
-            self.ready.lock().unwrap_or_else(PoisonError::into_inner).push(self.key);
+            self.ready
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner)
+                .push(self.key);
         }
     }
 }
@@ -117,7 +120,9 @@ impl World {
 
     /// Adds to the trace.
     pub(super) fn trace(&self, what: u64) {
-        self.hash.set(mix(self.hash.get() ^ what.wrapping_mul(0x2545_f491_4f6c_dd1d)));
+        self.hash.set(mix(
+            self.hash.get() ^ what.wrapping_mul(0x2545_f491_4f6c_dd1d)
+        ));
     }
 
     pub(super) fn random<T>(&self, f: impl FnOnce(&mut Rng) -> T) -> T {
@@ -139,7 +144,12 @@ impl World {
         });
         let waker = Waker::from(queued.clone());
         queued.wake_by_ref();
-        entry.insert(Slot { future: Some(future), waker, queued, number });
+        entry.insert(Slot {
+            future: Some(future),
+            waker,
+            queued,
+            number,
+        });
     }
 
     /// Runs until `main` has ended or so many turns were taken.
@@ -194,17 +204,25 @@ impl World {
             ready.swap_remove(at)
         };
         self.turns.set(self.turns.get() + 1);
-        self.now.set(self.now.get() + self.random(|r| r.range(100..3_000)));
+        self.now
+            .set(self.now.get() + self.random(|r| r.range(100..3_000)));
         let (mut future, waker) = {
             let mut tasks = self.tasks.borrow_mut();
             // A task that ended may have been woken once more.
-            let Some(slot) = tasks.get_mut(key) else { return true };
+            let Some(slot) = tasks.get_mut(key) else {
+                return true;
+            };
             slot.queued.queued.store(false, Ordering::Relaxed);
             self.trace(slot.number << 32 ^ self.now.get());
-            let Some(future) = slot.future.take() else { return true };
+            let Some(future) = slot.future.take() else {
+                return true;
+            };
             (future, slot.waker.clone())
         };
-        let done = future.as_mut().poll(&mut Context::from_waker(&waker)).is_ready();
+        let done = future
+            .as_mut()
+            .poll(&mut Context::from_waker(&waker))
+            .is_ready();
         if done {
             drop(future);
             let slot = self.tasks.borrow_mut().remove(key);
@@ -235,7 +253,10 @@ impl World {
 
     /// Waits until `at`.
     pub(super) async fn until(&self, at: u64) {
-        let mut timer = Timer { world: self, key: None };
+        let mut timer = Timer {
+            world: self,
+            key: None,
+        };
         std::future::poll_fn(|cx| {
             if self.now.get() >= at {
                 return Poll::Ready(());
@@ -245,7 +266,9 @@ impl World {
             } else {
                 let seq = self.timer_seq.get();
                 self.timer_seq.set(seq + 1);
-                self.timers.borrow_mut().insert((at, seq), cx.waker().clone());
+                self.timers
+                    .borrow_mut()
+                    .insert((at, seq), cx.waker().clone());
                 timer.key = Some((at, seq));
             }
             Poll::Pending
@@ -314,7 +337,10 @@ impl Env {
     }
 
     pub(crate) fn stats(&self) -> Stats {
-        Stats { tasks: self.0.tasks.borrow().len() as u64, ..Stats::default() }
+        Stats {
+            tasks: self.0.tasks.borrow().len() as u64,
+            ..Stats::default()
+        }
     }
 
     pub(crate) async fn sleep(&self, d: Duration) {
@@ -402,7 +428,10 @@ impl Env {
         self.0.disk_time().await?;
         let disk = self.0.disk.borrow();
         let total = disk.capacity.unwrap_or(1 << 40);
-        Ok(DiskSpace { total, free: total.saturating_sub(disk.used()) })
+        Ok(DiskSpace {
+            total,
+            free: total.saturating_sub(disk.used()),
+        })
     }
 
     pub(crate) async fn listen(&self, addr: SocketAddr) -> io::Result<stream::Listener> {
@@ -411,7 +440,9 @@ impl Env {
     }
 
     pub(crate) async fn connect(&self, addr: SocketAddr) -> io::Result<stream::Stream> {
-        self.0.until(self.0.now() + self.0.random(|r| r.range(1_000..50_000))).await;
+        self.0
+            .until(self.0.now() + self.0.random(|r| r.range(1_000..50_000)))
+            .await;
         let stream = super::Stream::connect(self.0.clone(), addr)?;
         Ok(stream::Stream(stream::StreamKind::Sim(stream)))
     }

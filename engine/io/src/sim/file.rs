@@ -36,7 +36,10 @@ impl Drop for InFlight<'_> {
     fn drop(&mut self) {
         if !self.settled {
             let happened = self.world.random(|r| r.chance(1, 2));
-            self.world.disk.borrow_mut().abandon(self.ino, self.id, happened);
+            self.world
+                .disk
+                .borrow_mut()
+                .abandon(self.ino, self.id, happened);
         }
     }
 }
@@ -49,7 +52,12 @@ impl File {
         world.disk_time().await?;
         let ino = world.disk.borrow_mut().open(path, o.create)?;
         world.trace(ino);
-        Ok(File { world, ino, options: *o, shared: RefCell::new(None) })
+        Ok(File {
+            world,
+            ino,
+            options: *o,
+            shared: RefCell::new(None),
+        })
     }
 
     fn disk(&self) -> std::cell::RefMut<'_, DiskState> {
@@ -58,13 +66,19 @@ impl File {
 
     async fn write(&self, bytes: Bytes, pos: u64) -> io::Result<()> {
         self.may_write()?;
-        self.world.trace(pos ^ ((bytes.len() as u64) << 40) ^ self.ino);
+        self.world
+            .trace(pos ^ ((bytes.len() as u64) << 40) ^ self.ino);
         let id = self.disk().begin_write(self.ino, pos, bytes)?;
         self.settle(id, self.options.durable).await
     }
 
     async fn settle(&self, id: u64, durable: bool) -> io::Result<()> {
-        let mut flight = InFlight { world: &self.world, ino: self.ino, id, settled: false };
+        let mut flight = InFlight {
+            world: &self.world,
+            ino: self.ino,
+            id,
+            settled: false,
+        };
         self.world.disk_time().await?;
         flight.settled = true;
         self.disk().finish(self.ino, id, durable);
@@ -72,7 +86,11 @@ impl File {
     }
 
     fn may_write(&self) -> io::Result<()> {
-        if self.options.write { Ok(()) } else { Err(io::Error::from_raw_os_error(libc::EBADF)) }
+        if self.options.write {
+            Ok(())
+        } else {
+            Err(io::Error::from_raw_os_error(libc::EBADF))
+        }
     }
 
     pub(crate) async fn write_at(&self, buf: AlignedBuf, pos: u64) -> io::Result<Bytes> {

@@ -72,7 +72,14 @@ impl Sim {
     /// A machine with an empty disk.
     pub fn new(seed: u64, options: SimOptions) -> Sim {
         let disk = Rc::new(RefCell::new(DiskState::new(&options)));
-        Sim { seed, options, rng: Rng::new(seed), disk, now: 1_000_000, hash: 0 }
+        Sim {
+            seed,
+            options,
+            rng: Rng::new(seed),
+            disk,
+            now: 1_000_000,
+            hash: 0,
+        }
     }
 
     /// The seed.
@@ -88,7 +95,8 @@ impl Sim {
         Fut: Future<Output = T> + 'static,
         T: 'static,
     {
-        self.run_turns(u64::MAX, main).expect("without a limit a run ends or panics")
+        self.run_turns(u64::MAX, main)
+            .expect("without a limit a run ends or panics")
     }
 
     /// Like [`Sim::run`], but the process dies after a random number of turns
@@ -112,7 +120,13 @@ impl Sim {
     {
         let _seed = PrintSeed(self.seed);
         let rng = Rng::new(self.rng.next());
-        let world = World::new(self.options.clone(), rng, self.disk.clone(), self.now, self.hash);
+        let world = World::new(
+            self.options.clone(),
+            rng,
+            self.disk.clone(),
+            self.now,
+            self.hash,
+        );
         let env = crate::Env(crate::env::Kind::Sim(Env::new(world.clone())));
         let future = main(env.clone());
         let task = env.spawn(crate::Class::Latency, future);

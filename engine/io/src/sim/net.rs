@@ -63,9 +63,16 @@ impl Listener {
                 addr.set_port(40_000 + net.next_port);
                 net.next_port += 1;
             }
-            net.listeners.entry(addr).or_default().push(Rc::downgrade(&backlog));
+            net.listeners
+                .entry(addr)
+                .or_default()
+                .push(Rc::downgrade(&backlog));
         }
-        Ok(Listener { world, addr, backlog })
+        Ok(Listener {
+            world,
+            addr,
+            backlog,
+        })
     }
 
     pub(crate) async fn accept(&self) -> io::Result<stream::Stream> {
@@ -100,7 +107,10 @@ impl Stream {
             net.next_port += 1;
             let port = 50_000 + net.next_port % 10_000;
             let all = net.listeners.get(&addr).map_or(&[][..], |l| l);
-            (all.iter().filter_map(Weak::upgrade).collect::<Vec<_>>(), port)
+            (
+                all.iter().filter_map(Weak::upgrade).collect::<Vec<_>>(),
+                port,
+            )
         };
         if live.is_empty() {
             return Err(io::ErrorKind::ConnectionRefused.into());
@@ -117,7 +127,12 @@ impl Stream {
         if let Some(waker) = backlog.accepting.borrow_mut().take() {
             waker.wake();
         }
-        Ok(Stream { world, peer: addr, incoming: Side::Read(back), outgoing: Side::Write(there) })
+        Ok(Stream {
+            world,
+            peer: addr,
+            incoming: Side::Read(back),
+            outgoing: Side::Write(there),
+        })
     }
 
     pub(crate) fn peer_addr(&self) -> SocketAddr {
@@ -125,8 +140,17 @@ impl Stream {
     }
 
     pub(crate) fn split(self) -> (ReadHalf, WriteHalf) {
-        let read = ReadHalf { world: self.world.clone(), pipe: self.incoming };
-        (read, WriteHalf { world: self.world, pipe: self.outgoing })
+        let read = ReadHalf {
+            world: self.world.clone(),
+            pipe: self.incoming,
+        };
+        (
+            read,
+            WriteHalf {
+                world: self.world,
+                pipe: self.outgoing,
+            },
+        )
     }
 }
 

@@ -48,7 +48,9 @@ impl Env {
     }
 
     pub(crate) fn wall_ms(&self) -> i64 {
-        let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        let since = SystemTime::now()
+            .duration_since(UNIX_EPOCH)
+            .unwrap_or_default();
         i64::try_from(since.as_millis()).unwrap_or(i64::MAX)
     }
 
@@ -92,12 +94,16 @@ impl Env {
         let (body, task) = task::new(future);
         let turn = Turn::new(body, self.0.clone(), Location::caller());
         let queue = self.0.queues[class as usize];
-        glommio::spawn_local_into(turn, queue).expect("the shard's queues exist").detach();
+        glommio::spawn_local_into(turn, queue)
+            .expect("the shard's queues exist")
+            .detach();
         task
     }
 
     pub(crate) async fn open(&self, path: &Path, o: &OpenOptions) -> io::Result<file::File> {
-        Ok(file::File(file::Kind::Uring(super::File::open(path, o).await?)))
+        Ok(file::File(file::Kind::Uring(
+            super::File::open(path, o).await?,
+        )))
     }
 
     pub(crate) async fn create_dir_all(&self, path: &Path) -> io::Result<()> {
@@ -167,7 +173,11 @@ fn list_dir(path: &Path) -> io::Result<Vec<DirEntry>> {
         // A file that is removed meanwhile is not an entry any more.
         let Ok(meta) = entry.metadata() else { continue };
         let len = if meta.is_dir() { 0 } else { meta.len() };
-        entries.push(DirEntry { name, is_dir: meta.is_dir(), len });
+        entries.push(DirEntry {
+            name,
+            is_dir: meta.is_dir(),
+            len,
+        });
     }
     entries.sort();
     Ok(entries)
@@ -207,5 +217,8 @@ fn disk_space(path: &Path) -> io::Result<DiskSpace> {
     if unsafe { libc::statvfs(path.as_ptr(), &mut stat) } != 0 {
         return Err(io::Error::last_os_error());
     }
-    Ok(DiskSpace { total: stat.f_blocks * stat.f_frsize, free: stat.f_bavail * stat.f_frsize })
+    Ok(DiskSpace {
+        total: stat.f_blocks * stat.f_frsize,
+        free: stat.f_bavail * stat.f_frsize,
+    })
 }

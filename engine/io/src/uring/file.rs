@@ -38,14 +38,20 @@ pub(crate) struct SharedFd(Result<std::fs::File, i32>);
 
 impl SharedFd {
     pub(super) fn file(&self) -> io::Result<&std::fs::File> {
-        self.0.as_ref().map_err(|&e| io::Error::from_raw_os_error(e))
+        self.0
+            .as_ref()
+            .map_err(|&e| io::Error::from_raw_os_error(e))
     }
 }
 
 impl File {
     pub(super) async fn open(path: &Path, o: &OpenOptions) -> io::Result<File> {
         let mut options = glommio::io::OpenOptions::new();
-        options.read(o.read).write(o.write).create(o.create).mode(0o644);
+        options
+            .read(o.read)
+            .write(o.write)
+            .create(o.create)
+            .mode(0o644);
         if o.durable {
             options.custom_flags(libc::O_DSYNC);
         }
@@ -54,7 +60,10 @@ impl File {
         } else {
             Kind::Buffered(options.buffered_open(path).await.map_err(io_err)?)
         };
-        Ok(File { kind, shared: OnceCell::new() })
+        Ok(File {
+            kind,
+            shared: OnceCell::new(),
+        })
     }
 
     fn raw(&self) -> RawFd {
@@ -186,7 +195,10 @@ async fn read_direct(f: &DmaFile, pos: u64, len: usize) -> io::Result<Bytes> {
     let mut filled = 0;
     while filled < want {
         let ask = (want - filled).min(READ_CHUNK);
-        let got = f.read_at_aligned(start + filled as u64, ask).await.map_err(io_err)?;
+        let got = f
+            .read_at_aligned(start + filled as u64, ask)
+            .await
+            .map_err(io_err)?;
         buf[filled..filled + got.len()].copy_from_slice(&got);
         filled += got.len();
         if got.len() < ask {

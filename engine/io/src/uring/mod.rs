@@ -1,7 +1,7 @@
 //! The kernel arm, on glommio 0.9.0. Its defects are guarded here and in `probe`:
 //!
-//! 1. An executor may park with tasks that could run: [`heart`] wakes every shard every 2 ms
-//!    while it is in use (40 ms when idle) and counts the rescues.
+//! 1. An executor may park with tasks that could run: [`watch`] finds it asleep with work within
+//!    a few ms, wakes it, and counts the rescues.
 //! 2. A busy executor looks at its rings only when its timer fires: [`shard`] sends tasks through
 //!    the reactor after 1 ms of uninterrupted turns, so the long timer never matters.
 //! 3. A task's waker counts its clones in 15 bits and may not be dropped on another thread:
@@ -10,13 +10,13 @@
 
 mod env;
 mod file;
-mod heart;
 mod net;
 mod prime;
 mod send;
 mod shard;
 mod start;
 mod waker;
+mod watch;
 
 #[cfg(test)]
 mod tests;

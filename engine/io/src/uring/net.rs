@@ -45,7 +45,9 @@ impl Listener {
 
     pub(crate) async fn accept(&self) -> io::Result<stream::Stream> {
         let stream = self.inner.accept().await.map_err(io_err)?;
-        Ok(stream::Stream(stream::StreamKind::Uring(Stream::new(stream)?)))
+        Ok(stream::Stream(stream::StreamKind::Uring(Stream::new(
+            stream,
+        )?)))
     }
 
     pub(crate) fn local_addr(&self) -> io::Result<SocketAddr> {
@@ -65,7 +67,10 @@ impl Stream {
         inner.set_nodelay(true).map_err(io_err)?;
         let fd = inner.as_raw_fd();
         set_nonblocking(fd)?;
-        Ok(Stream { inner: Rc::new(RefCell::new(inner)), fd })
+        Ok(Stream {
+            inner: Rc::new(RefCell::new(inner)),
+            fd,
+        })
     }
 
     pub(super) async fn connect(addr: SocketAddr) -> io::Result<Stream> {
@@ -77,8 +82,18 @@ impl Stream {
     }
 
     pub(crate) fn split(self) -> (ReadHalf, WriteHalf) {
-        let write = WriteHalf { inner: self.inner.clone(), fd: self.fd, own: None };
-        (ReadHalf { inner: self.inner, fd: self.fd }, write)
+        let write = WriteHalf {
+            inner: self.inner.clone(),
+            fd: self.fd,
+            own: None,
+        };
+        (
+            ReadHalf {
+                inner: self.inner,
+                fd: self.fd,
+            },
+            write,
+        )
     }
 }
 
@@ -88,7 +103,11 @@ fn set_nonblocking(fd: RawFd) -> io::Result<()> {
         let flags = libc::fcntl(fd, libc::F_GETFL);
         flags >= 0 && libc::fcntl(fd, libc::F_SETFL, flags | libc::O_NONBLOCK) == 0
     };
-    if ok { Ok(()) } else { Err(io::Error::last_os_error()) }
+    if ok {
+        Ok(())
+    } else {
+        Err(io::Error::last_os_error())
+    }
 }
 
 pub(crate) struct ReadHalf {
@@ -115,7 +134,11 @@ impl ReadHalf {
 
 /// Whether the peer has closed its side or the connection is broken. Takes no bytes.
 fn peer_gone(fd: RawFd) -> bool {
-    let mut poll = libc::pollfd { fd, events: libc::POLLRDHUP, revents: 0 };
+    let mut poll = libc::pollfd {
+        fd,
+        events: libc::POLLRDHUP,
+        revents: 0,
+    };
     // SAFETY: one valid entry; a timeout of 0 never blocks.
     let n = unsafe { libc::poll(&mut poll, 1, 0) };
     let gone = libc::POLLRDHUP | libc::POLLHUP | libc::POLLERR | libc::POLLNVAL;

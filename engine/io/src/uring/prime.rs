@@ -25,9 +25,14 @@ pub(super) async fn prime(dir: &Path) -> io::Result<()> {
         .await
         .map_err(super::io_err)?;
     // With a wrong verdict this fails (EOPNOTSUPP).
-    let read = file.read_at_aligned(0, BLOCK).await.map_err(super::io_err)?;
+    let read = file
+        .read_at_aligned(0, BLOCK)
+        .await
+        .map_err(super::io_err)?;
     if read.len() != BLOCK || read[..] != [0x5a; BLOCK][..] {
-        return Err(io::Error::other("the probe file reads back other bytes than were written"));
+        return Err(io::Error::other(
+            "the probe file reads back other bytes than were written",
+        ));
     }
     drop(read);
     file.close().await.map_err(super::io_err)

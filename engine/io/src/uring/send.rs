@@ -5,6 +5,7 @@
 //! socket is full, the next few real bytes go through glommio's own write: that waits for room
 //! (glommio has no other way to wait for it). After each chunk others get their turn.
 
+use std::cell::Cell;
 use std::future::poll_fn;
 use std::io;
 use std::os::fd::{AsRawFd, RawFd};
@@ -29,12 +30,14 @@ const IOV_MAX: usize = 64;
 /// The bytes that wait for room when the socket is full.
 const NUDGE: usize = 512;
 
-/// How a chunk of a file was sent; for tests.
-#[cfg(test)]
-pub(super) mod counts {
-    use std::sync::atomic::AtomicU64;
-    pub(in super::super) static INLINE: AtomicU64 = AtomicU64::new(0);
-    pub(in super::super) static POOLED: AtomicU64 = AtomicU64::new(0);
+thread_local! {
+    /// File chunks that this shard sent itself, and those that a blocking thread sent.
+    static CHUNKS: Cell<(u64, u64)> = const { Cell::new((0, 0)) };
+}
+
+/// File chunks sent from the page cache, and those that had to come from the disk.
+pub(super) fn chunks() -> (u64, u64) {
+    CHUNKS.get()
 }
 
 impl WriteHalf {
@@ -97,7 +100,11 @@ impl WriteHalf {
     /// Waits until the socket has room and writes some of `bytes`.
     async fn wait_and_write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         let n = poll_fn(|cx| Pin::new(&mut *self.inner.borrow_mut()).poll_write(cx, bytes)).await?;
-        if n == 0 { Err(io::ErrorKind::WriteZero.into()) } else { Ok(n) }
+        if n == 0 {
+            Err(io::ErrorKind::WriteZero.into())
+        } else {
+            Ok(n)
+        }
     }
 
     async fn send_file(&mut self, fd: &Arc<SharedFd>, mut pos: u64, len: usize) -> io::Result<()> {
@@ -105,16 +112,13 @@ impl WriteHalf {
         while pos < end {
             let want = ((end - pos) as usize).min(CHUNK);
             let resident = is_resident(fd.file()?.as_raw_fd(), pos, want);
+            count(resident);
             let sent = if resident {
-                count(true);
                 sendfile(self.fd, fd.file()?.as_raw_fd(), pos, want)
             } else {
-                count(false);
                 let (socket, file) = (self.own_fd()?, fd.clone());
-                blocking(move || {
-                    sendfile(socket.as_raw_fd(), file.file()?.as_raw_fd(), pos, want)
-                })
-                .await
+                blocking(move || sendfile(socket.as_raw_fd(), file.file()?.as_raw_fd(), pos, want))
+                    .await
             };
             match sent {
                 Ok(0) => return Err(past_end(pos)),
@@ -133,18 +137,21 @@ impl WriteHalf {
     }
 }
 
-#[cfg(test)]
-fn count(inline: bool) {
-    let counter = if inline { &counts::INLINE } else { &counts::POOLED };
-    counter.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+fn count(resident: bool) {
+    let (warm, cold) = CHUNKS.get();
+    CHUNKS.set(if resident {
+        (warm + 1, cold)
+    } else {
+        (warm, cold + 1)
+    });
 }
-
-#[cfg(not(test))]
-fn count(_inline: bool) {}
 
 #[cfg(any(test, feature = "sim"))]
 fn other_arm() -> io::Error {
-    io::Error::new(io::ErrorKind::InvalidInput, "a file of the simulator on a real socket")
+    io::Error::new(
+        io::ErrorKind::InvalidInput,
+        "a file of the simulator on a real socket",
+    )
 }
 
 fn past_end(pos: u64) -> io::Error {
@@ -176,7 +183,10 @@ async fn read_head(fd: &Arc<SharedFd>, pos: u64, len: usize) -> io::Result<Vec<u
 
 /// One non-blocking vectored send.
 fn send_vectored(fd: RawFd, parts: &[Bytes], more: bool) -> io::Result<usize> {
-    let mut iov = [libc::iovec { iov_base: std::ptr::null_mut(), iov_len: 0 }; IOV_MAX];
+    let mut iov = [libc::iovec {
+        iov_base: std::ptr::null_mut(),
+        iov_len: 0,
+    }; IOV_MAX];
     let (mut count, mut bytes) = (0, 0);
     for (slot, part) in iov.iter_mut().zip(parts) {
         // Past the chunk a yield is due; one large buffer is cut by the kernel's own limit.
@@ -184,7 +194,10 @@ fn send_vectored(fd: RawFd, parts: &[Bytes], more: bool) -> io::Result<usize> {
             break;
         }
         let len = part.len().min(CHUNK);
-        *slot = libc::iovec { iov_base: part.as_ptr() as *mut libc::c_void, iov_len: len };
+        *slot = libc::iovec {
+            iov_base: part.as_ptr() as *mut libc::c_void,
+            iov_len: len,
+        };
         bytes += len;
         count += 1;
         if len < part.len() {
@@ -195,7 +208,11 @@ fn send_vectored(fd: RawFd, parts: &[Bytes], more: bool) -> io::Result<usize> {
     let mut msg: libc::msghdr = unsafe { std::mem::zeroed() };
     msg.msg_iov = iov.as_mut_ptr();
     msg.msg_iovlen = count;
-    let more = if more || count < parts.len() { libc::MSG_MORE } else { 0 };
+    let more = if more || count < parts.len() {
+        libc::MSG_MORE
+    } else {
+        0
+    };
     loop {
         // SAFETY: `iov` points at memory that `parts` keeps alive; the kernel only reads it.
         let n = unsafe { libc::sendmsg(fd, &msg, libc::MSG_NOSIGNAL | libc::MSG_DONTWAIT | more) };

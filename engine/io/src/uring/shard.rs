@@ -39,14 +39,16 @@ pub(crate) struct Shard {
     pub(super) home: Arc<Home>,
     pub(super) queues: [glommio::TaskQueueHandle; 2],
     stall_limit: Option<u64>,
+    /// When the last turn of a task ended (ns).
+    last_end: Cell<u64>,
     /// When this run of turns without a look at the rings began.
     busy_since: Cell<u64>,
     /// Tasks that go on after the reactor has run.
     deferred: RefCell<Vec<Waker>>,
     pump: Cell<Option<Waker>>,
-    /// Wakes the heart when the shard leaves idleness.
-    pub(super) heart: Cell<Option<Waker>>,
     closing: Cell<bool>,
+    /// Defer tasks when the shard has been busy for long (tests switch it off).
+    may_defer: bool,
     tasks: RefCell<Slab<Waker>>,
     random: Cell<u64>,
     stats: Cell<Stats>,
@@ -57,17 +59,19 @@ impl Shard {
     pub(super) fn new(
         queues: [glommio::TaskQueueHandle; 2],
         stall_limit: Option<Duration>,
+        may_defer: bool,
         seed: u64,
     ) -> Rc<Shard> {
         Rc::new(Shard {
             home: Home::new(),
             queues,
             stall_limit: stall_limit.map(|d| d.as_nanos() as u64),
+            last_end: Cell::new(0),
             busy_since: Cell::new(0),
             deferred: RefCell::new(Vec::new()),
             pump: Cell::new(None),
-            heart: Cell::new(None),
             closing: Cell::new(false),
+            may_defer,
             tasks: RefCell::new(Slab::new()),
             random: Cell::new(seed),
             stats: Cell::new(Stats::default()),
@@ -85,17 +89,19 @@ impl Shard {
     }
 
     pub(super) fn stats(&self) -> Stats {
-        Stats { tasks: self.tasks.borrow().len() as u64, ..self.stats.get() }
-    }
-
-    pub(super) fn count_rescue(&self) {
-        let mut stats = self.stats.get();
-        stats.rescues += 1;
-        self.stats.set(stats);
+        let (chunks_resident, chunks_cold) = super::send::chunks();
+        Stats {
+            tasks: self.tasks.borrow().len() as u64,
+            rescues: self.home.rescues(),
+            chunks_resident,
+            chunks_cold,
+            ..self.stats.get()
+        }
     }
 
     /// Wakes `waker` after the reactor has looked at the rings.
     pub(super) fn defer(&self, waker: Waker) {
+        self.home.add_ready();
         self.deferred.borrow_mut().push(waker);
         if let Some(pump) = self.pump.take() {
             pump.wake();
@@ -120,7 +126,9 @@ impl Shard {
             .await;
             glommio::timer::sleep(Duration::ZERO).await;
             self.busy_since.set(clock_ns());
-            for waker in self.deferred.take() {
+            let deferred = self.deferred.take();
+            self.home.sub_ready(deferred.len() as u64);
+            for waker in deferred {
                 waker.wake();
             }
         }
@@ -138,21 +146,17 @@ impl Shard {
 
     /// `false`: the task has to wait for the reactor.
     fn may_run(&self, now: u64) -> bool {
-        let pause = now.saturating_sub(self.home.last_end());
+        let pause = now.saturating_sub(self.last_end.get());
         if pause > PASS_MIN {
             self.busy_since.set(now);
-            if pause > super::heart::IDLE_AFTER
-                && let Some(heart) = self.heart.take()
-            {
-                heart.wake();
-            }
         }
-        now.saturating_sub(self.busy_since.get()) <= BUSY_MAX || self.closing.get()
+        let busy = now.saturating_sub(self.busy_since.get());
+        busy <= BUSY_MAX || self.closing.get() || !self.may_defer
     }
 
     fn end_turn(&self, start: u64, place: &'static Location<'static>) {
         let end = clock_ns();
-        self.home.set_last_end(end);
+        self.last_end.set(end);
         let took = end - start;
         if took < 20_000 {
             return;
@@ -188,7 +192,13 @@ impl<F: Future> Turn<F> {
         shard: Rc<Shard>,
         place: &'static Location<'static>,
     ) -> Turn<F> {
-        Turn { body, shard, place, waker: None }
+        shard.home.add_ready();
+        Turn {
+            body,
+            shard,
+            place,
+            waker: None,
+        }
     }
 }
 
@@ -200,9 +210,15 @@ impl<F: Future> Future for Turn<F> {
         // other fields are not pinned.
         let (body, shard, place, slot) = unsafe {
             let this = self.get_unchecked_mut();
-            (Pin::new_unchecked(&mut this.body), &this.shard, this.place, &mut this.waker)
+            (
+                Pin::new_unchecked(&mut this.body),
+                &this.shard,
+                this.place,
+                &mut this.waker,
+            )
         };
         let (task, waker, _) = slot.get_or_insert_with(|| {
+            shard.home.sub_ready(1);
             let task = TaskWaker::new(shard.home.clone(), cx.waker().clone());
             let waker = Waker::from(task.clone());
             let key = shard.tasks.borrow_mut().insert(waker.clone());
@@ -210,8 +226,9 @@ impl<F: Future> Future for Turn<F> {
         });
         let start = clock_ns();
         task.begin_turn();
+        shard.home.count_turn();
         if !shard.may_run(start) {
-            shard.home.set_last_end(start);
+            shard.last_end.set(start);
             shard.defer(waker.clone());
             return Poll::Pending;
         }
@@ -227,9 +244,12 @@ impl<F: Future> Future for Turn<F> {
 
 impl<F: Future> Drop for Turn<F> {
     fn drop(&mut self) {
-        if let Some((task, _, key)) = self.waker.take() {
-            task.end();
-            self.shard.tasks.borrow_mut().try_remove(key);
+        match self.waker.take() {
+            Some((task, _, key)) => {
+                task.end();
+                self.shard.tasks.borrow_mut().try_remove(key);
+            }
+            None => self.shard.home.sub_ready(1),
         }
     }
 }

@@ -13,7 +13,7 @@ use glommio::{
 use super::env::Env;
 use super::io_err;
 use super::shard::Shard;
-use super::{heart, prime};
+use super::{prime, watch};
 use crate::env;
 use crate::runtime::RuntimeOptions;
 
@@ -23,23 +23,27 @@ pub(crate) struct Knobs {
     /// glommio's preemption timer. Long, so that it hardly ever fires between a look at the rings
     /// and the first task.
     pub preempt: Duration,
-    /// The heartbeat.
-    pub heart: bool,
+    /// The watch.
+    pub watch: bool,
+    /// Sending tasks through the reactor when the shard has been busy for long.
+    pub defer: bool,
     /// Opening a really written file first.
     pub prime: bool,
 }
 
 impl Default for Knobs {
     fn default() -> Knobs {
-        Knobs { preempt: Duration::from_millis(100), heart: true, prime: true }
+        Knobs {
+            preempt: Duration::from_millis(100),
+            watch: true,
+            defer: true,
+            prime: true,
+        }
     }
 }
 
 /// An executor for the calling thread, pinned to `core` if there is one.
-pub(crate) fn executor(
-    options: &RuntimeOptions,
-    core: Option<usize>,
-) -> io::Result<LocalExecutor> {
+pub(crate) fn executor(options: &RuntimeOptions, core: Option<usize>) -> io::Result<LocalExecutor> {
     let placement = core.map_or(Placement::Unbound, Placement::Fixed);
     LocalExecutorBuilder::new(placement)
         .name("shard")
@@ -70,8 +74,16 @@ where
             prime::prime(dir).await?;
         }
         let queues = [queue(1000, "latency"), queue(100, "background")];
-        let shard = Shard::new(queues, options.stall_limit, crate::process::seed());
-        let system = start_system(&shard, options.knobs);
+        let shard = Shard::new(
+            queues,
+            options.stall_limit,
+            options.knobs.defer,
+            crate::process::seed(),
+        );
+        let system = start_system(&shard);
+        if options.knobs.watch {
+            watch::add(&shard.home)?;
+        }
         let env = env::Env(env::Kind::Uring(Env::new(shard.clone())));
         let main = main.borrow_mut().take().expect("run once");
         let future = main(env.clone());
@@ -84,14 +96,13 @@ where
     })
 }
 
-fn start_system(shard: &Rc<Shard>, knobs: Knobs) -> Vec<glommio::Task<()>> {
+fn start_system(shard: &Rc<Shard>) -> [glommio::Task<()>; 2] {
     let home = shard.home.clone();
     let bell = std::future::poll_fn(move |cx| home.answer(cx));
-    let mut tasks = vec![glommio::spawn_local(bell), glommio::spawn_local(shard.clone().run_pump())];
-    if knobs.heart {
-        tasks.push(glommio::spawn_local(heart::run(shard.clone())));
-    }
-    tasks
+    [
+        glommio::spawn_local(bell),
+        glommio::spawn_local(shard.clone().run_pump()),
+    ]
 }
 
 /// Drops the futures of all tasks. A task that its neighbours' drops wake gets more rounds.

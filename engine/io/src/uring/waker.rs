@@ -4,8 +4,7 @@
 //! wake from another thread goes through the home's queue and its bell: one task that never ends,
 //! so that its glommio waker, the only one that other threads touch, is never the last reference.
 //!
-//! Invariants: `ready` counts tasks that were woken and had no turn since (each at most once); a
-//! glommio waker is dropped on its own thread, or not at all.
+//! Invariants: `ready` counts tasks that wait for a turn, each at most once; a glommio waker is dropped on its own thread, or not at all.
 
 use std::cell::Cell;
 use std::mem::ManuallyDrop;
@@ -21,18 +20,20 @@ thread_local! {
 
 static NEXT_HOME: AtomicU64 = AtomicU64::new(1);
 
-/// What other threads may know of a shard. The plain counters are written by its own thread only.
+/// What other threads may know of a shard. Its own thread alone writes the plain counters.
 pub(crate) struct Home {
     id: u64,
+    thread: libc::pid_t,
     alive: AtomicBool,
     bell: OnceLock<Waker>,
     rung: AtomicBool,
     foreign_wakes: SegQueue<Arc<TaskWaker>>,
     foreign_drops: SegQueue<Waker>,
+    /// Tasks that wait for a turn: woken, deferred, or new.
     ready: AtomicU64,
-    ready_since: AtomicU64,
-    /// When the last turn of a task ended (ns).
-    last_end: AtomicU64,
+    /// Turns that tasks had.
+    turns: AtomicU64,
+    rescues: AtomicU64,
 }
 
 impl Home {
@@ -42,14 +43,16 @@ impl Home {
         HOME.set(id);
         Arc::new(Home {
             id,
+            // SAFETY: no arguments.
+            thread: unsafe { libc::gettid() },
             alive: AtomicBool::new(true),
             bell: OnceLock::new(),
             rung: AtomicBool::new(true),
             foreign_wakes: SegQueue::new(),
             foreign_drops: SegQueue::new(),
             ready: AtomicU64::new(0),
-            ready_since: AtomicU64::new(0),
-            last_end: AtomicU64::new(0),
+            turns: AtomicU64::new(0),
+            rescues: AtomicU64::new(0),
         })
     }
 
@@ -73,8 +76,7 @@ impl Home {
         Poll::Pending
     }
 
-    /// Does the bell's work (also the heartbeat does, as a backstop).
-    pub(super) fn drain(&self) {
+    fn drain(&self) {
         while let Some(task) = self.foreign_wakes.pop() {
             // If it had a turn meanwhile, that turn saw what it was woken for.
             if task.woken.load(Ordering::Acquire) {
@@ -93,21 +95,53 @@ impl Home {
         HOME.set(0);
     }
 
-    /// For how long (ns) a task has been waiting for its turn while nothing ran.
-    pub(super) fn asleep_with_work(&self, now: u64) -> u64 {
-        if self.ready.load(Ordering::Relaxed) == 0 {
-            return 0;
+    /// One more task waits for a turn. On the home thread only, as the next two.
+    pub(super) fn add_ready(&self) {
+        self.ready
+            .store(self.ready.load(Ordering::Relaxed) + 1, Ordering::Relaxed);
+    }
+
+    pub(super) fn sub_ready(&self, n: u64) {
+        self.ready
+            .store(self.ready.load(Ordering::Relaxed) - n, Ordering::Relaxed);
+    }
+
+    pub(super) fn count_turn(&self) {
+        self.turns
+            .store(self.turns.load(Ordering::Relaxed) + 1, Ordering::Relaxed);
+    }
+
+    pub(super) fn turns(&self) -> u64 {
+        self.turns.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn rescues(&self) -> u64 {
+        self.rescues.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn has_work(&self) -> bool {
+        self.ready.load(Ordering::Relaxed) > 0 || !self.foreign_wakes.is_empty()
+    }
+
+    /// Whether the shard's thread sleeps in the kernel (and does not just lack a core). `true` if
+    /// that cannot be told.
+    pub(super) fn thread_sleeps(&self) -> bool {
+        let stat = std::fs::read_to_string(format!("/proc/self/task/{}/stat", self.thread));
+        let Ok(stat) = stat else { return true };
+        let state = stat
+            .rsplit_once(')')
+            .and_then(|(_, rest)| rest.trim().chars().next());
+        state.is_none_or(|c| c == 'S')
+    }
+
+    /// Wakes the executor, whose own wake-up went wrong.
+    pub(super) fn rescue(&self) {
+        if self.alive.load(Ordering::Acquire)
+            && let Some(bell) = self.bell.get()
+        {
+            self.rescues.fetch_add(1, Ordering::Relaxed);
+            bell.wake_by_ref();
         }
-        let since = self.ready_since.load(Ordering::Relaxed).max(self.last_end());
-        now.saturating_sub(since)
-    }
-
-    pub(super) fn last_end(&self) -> u64 {
-        self.last_end.load(Ordering::Relaxed)
-    }
-
-    pub(super) fn set_last_end(&self, now: u64) {
-        self.last_end.store(now, Ordering::Relaxed);
     }
 }
 
@@ -149,8 +183,7 @@ impl TaskWaker {
     fn uncount(&self) {
         if self.counted.load(Ordering::Relaxed) {
             self.counted.store(false, Ordering::Relaxed);
-            let ready = self.home.ready.load(Ordering::Relaxed);
-            self.home.ready.store(ready - 1, Ordering::Relaxed);
+            self.home.sub_ready(1);
         }
     }
 
@@ -160,11 +193,7 @@ impl TaskWaker {
         }
         if !self.counted.load(Ordering::Relaxed) {
             self.counted.store(true, Ordering::Relaxed);
-            let ready = self.home.ready.load(Ordering::Relaxed);
-            if ready == 0 {
-                self.home.ready_since.store(super::shard::clock_ns(), Ordering::Relaxed);
-            }
-            self.home.ready.store(ready + 1, Ordering::Relaxed);
+            self.home.add_ready();
         }
         self.inner.wake_by_ref();
     }
