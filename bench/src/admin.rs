@@ -5,9 +5,9 @@ use std::net::{SocketAddr, TcpStream, ToSocketAddrs};
 use std::time::{Duration, Instant};
 
 use streamd_model::ErrorCode;
-use streamd_wire::kafka::frame::encode_request;
 use streamd_wire::kafka::create_topics_request::{CreatableTopic, CreatableTopicConfig};
 use streamd_wire::kafka::delete_topics_request::DeleteTopicState;
+use streamd_wire::kafka::frame::encode_request;
 use streamd_wire::kafka::list_offsets_request::{ListOffsetsPartition, ListOffsetsTopic};
 use streamd_wire::kafka::metadata_request::MetadataRequestTopic;
 use streamd_wire::kafka::{
@@ -161,7 +161,7 @@ impl Admin {
         })
     }
 
-    /// Creates a topic of one replica and waits until every partition has a leader.
+    /// Creates a topic of one replica and waits until every partition has a leader that serves.
     ///
     /// # Errors
     /// The broker refuses it, or leaders do not come within a minute.
@@ -198,7 +198,16 @@ impl Admin {
                 format!("the topic {topic} was not created ({why})")
             })?;
         }
-        self.await_leaders(topic, partitions)
+        self.await_leaders(topic, partitions)?;
+        // A leader that the metadata name may not know it yet.
+        let until = Instant::now() + ANSWER_WITHIN;
+        while let Err(error) = self.ends(topic, partitions) {
+            if Instant::now() > until {
+                return Err(error);
+            }
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        Ok(())
     }
 
     fn await_leaders(&mut self, topic: &str, partitions: i32) -> Result<()> {

@@ -152,7 +152,9 @@ mod tests {
     /// A batch with the two records "a" and "bc" at time 1,700,000,000,000, byte by byte as the
     /// format says, the CRC computed with the bitwise definition of CRC-32C below.
     fn golden() -> Vec<u8> {
-        let mut out = vec![0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 66, 0xff, 0xff, 0xff, 0xff, 2];
+        let mut out = vec![
+            0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 66, 0xff, 0xff, 0xff, 0xff, 2,
+        ];
         let mut rest = vec![0, 0, 0, 0, 0, 1];
         rest.extend([0, 0, 0x01, 0x8b, 0xcf, 0xe5, 0x68, 0]);
         rest.extend([0, 0, 0x01, 0x8b, 0xcf, 0xe5, 0x68, 0]);
@@ -190,13 +192,18 @@ mod tests {
 
     #[test]
     fn lz4_batches_unpack_to_the_plain_section_and_carry_a_right_crc() {
-        let records: Vec<_> = (0..500).map(|i| format!("record {i}").into_bytes()).collect();
+        let records: Vec<_> = (0..500)
+            .map(|i| format!("record {i}").into_bytes())
+            .collect();
         let batch = encode(&records, Codec::Lz4, 5);
         assert_eq!(&batch[CRC_FROM..CRC_FROM + 2], &[0, 3]);
         let crc = bitwise_crc(&batch[CRC_FROM..]).to_be_bytes();
         assert_eq!(&batch[17..CRC_FROM], &crc);
         // The frame's flags: version 1, independent blocks, no checksums, no size; 64 KiB blocks.
-        assert_eq!(&batch[HEADER..HEADER + 6], &[4, 0x22, 0x4d, 0x18, 0x60, 0x40]);
+        assert_eq!(
+            &batch[HEADER..HEADER + 6],
+            &[4, 0x22, 0x4d, 0x18, 0x60, 0x40]
+        );
         let mut plain = Vec::new();
         let mut decoder = lz4_flex::frame::FrameDecoder::new(&batch[HEADER..]);
         std::io::Read::read_to_end(&mut decoder, &mut plain).unwrap();

@@ -222,7 +222,11 @@ impl LoadArgs {
 /// # Errors
 /// It is something else.
 pub fn side(text: &str) -> Result<Target> {
-    let wrong = || Failure::new(format!("\"{text}\": expected NAME=HOST:PORT or NAME=HOST:PORT,PID"));
+    let wrong = || {
+        Failure::new(format!(
+            "\"{text}\": expected NAME=HOST:PORT or NAME=HOST:PORT,PID"
+        ))
+    };
     let (name, rest) = text.split_once('=').ok_or_else(wrong)?;
     let (address, pid) = match rest.split_once(',') {
         None => (rest, None),

@@ -118,7 +118,12 @@ impl Run {
             }
             self.check_silence(busy, now)?;
             let again = (!load.answered() && !busy).then_some(now);
-            let until = [wake, again, load.meter().next_tick(), Some(now + SILENCE_MAX)];
+            let until = [
+                wake,
+                again,
+                load.meter().next_tick(),
+                Some(now + SILENCE_MAX),
+            ];
             let until = until.into_iter().flatten().min().unwrap_or(now);
             ready.clear();
             let timeout = Duration::from_nanos(until.saturating_sub(clock.now()));

@@ -6,8 +6,8 @@
 use std::net::SocketAddr;
 use std::rc::Rc;
 
-use streamd_wire::kafka::frame::encode_request;
 use streamd_wire::kafka::fetch_request::{FetchPartition, FetchTopic};
+use streamd_wire::kafka::frame::encode_request;
 use streamd_wire::kafka::{ApiKey, FetchRequest, FetchResponse, Message, ResponseHeader, Writer};
 
 use crate::admin::{CLIENT_ID, error_name};

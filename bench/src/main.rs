@@ -10,25 +10,34 @@ mod batch;
 mod cli;
 mod conn;
 mod drive;
+mod duel;
 mod failure;
+#[cfg(test)]
+mod fake;
 mod fetch;
+mod limits;
 mod meter;
 mod outcome;
 mod payload;
 mod procfs;
 mod produce;
+mod progress;
+mod ratio;
 mod report;
 mod run;
 mod sys;
 mod workload;
 
 use std::process::ExitCode;
+use std::time::Duration;
 
 use clap::Parser;
 use serde::Serialize;
 
-use cli::{Cli, Command, LoadArgs};
+use cli::{Cli, Command, DuelArgs, LimitsArgs, LoadArgs};
 use failure::{Context, Result};
+use limits::Limits;
+use progress::Progress;
 use workload::Kind;
 
 fn main() -> ExitCode {
@@ -46,8 +55,31 @@ fn dispatch(cli: &Cli) -> Result<()> {
         Some(Command::Produce(args)) => load(cli, args, "produce", Kind::Produce, false),
         Some(Command::Fetch(args)) => load(cli, args, "fetch", Kind::Fetch, false),
         Some(Command::Latency(args)) => load(cli, args, "latency", Kind::Produce, true),
+        Some(Command::Duel(args)) => duel_run(cli, args),
+        Some(Command::Limits(args)) => limits_run(cli, args),
         _ => Ok(()),
     }
+}
+
+fn duel_run(cli: &Cli, args: &DuelArgs) -> Result<()> {
+    let (a, b) = (cli::side(&args.a)?, cli::side(&args.b)?);
+    let cases = duel::chosen(&args.cases, args.seconds)?;
+    let progress = Progress::new(cases.len() * (args.pairs + 1));
+    for workload in &cases {
+        run::check(workload)?;
+        let case = duel::case((&a, &b), workload, args.pairs, &progress)?;
+        progress.hide(|| print(cli.json, &case, || duel::text(&case)))?;
+    }
+    Ok(())
+}
+
+fn limits_run(cli: &Cli, args: &LimitsArgs) -> Result<()> {
+    let dir = args.dir.clone().unwrap_or_else(std::env::temp_dir);
+    let each = Duration::from_secs_f64(args.seconds.clamp(0.01, 600.0));
+    let progress = Progress::new(3);
+    let limits = Limits::measure(&dir, each, |what| progress.step(what))?;
+    drop(progress);
+    print(cli.json, &limits, || report::limits(&limits))
 }
 
 fn load(cli: &Cli, args: &LoadArgs, name: &str, kind: Kind, latency: bool) -> Result<()> {

@@ -48,12 +48,7 @@ pub fn run(
     meter: Meter,
 ) -> Result<Meter> {
     let mut load = Produce::new(topic, workload, version, meter)?;
-    drive(
-        address,
-        workload.connections,
-        workload.in_flight,
-        &mut load,
-    )?;
+    drive(address, workload.connections, workload.in_flight, &mut load)?;
     Ok(load.meter)
 }
 
@@ -85,7 +80,9 @@ impl Produce {
             version,
             acks: workload.acks,
             request_records,
-            gap: workload.rate.map(|rate| request_records as f64 / rate * 1e9),
+            gap: workload
+                .rate
+                .map(|rate| request_records as f64 / rate * 1e9),
             begun: 0,
             meter,
         })

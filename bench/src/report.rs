@@ -1,5 +1,6 @@
 //! Results as text for a person.
 
+use crate::limits::Limits;
 use crate::outcome::{Interval, Outcome};
 
 /// From this part of the broker's CPU on, the client's cost is worth a remark.
@@ -100,9 +101,31 @@ fn cost(i: &Interval) -> String {
 /// Says when the client costs more than a third of the broker.
 pub fn remark(share: Option<f64>) -> String {
     match share.filter(|share| *share > CLIENT_SHARE_MAX) {
-        Some(share) => format!(" ({:.0} % of the broker's: more than a third)", share * 100.0),
+        Some(share) => format!(
+            " ({:.0} % of the broker's: more than a third)",
+            share * 100.0
+        ),
         None => String::new(),
     }
+}
+
+/// The machine's limits as a table.
+pub fn limits(limits: &Limits) -> String {
+    let header = ["", "MB/s", "CPU ms/MB", "p50 us", "p99 us"];
+    let [name, mb, cpu, p50, p99] = header;
+    let mut out = format!("{name:<50}{mb:>10}{cpu:>12}{p50:>10}{p99:>10}\n");
+    for figure in &limits.figures {
+        let cell = |value: Option<f64>| value.map_or(String::new(), number);
+        out += &format!(
+            "{:<50}{:>10}{:>12}{:>10}{:>10}\n",
+            figure.name,
+            cell(figure.mb_per_s),
+            cell(figure.cpu_ms_per_mb),
+            cell(figure.latency.map(|latency| latency.p50_us)),
+            cell(figure.latency.map(|latency| latency.p99_us))
+        );
+    }
+    out
 }
 
 #[cfg(test)]

@@ -40,12 +40,7 @@ pub fn run(target: &Target, workload: &Workload) -> Result<Outcome> {
     })
 }
 
-fn load(
-    admin: &mut Admin,
-    target: &Target,
-    topic: &str,
-    workload: &Workload,
-) -> Result<Interval> {
+fn load(admin: &mut Admin, target: &Target, topic: &str, workload: &Workload) -> Result<Interval> {
     let produce_version = admin.version(ApiKey::Produce, produce::VERSION)?;
     let meter = || Meter::new(target.pid, workload.warmup(), workload.stop());
     let meter = match workload.kind {
@@ -97,7 +92,12 @@ pub fn check(workload: &Workload) -> Result<()> {
     within("--partitions", workload.partitions.into(), 1, 100_000)?;
     within("--connections", workload.connections as i64, 1, 10_000)?;
     within("--in-flight", workload.in_flight as i64, 1, 100_000)?;
-    within("--spread", workload.spread.into(), 1, workload.partitions.into())?;
+    within(
+        "--spread",
+        workload.spread.into(),
+        1,
+        workload.partitions.into(),
+    )?;
     within("--acks", workload.acks.into(), -1, 1)?;
     let batch = workload.batch_records.saturating_mul(workload.size + 16);
     within("the batch's bytes", batch as i64, 1, 256 << 20)?;

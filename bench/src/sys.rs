@@ -64,7 +64,9 @@ pub fn file_system(path: &Path) -> io::Result<&'static str> {
     // SAFETY: statfs is plain integers, for which zero bytes are a value.
     let mut fs: libc::statfs = unsafe { std::mem::zeroed() };
     // SAFETY: the descriptor is open and `fs` is a live statfs that the call fills.
-    checked(i64::from(unsafe { libc::fstatfs(file.as_raw_fd(), &mut fs) }))?;
+    checked(i64::from(unsafe {
+        libc::fstatfs(file.as_raw_fd(), &mut fs)
+    }))?;
     Ok(match fs.f_type as u64 & 0xffff_ffff {
         0xEF53 => "ext4",
         0x5846_5342 => "xfs",
@@ -88,9 +90,8 @@ pub fn write_durable(file: &File, data: &[u8], at: u64) -> io::Result<()> {
     };
     let at = i64::try_from(at).map_err(io::Error::other)?;
     // SAFETY: the descriptor is open; the one iovec covers `data`, which the kernel only reads.
-    let written = checked(unsafe {
-        libc::pwritev2(file.as_raw_fd(), &part, 1, at, libc::RWF_DSYNC) as i64
-    })?;
+    let written =
+        checked(unsafe { libc::pwritev2(file.as_raw_fd(), &part, 1, at, libc::RWF_DSYNC) as i64 })?;
     if written == data.len() {
         Ok(())
     } else {

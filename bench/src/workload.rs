@@ -56,7 +56,11 @@ pub struct Workload {
 impl Workload {
     /// A closed-loop produce load: 64 KiB batches, two connections, five requests in flight.
     pub fn produce(size: usize, partitions: i32, codec: Codec) -> Workload {
-        let label = if size == 1024 { "1k".into() } else { size.to_string() };
+        let label = if size == 1024 {
+            "1k".into()
+        } else {
+            size.to_string()
+        };
         Workload {
             name: format!("produce-{label}-p{partitions}-{}", codec.name()),
             kind: Kind::Produce,
@@ -80,7 +84,10 @@ impl Workload {
     pub fn fetch(size: usize, partitions: i32) -> Workload {
         let produce = Workload::produce(size, partitions, Codec::None);
         Workload {
-            name: produce.name.replace("produce", "fetch").replace("-none", ""),
+            name: produce
+                .name
+                .replace("produce", "fetch")
+                .replace("-none", ""),
             kind: Kind::Fetch,
             connections: 1,
             in_flight: 1,
