@@ -1,0 +1,332 @@
+//! The few requests around a measurement, one at a time: versions, topics, offsets.
+
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpStream, ToSocketAddrs};
+use std::time::{Duration, Instant};
+
+use streamd_model::ErrorCode;
+use streamd_wire::kafka::create_topics_request::{CreatableTopic, CreatableTopicConfig};
+use streamd_wire::kafka::delete_topics_request::DeleteTopicState;
+use streamd_wire::kafka::frame::encode_request;
+use streamd_wire::kafka::list_offsets_request::{ListOffsetsPartition, ListOffsetsTopic};
+use streamd_wire::kafka::metadata_request::MetadataRequestTopic;
+use streamd_wire::kafka::{
+    ApiKey, ApiVersionsRequest, ApiVersionsResponse, CreateTopicsRequest, CreateTopicsResponse,
+    Decode, DeleteTopicsRequest, DeleteTopicsResponse, ListOffsetsRequest, ListOffsetsResponse,
+    Message, MetadataRequest, MetadataResponse, Request, ResponseHeader, Writer,
+};
+
+use crate::failure::{Context, Failure, Result};
+
+/// The name that this client gives itself.
+pub const CLIENT_ID: &str = "bench";
+/// How long an answer may take.
+pub const ANSWER_WITHIN: Duration = Duration::from_secs(60);
+/// No answer is longer; a longer length is nonsense and not allocated.
+pub const FRAME_MAX: usize = 256 << 20;
+
+/// A name for a code, for a person.
+pub fn error_name(code: i16) -> String {
+    match ErrorCode::from_code(code) {
+        Some(error) => format!("{error:?} ({code}): {}", error.message()),
+        None => format!("error code {code}"),
+    }
+}
+
+/// Finds the address of `HOST:PORT`.
+///
+/// # Errors
+/// It is no such thing, or the name is not known.
+pub fn resolve(target: &str) -> Result<SocketAddr> {
+    let mut found = target
+        .to_socket_addrs()
+        .context(|| format!("cannot resolve \"{target}\", expected HOST:PORT"))?;
+    found
+        .next()
+        .ok_or_else(|| Failure::new(format!("\"{target}\" has no address")))
+}
+
+/// A blocking connection to one broker.
+#[derive(Debug)]
+pub struct Admin {
+    stream: TcpStream,
+    address: SocketAddr,
+    versions: Vec<(i16, i16, i16)>,
+    correlation: i32,
+}
+
+/// An answer's bytes.
+struct Reply {
+    frame: Vec<u8>,
+    body: usize,
+    version: i16,
+}
+
+impl Reply {
+    fn decode<'a, M: Message + Decode<'a>>(&'a self) -> Result<M> {
+        M::decode_body(&self.frame[self.body..], self.version)
+            .context(|| format!("the broker's {} cannot be read", M::NAME))
+    }
+}
+
+fn check(code: i16, what: impl FnOnce() -> String) -> Result<()> {
+    if code == 0 {
+        Ok(())
+    } else {
+        Err(Failure::new(format!("{}: {}", what(), error_name(code))))
+    }
+}
+
+impl Admin {
+    /// Connects and asks for the versions.
+    ///
+    /// # Errors
+    /// Nobody listens there, or what listens does not speak the Kafka protocol.
+    pub fn connect(address: SocketAddr) -> Result<Admin> {
+        let stream = TcpStream::connect_timeout(&address, Duration::from_secs(10))
+            .context(|| format!("cannot connect to {address}: is a broker listening there?"))?;
+        stream.set_nodelay(true)?;
+        stream.set_read_timeout(Some(ANSWER_WITHIN))?;
+        let mut admin = Admin {
+            stream,
+            address,
+            versions: Vec::new(),
+            correlation: 0,
+        };
+        let reply = admin.call(&ApiVersionsRequest::default(), 0)?;
+        let answer: ApiVersionsResponse<'_> = reply.decode()?;
+        check(answer.error_code, || "ApiVersions was refused".into())?;
+        let keys = answer.api_keys.iter();
+        admin.versions = keys
+            .map(|key| (key.api_key, key.min_version, key.max_version))
+            .collect();
+        Ok(admin)
+    }
+
+    /// The broker's address.
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// The newest version up to `wanted` that the broker serves of an API.
+    ///
+    /// # Errors
+    /// It serves none.
+    pub fn version(&self, api: ApiKey, wanted: i16) -> Result<i16> {
+        let served = self.versions.iter().find(|(key, ..)| *key == api.code());
+        match served {
+            Some((_, min, max)) if *min <= wanted => Ok(wanted.min(*max)),
+            Some((_, min, _)) => Err(Failure::new(format!(
+                "the broker serves {} only from version {min} on, this client speaks up to {wanted}",
+                api.name()
+            ))),
+            None => Err(Failure::new(format!(
+                "the broker at {} does not serve {}",
+                self.address,
+                api.name()
+            ))),
+        }
+    }
+
+    fn call<M: Request>(&mut self, request: &M, version: i16) -> Result<Reply> {
+        self.correlation += 1;
+        let mut w = Writer::new();
+        encode_request(request, version, self.correlation, Some(CLIENT_ID), &mut w)
+            .context(|| format!("cannot encode {}", M::NAME))?;
+        let what = || format!("{} to {}", M::NAME, self.address);
+        self.stream.write_all(w.bytes()).context(what)?;
+        let mut length = [0; 4];
+        self.stream.read_exact(&mut length).context(what)?;
+        let length = frame_length(length)?;
+        let mut frame = vec![0; length];
+        self.stream.read_exact(&mut frame).context(what)?;
+        let header = ResponseHeader {
+            api: M::API,
+            version,
+            correlation_id: self.correlation,
+        };
+        let (correlation, body) = header.parse(&frame).context(what)?;
+        if correlation != self.correlation {
+            return Err(Failure::new(format!(
+                "{}: the answer has correlation id {correlation}, expected {}",
+                what(),
+                self.correlation
+            )));
+        }
+        let body = frame.len() - body.len();
+        Ok(Reply {
+            frame,
+            body,
+            version,
+        })
+    }
+
+    /// Creates a topic of one replica and waits until every partition has a leader that serves.
+    ///
+    /// # Errors
+    /// The broker refuses it, or leaders do not come within a minute.
+    pub fn create(
+        &mut self,
+        topic: &str,
+        partitions: i32,
+        configs: &[(String, String)],
+    ) -> Result<()> {
+        let configs: Vec<_> = configs
+            .iter()
+            .map(|(name, value)| CreatableTopicConfig {
+                name,
+                value: Some(value),
+            })
+            .collect();
+        let request = CreateTopicsRequest {
+            topics: vec![CreatableTopic {
+                name: topic,
+                num_partitions: partitions,
+                replication_factor: 1,
+                configs: configs.into(),
+                ..CreatableTopic::default()
+            }]
+            .into(),
+            timeout_ms: 30_000,
+            ..CreateTopicsRequest::default()
+        };
+        let version = self.version(ApiKey::CreateTopics, 5)?;
+        let reply = self.call(&request, version)?;
+        for answer in reply.decode::<CreateTopicsResponse<'_>>()?.topics.iter() {
+            check(answer.error_code, || {
+                let why = answer.error_message.unwrap_or("no message");
+                format!("the topic {topic} was not created ({why})")
+            })?;
+        }
+        self.await_leaders(topic, partitions)?;
+        // A leader that the metadata name may not know it yet.
+        let until = Instant::now() + ANSWER_WITHIN;
+        while let Err(error) = self.ends(topic, partitions) {
+            if Instant::now() > until {
+                return Err(error);
+            }
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        Ok(())
+    }
+
+    fn await_leaders(&mut self, topic: &str, partitions: i32) -> Result<()> {
+        let version = self.version(ApiKey::Metadata, 8)?;
+        let until = Instant::now() + ANSWER_WITHIN;
+        loop {
+            let request = MetadataRequest {
+                topics: Some(
+                    vec![MetadataRequestTopic {
+                        name: Some(topic),
+                        ..MetadataRequestTopic::default()
+                    }]
+                    .into(),
+                ),
+                allow_auto_topic_creation: false,
+                ..MetadataRequest::default()
+            };
+            let reply = self.call(&request, version)?;
+            let answer: MetadataResponse<'_> = reply.decode()?;
+            let led = answer.topics.iter().filter(|topic| topic.error_code == 0);
+            let led = led.flat_map(|topic| topic.partitions.to_vec());
+            let led = led.filter(|partition| partition.leader_id >= 0).count();
+            if led >= partitions as usize {
+                return Ok(());
+            }
+            if Instant::now() > until {
+                return Err(Failure::new(format!(
+                    "only {led} of {partitions} partitions of {topic} got a leader in a minute"
+                )));
+            }
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    }
+
+    /// Deletes a topic.
+    ///
+    /// # Errors
+    /// The broker refuses it.
+    pub fn delete(&mut self, topic: &str) -> Result<()> {
+        let version = self.version(ApiKey::DeleteTopics, 6)?;
+        let mut request = DeleteTopicsRequest {
+            timeout_ms: 30_000,
+            ..DeleteTopicsRequest::default()
+        };
+        if version >= 6 {
+            request.topics = vec![DeleteTopicState {
+                name: Some(topic),
+                ..DeleteTopicState::default()
+            }]
+            .into();
+        } else {
+            request.topic_names = vec![topic].into();
+        }
+        let reply = self.call(&request, version)?;
+        for answer in reply.decode::<DeleteTopicsResponse<'_>>()?.responses.iter() {
+            check(answer.error_code, || {
+                format!("the topic {topic} was not deleted")
+            })?;
+        }
+        Ok(())
+    }
+
+    /// The end offsets of a topic's partitions.
+    ///
+    /// # Errors
+    /// The broker refuses, or leaves partitions out.
+    pub fn ends(&mut self, topic: &str, partitions: i32) -> Result<Vec<i64>> {
+        let version = self.version(ApiKey::ListOffsets, 5)?;
+        let asked: Vec<_> = (0..partitions)
+            .map(|partition_index| ListOffsetsPartition {
+                partition_index,
+                timestamp: -1,
+                ..ListOffsetsPartition::default()
+            })
+            .collect();
+        let request = ListOffsetsRequest {
+            replica_id: -1,
+            topics: vec![ListOffsetsTopic {
+                name: topic,
+                partitions: asked.into(),
+            }]
+            .into(),
+            ..ListOffsetsRequest::default()
+        };
+        let reply = self.call(&request, version)?;
+        let mut ends = vec![-1; partitions as usize];
+        for answer in reply.decode::<ListOffsetsResponse<'_>>()?.topics.iter() {
+            for partition in answer.partitions.iter() {
+                check(partition.error_code, || {
+                    format!("the end of {topic}-{}", partition.partition_index)
+                })?;
+                let index = usize::try_from(partition.partition_index).unwrap_or(usize::MAX);
+                if let Some(end) = ends.get_mut(index) {
+                    *end = partition.offset;
+                }
+            }
+        }
+        match ends.iter().position(|end| *end < 0) {
+            None => Ok(ends),
+            Some(missing) => Err(Failure::new(format!(
+                "the broker did not tell the end of {topic}-{missing}"
+            ))),
+        }
+    }
+}
+
+/// Reads the length in front of a frame.
+///
+/// # Errors
+/// It is negative or beyond [`FRAME_MAX`].
+pub fn frame_length(bytes: [u8; 4]) -> Result<usize> {
+    let length = i32::from_be_bytes(bytes);
+    usize::try_from(length)
+        .ok()
+        .filter(|length| *length <= FRAME_MAX)
+        .ok_or_else(|| {
+            Failure::new(format!(
+                "the broker sent a frame of {length} bytes, expected 0 to {FRAME_MAX}: \
+                 does it speak the Kafka protocol?"
+            ))
+        })
+}
