@@ -1,1 +1,19 @@
-//! Tests that look at streamd from outside.
+//! Tests that look at streamd from outside: as a process on a port, through stock clients.
+//!
+//! - `compat/`: stock clients write and read in every codec, and use their admin calls.
+//! - `mainjob/`: real records through librdkafka, a SIGKILL in the middle, read back by Java.
+//! - `crash/`: rounds of SIGKILL under load; nothing acknowledged is lost or doubled.
+//! - `hostile/`: what no client should send; the broker answers as Kafka does and serves on.
+//!
+//! `STREAMD_TEST_TARGET=HOST:PORT` points compat, mainjob (without the kill) and hostile at a broker
+//! that runs already, such as Apache Kafka, which is how the tests themselves are validated.
+//! `STREAMD_TEST_BIN=PATH` tests that binary instead of building `target/release/streamd`.
+//! `tests/setup.sh` installs the tools that the clients need; the clients themselves are installed
+//! into `target/compat-cache` by the tests.
+
+pub mod batch;
+pub mod broker;
+pub mod client;
+pub mod install;
+pub mod run;
+pub mod wire;

@@ -1,0 +1,173 @@
+//! Kafka's own command line tools, as far as they need no groups.
+
+use std::io::Write as _;
+use std::process::{Command, Stdio};
+
+use streamd_tests::install::kafka_tool;
+use streamd_tests::run::output;
+
+use crate::Fixture;
+
+const TOPICS: &str = "org.apache.kafka.tools.TopicCommand";
+const CONFIGS: &str = "org.apache.kafka.tools.ConfigCommand";
+const OFFSETS: &str = "org.apache.kafka.tools.GetOffsetShell";
+
+/// A tool that is pointed at the broker.
+fn tool(class: &str, boot: &str, args: &[&str]) -> Command {
+    let mut c = kafka_tool(class);
+    c.args(["--bootstrap-server", boot]).args(args);
+    c
+}
+
+fn call(class: &str, boot: &str, args: &[&str]) -> String {
+    output(&mut tool(class, boot, args))
+}
+
+#[track_caller]
+fn assert_has(text: &str, part: &str) {
+    assert!(text.contains(part), "{part:?} is not in:\n{text}");
+}
+
+#[test]
+fn kafka_topics_and_configs() {
+    let fixture = Fixture::shared();
+    let (boot, topic) = (fixture.boot(), fixture.name("cli-topics"));
+    let topics = |args: &[&str]| call(TOPICS, &boot, args);
+    let created = [
+        "--create",
+        "--topic",
+        &topic,
+        "--partitions",
+        "2",
+        "--config",
+        "segment.bytes=1048576",
+    ];
+    assert_has(&topics(&created), "Created topic");
+    assert_has(&topics(&["--list"]), &topic);
+    assert_has(
+        &topics(&["--describe", "--topic", &topic]),
+        "PartitionCount: 2",
+    );
+    assert_has(
+        &topics(&["--describe", "--topic", &topic]),
+        "Configs: segment.bytes=1048576",
+    );
+    topics(&["--alter", "--topic", &topic, "--partitions", "5"]);
+    assert_has(
+        &topics(&["--describe", "--topic", &topic]),
+        "PartitionCount: 5",
+    );
+
+    let entity = ["--entity-type", "topics", "--entity-name", &topic];
+    let configs = |args: &[&str]| call(CONFIGS, &boot, &[&entity, args].concat());
+    assert_has(
+        &configs(&["--alter", "--add-config", "retention.ms=12345678"]),
+        "Completed updating",
+    );
+    assert_has(&configs(&["--describe"]), "retention.ms=12345678");
+    configs(&["--alter", "--delete-config", "retention.ms"]);
+    assert!(
+        !configs(&["--describe"]).contains("retention.ms"),
+        "a deleted config is described"
+    );
+    assert_has(&configs(&["--describe", "--all"]), "retention.ms=604800000");
+
+    topics(&["--delete", "--topic", &topic]);
+    assert!(
+        !topics(&["--list"]).contains(&topic),
+        "a deleted topic is listed"
+    );
+}
+
+#[test]
+fn kafka_console_offsets_and_deletion() {
+    let fixture = Fixture::shared();
+    let (boot, topic) = (fixture.boot(), fixture.name("cli-console"));
+    console_produce(&boot, &topic, 1000); // the topic is made by its first use
+    let consumer = "org.apache.kafka.tools.consumer.ConsoleConsumer";
+    let place = [
+        "--topic",
+        &topic,
+        "--partition",
+        "0",
+        "--offset",
+        "earliest",
+    ];
+    let got = call(
+        consumer,
+        &boot,
+        &[
+            &place[..],
+            &["--max-messages", "1000", "--timeout-ms", "20000"],
+        ]
+        .concat(),
+    );
+    let want: String = (0..1000).map(|i| format!("line {i}\n")).collect();
+    assert_eq!(got, want, "console-producer to console-consumer");
+    assert_has(
+        &call(OFFSETS, &boot, &["--topic", &topic]),
+        &format!("{topic}:0:1000"),
+    );
+
+    let mut file = tempfile::NamedTempFile::new().expect("a temporary file");
+    write!(
+        file,
+        r#"{{"partitions":[{{"topic":"{topic}","partition":0,"offset":300}}],"version":1}}"#
+    )
+    .expect("a temporary file");
+    let path = file.path().display().to_string();
+    let deleted = call(
+        "org.apache.kafka.tools.DeleteRecordsCommand",
+        &boot,
+        &["--offset-json-file", &path],
+    );
+    assert_has(&deleted, "low_watermark: 300");
+    assert_has(
+        &call(OFFSETS, &boot, &["--topic", &topic, "--time", "-2"]),
+        &format!("{topic}:0:300"),
+    );
+    assert_has(
+        &call(OFFSETS, &boot, &["--topic", &topic, "--time", "-1"]),
+        &format!("{topic}:0:1000"),
+    );
+
+    let dirs = call(
+        "org.apache.kafka.tools.LogDirsCommand",
+        &boot,
+        &["--describe", "--topic-list", &topic],
+    );
+    assert_has(&dirs, &format!("\"partition\":\"{topic}-0\""));
+    let versions = call(
+        "org.apache.kafka.tools.BrokerApiVersionsCommand",
+        &boot,
+        &[],
+    );
+    assert_has(&versions, "Produce(0): 0 to ");
+    assert_has(&versions, "Fetch(1): 4 to ");
+}
+
+fn console_produce(boot: &str, topic: &str, count: usize) {
+    let producer = "org.apache.kafka.tools.ConsoleProducer";
+    let mut child = tool(
+        producer,
+        boot,
+        &["--topic", topic, "--compression-codec", "zstd"],
+    )
+    .stdin(Stdio::piped())
+    .stdout(Stdio::null())
+    .stderr(Stdio::piped())
+    .spawn()
+    .expect("console-producer starts");
+    let lines: String = (0..count).map(|i| format!("line {i}\n")).collect();
+    let mut input = child.stdin.take().expect("a pipe");
+    input
+        .write_all(lines.as_bytes())
+        .expect("console-producer reads");
+    drop(input);
+    let done = child.wait_with_output().expect("console-producer ends");
+    let errors = String::from_utf8_lossy(&done.stderr);
+    assert!(
+        done.status.success() && !errors.contains("ERROR"),
+        "console-producer: {errors}"
+    );
+}

@@ -1,0 +1,90 @@
+"""aiokafka."""
+
+import asyncio
+import time
+
+from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
+from aiokafka.admin import AIOKafkaAdminClient, NewTopic
+
+import lines
+
+PATIENCE_S = 60
+
+
+async def create(boot, topic, partitions=lines.PARTITIONS):
+    client = AIOKafkaAdminClient(bootstrap_servers=boot)
+    await client.start()
+    try:
+        answer = await client.create_topics([NewTopic(topic, partitions, 1)])
+        assert all(error[1] == 0 for error in answer.topic_errors), answer
+    finally:
+        await client.close()
+
+
+async def produce(boot, records, prefix, codecs):
+    for number, codec in enumerate(codecs):
+        topic = f"{prefix}-{codec}"
+        await create(boot, topic)
+        producer = AIOKafkaProducer(bootstrap_servers=boot, linger_ms=20, acks="all",
+                                    compression_type=None if codec == "none" else codec,
+                                    enable_idempotence=number % 2 == 0)
+        await producer.start()
+        try:
+            sent = [await producer.send(topic, value=r.value, key=r.key, headers=r.headers, partition=r.partition,
+                                        timestamp_ms=r.timestamp) for r in records]
+            await producer.flush()
+            for r, future in zip(records, sent):
+                lines.same((await future).partition, r.partition, "partition of the acknowledgement")
+        finally:
+            await producer.stop()
+
+
+async def dump(boot, topics):
+    consumer = AIOKafkaConsumer(bootstrap_servers=boot, enable_auto_commit=False, auto_offset_reset="none",
+                                group_id=None, check_crcs=True)
+    await consumer.start()
+    try:
+        parts = []
+        for topic in topics:
+            await consumer._client._wait_on_metadata(topic)
+            parts += [TopicPartition(topic, p) for p in sorted(consumer.partitions_for_topic(topic))]
+        consumer.assign(parts)
+        ends = await consumer.end_offsets(parts)
+        for part, start in (await consumer.beginning_offsets(parts)).items():
+            consumer.seek(part, start)
+        deadline = time.monotonic() + PATIENCE_S
+        while any([await consumer.position(p) < ends[p] for p in parts]):
+            assert time.monotonic() < deadline, "reading stands still before the end offsets"
+            for batch in (await consumer.getmany(timeout_ms=500, max_records=5000)).values():
+                for r in batch:
+                    lines.write(r.topic, r.partition, r.offset, r.timestamp, r.key, r.value, r.headers)
+    finally:
+        await consumer.stop()
+
+
+async def await_listed(client, topic, want):
+    for _ in range(100):
+        if (topic in await client.list_topics()) == want:
+            return
+        await asyncio.sleep(0.05)
+    raise AssertionError(f"{topic} listed: expected {want}")
+
+
+async def admin(boot, prefix):
+    topic = f"{prefix}-topic"
+    await create(boot, topic, 2)
+    client = AIOKafkaAdminClient(bootstrap_servers=boot)
+    await client.start()
+    try:
+        await await_listed(client, topic, True)
+        described = await client.describe_topics([topic])
+        lines.same(len(described[0]["partitions"]), 2, "partitions")
+        lines.same(len((await client.describe_cluster())["brokers"]), 1, "nodes")
+        await client.delete_topics([topic])
+        await await_listed(client, topic, False)
+    finally:
+        await client.close()
+
+
+if __name__ == "__main__":
+    lines.main(*(lambda *args, f=f: asyncio.run(f(*args)) for f in (produce, dump, admin)))

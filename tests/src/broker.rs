@@ -1,0 +1,272 @@
+//! A streamd process in a temporary folder, or a broker that somebody else runs.
+//!
+//! A process that was started here never outlives its `Broker`, and must end cleanly unless killed.
+
+use std::fs::{self, File};
+use std::io::Read;
+use std::net::TcpListener;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicU16, Ordering};
+use std::thread::sleep;
+use std::time::{Duration, Instant};
+
+use rustix::process::{Pid, Signal, kill_process};
+use tempfile::TempDir;
+
+use crate::run::{run, source_dir, tail, target_dir};
+
+const START_DEADLINE: Duration = Duration::from_secs(30);
+const STOP_DEADLINE: Duration = Duration::from_secs(30);
+/// Below the ports that outgoing connections take, so that a port stays free over a restart.
+const PORTS: std::ops::Range<u16> = 22_000..23_000;
+
+/// The broker that `STREAMD_TEST_TARGET` names.
+#[must_use]
+pub fn external() -> Option<String> {
+    std::env::var("STREAMD_TEST_TARGET")
+        .ok()
+        .filter(|s| !s.is_empty())
+}
+
+/// A running broker of ours.
+pub struct Broker {
+    dir: TempDir,
+    port: u16,
+    options: Vec<String>,
+    child: Option<Child>,
+}
+
+impl Broker {
+    /// Starts one on a free port with an empty data folder. `options` are further flags.
+    ///
+    /// # Panics
+    /// When it isn't ready within 30 s; the message holds what it printed.
+    #[must_use]
+    pub fn start(options: &[&str]) -> Self {
+        let dir = TempDir::with_prefix("streamd-test-").expect("a temporary folder");
+        let options = options.iter().map(|&o| o.to_owned()).collect();
+        let mut broker = Self {
+            dir,
+            port: free_port(),
+            options,
+            child: None,
+        };
+        broker.start_again();
+        broker
+    }
+
+    /// Starts it after [`Broker::kill`] or [`Broker::stop`], on the same port and folder.
+    ///
+    /// # Panics
+    /// As [`Broker::start`]; also when it runs.
+    pub fn start_again(&mut self) {
+        assert!(self.child.is_none(), "the broker runs already");
+        let log = File::options()
+            .create(true)
+            .append(true)
+            .open(self.log_path())
+            .expect("a log");
+        let seen = log.metadata().expect("a log").len();
+        let child = Command::new(binary())
+            .args(["--listen", &self.addr(), "--data-dir"])
+            .arg(self.data_dir())
+            .args(&self.options)
+            .stdin(Stdio::null())
+            .stdout(log.try_clone().expect("a log"))
+            .stderr(log)
+            .spawn()
+            .expect("streamd starts");
+        self.child = Some(child);
+        self.await_ready(usize::try_from(seen).expect("a small log"));
+    }
+
+    fn await_ready(&mut self, seen: usize) {
+        let deadline = Instant::now() + START_DEADLINE;
+        loop {
+            let log = self.log();
+            if log[seen..]
+                .lines()
+                .any(|l| l.contains("ready") && l.contains("listen="))
+            {
+                return;
+            }
+            let exited = self
+                .child
+                .as_mut()
+                .and_then(|c| c.try_wait().expect("a child's state"));
+            if let Some(status) = exited {
+                self.child = None;
+                panic!("streamd ended at its start with {status}:\n{}", tail(&log));
+            }
+            assert!(
+                Instant::now() < deadline,
+                "streamd isn't ready:\n{}",
+                tail(&log)
+            );
+            sleep(Duration::from_millis(10));
+        }
+    }
+
+    /// Where clients reach it.
+    #[must_use]
+    pub fn addr(&self) -> String {
+        format!("127.0.0.1:{}", self.port)
+    }
+
+    /// Its data folder.
+    #[must_use]
+    pub fn data_dir(&self) -> PathBuf {
+        self.dir.path().join("data")
+    }
+
+    fn log_path(&self) -> PathBuf {
+        self.dir.path().join("broker.log")
+    }
+
+    /// All that it has printed so far.
+    #[must_use]
+    pub fn log(&self) -> String {
+        let mut text = Vec::new();
+        let mut file = File::open(self.log_path()).expect("the broker's log");
+        file.read_to_end(&mut text).expect("the broker's log");
+        String::from_utf8_lossy(&text).into_owned()
+    }
+
+    /// Its process, while it runs.
+    #[must_use]
+    pub fn pid(&self) -> Option<u32> {
+        self.child.as_ref().map(Child::id)
+    }
+
+    /// SIGKILL, and waits for the end.
+    ///
+    /// # Panics
+    /// When it had ended by itself.
+    pub fn kill(&mut self) {
+        let mut child = self.child.take().expect("a running broker");
+        let ended = child.try_wait().expect("a child's state");
+        assert!(
+            ended.is_none(),
+            "streamd ended by itself: {ended:?}\n{}",
+            tail(&self.log())
+        );
+        child.kill().expect("SIGKILL");
+        child.wait().expect("the killed process");
+    }
+
+    /// SIGTERM, and waits for a clean end.
+    ///
+    /// # Panics
+    /// When it doesn't end within 30 s with exit code 0, or has panicked.
+    pub fn stop(&mut self) {
+        let mut child = self.child.take().expect("a running broker");
+        let pid = Pid::from_child(&child);
+        if child.try_wait().expect("a child's state").is_none() {
+            kill_process(pid, Signal::TERM).expect("SIGTERM");
+        }
+        let deadline = Instant::now() + STOP_DEADLINE;
+        let status = loop {
+            if let Some(status) = child.try_wait().expect("a child's state") {
+                break status;
+            }
+            if Instant::now() > deadline {
+                child.kill().expect("SIGKILL");
+                child.wait().expect("the killed process");
+                panic!(
+                    "streamd didn't stop within 30 s of SIGTERM:\n{}",
+                    tail(&self.log())
+                );
+            }
+            sleep(Duration::from_millis(10));
+        };
+        let log = self.log();
+        assert!(
+            status.success(),
+            "streamd ended with {status}:\n{}",
+            tail(&log)
+        );
+        assert!(
+            !log.contains("panicked at"),
+            "streamd panicked:\n{}",
+            tail(&log)
+        );
+    }
+}
+
+impl Drop for Broker {
+    fn drop(&mut self) {
+        if !std::thread::panicking() {
+            if self.child.is_some() {
+                self.stop();
+            }
+            return;
+        }
+        if let Some(mut child) = self.child.take() {
+            let _ = child.kill();
+            let _ = child.wait();
+        }
+        eprintln!("the broker's log:\n{}", tail(&self.log()));
+    }
+}
+
+/// Resident memory of a process in bytes, and its peak.
+///
+/// # Panics
+/// When the process is gone.
+#[must_use]
+pub fn resident(pid: u32) -> (u64, u64) {
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).expect("a live process");
+    let field = |name: &str| {
+        let line = status
+            .lines()
+            .find(|l| l.starts_with(name))
+            .expect("a memory field");
+        let kib: u64 = line
+            .split_whitespace()
+            .nth(1)
+            .and_then(|n| n.parse().ok())
+            .expect("KiB");
+        kib * 1024
+    };
+    (field("VmRSS:"), field("VmHWM:"))
+}
+
+/// A port that nobody listens on now.
+fn free_port() -> u16 {
+    static NEXT: AtomicU16 = AtomicU16::new(0);
+    let spread = u16::try_from(std::process::id() % 97).expect("below 97") * 10;
+    for _ in 0..PORTS.len() {
+        let step = NEXT.fetch_add(1, Ordering::Relaxed);
+        let port = PORTS.start + spread.wrapping_add(step) % (PORTS.end - PORTS.start);
+        if TcpListener::bind(("127.0.0.1", port)).is_ok() {
+            return port;
+        }
+    }
+    panic!("no free port in {PORTS:?}");
+}
+
+/// The binary under test; built first, which takes no time when it is fresh.
+fn binary() -> &'static Path {
+    static BUILT: OnceLock<PathBuf> = OnceLock::new();
+    BUILT.get_or_init(|| {
+        if let Some(given) = std::env::var_os("STREAMD_TEST_BIN") {
+            return given.into();
+        }
+        let target = target_dir();
+        let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
+        run(Command::new(cargo)
+            .args([
+                "build",
+                "--quiet",
+                "--release",
+                "--package",
+                "streamd",
+                "--target-dir",
+            ])
+            .arg(&target)
+            .current_dir(source_dir()));
+        target.join("release/streamd")
+    })
+}

