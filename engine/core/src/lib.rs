@@ -1,1 +1,16 @@
-//! streamd engine crate: core.
+//! What has to be right: plain state machines over (event, now).
+//!
+//! Invariant: nothing here awaits, reads a clock, draws a random number or touches a file; this
+//! crate depends on `streamd-model` alone. Whoever drives a machine hands it the time and the
+//! ids, and carries out what it says.
+
+pub mod codec;
+pub mod config;
+pub mod meta;
+pub mod producer;
+
+use streamd_model::ErrorCode;
+
+/// A request that was refused: Kafka's code, and a sentence that says what was read and what is
+/// allowed.
+pub type Refused = (ErrorCode, String);

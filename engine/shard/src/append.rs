@@ -5,9 +5,9 @@
 
 use std::rc::Rc;
 
-use streamd_core::producer::{BatchId, Verdict};
+use streamd_core::producer::{Sent, Verdict};
 use streamd_log::{Appended, BatchHeader, NewBatch};
-use streamd_model::{ErrorCode, Offset, PartitionId};
+use streamd_model::{ErrorCode, Offset, PartitionId, ProducerId};
 
 use crate::Refusal;
 use crate::partition::Partition;
@@ -75,12 +75,12 @@ impl Accepted {
 }
 
 /// What the producer state knows a batch by.
-pub(crate) fn batch_id(header: &BatchHeader) -> BatchId {
-    BatchId {
-        producer: header.producer_id,
+pub(crate) fn sent(header: &BatchHeader) -> Sent {
+    Sent {
+        producer: ProducerId(header.producer_id),
         epoch: header.producer_epoch,
-        first_seq: header.base_sequence,
-        count: header.count,
+        base_seq: header.base_sequence,
+        records: header.count,
     }
 }
 
@@ -131,10 +131,10 @@ impl Partition {
             );
             return Err(Refusal::new(ErrorCode::RecordListTooLarge, text));
         }
-        let id = batch_id(&header);
+        let id = sent(&header);
         let mut producers = self.producers.borrow_mut();
         if header.is_idempotent() {
-            match producers.check(&id, now_ms) {
+            match producers.check(&id) {
                 Verdict::Append => {}
                 Verdict::Duplicate { base_offset, last_offset, .. } => {
                     // Not before the first copy is durable. Waiters come in order of their
@@ -146,7 +146,7 @@ impl Partition {
                 Verdict::Reject(code) => {
                     let text = format!(
                         "producer {} epoch {} sequence {} for {}",
-                        id.producer, id.epoch, id.first_seq, self.name
+                        id.producer.0, id.epoch, id.base_seq, self.name
                     );
                     return Err(Refusal::new(code, text));
                 }
@@ -154,9 +154,9 @@ impl Partition {
         }
         if log.will_roll(header.size, header.count, now_ms) {
             log.roll(now_ms);
-            log.plan_checkpoint(producers.snapshot());
+            log.plan_checkpoint(producers.encode());
         } else if log.wants_checkpoint() {
-            log.plan_checkpoint(producers.snapshot());
+            log.plan_checkpoint(producers.encode());
         }
         let max_timestamp = batch.facts.max_timestamp;
         let appended = log.append(batch, self.epoch, now_ms);

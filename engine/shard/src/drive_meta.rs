@@ -9,8 +9,9 @@ use std::path::Path;
 use std::rc::Rc;
 use std::sync::Arc;
 
-use streamd_core::meta::{ClusterImage, Command};
-use streamd_io::{Budget, Env};
+use streamd_core::meta::{ClusterImage, Command, Local};
+use streamd_io::Env;
+use streamd_io::local::Budget;
 use streamd_log::batch::{NewRecord, Writer, build};
 use streamd_log::log::SharedLog;
 use streamd_log::validate::Facts;
@@ -35,7 +36,11 @@ pub struct MetaLog {
 
 impl MetaLog {
     /// Opens the metadata log in `data_dir` and folds it.
-    pub async fn open(env: &Env, data_dir: &Path) -> Result<(MetaLog, ClusterImage), LogError> {
+    pub async fn open(
+        env: &Env,
+        data_dir: &Path,
+        local: Local,
+    ) -> Result<(MetaLog, ClusterImage), LogError> {
         let dir = data_dir.join(METADATA_DIR);
         let config = LogConfig {
             segment_bytes: 16 << 20,
@@ -57,9 +62,9 @@ impl MetaLog {
             return Err(corrupt(what));
         }
         let mut image = if opened.state.is_empty() {
-            ClusterImage::default()
+            ClusterImage::new(local)
         } else {
-            ClusterImage::from_snapshot(&opened.state).map_err(|e| corrupt(e.to_string()))?
+            ClusterImage::decode(&opened.state, local).map_err(|e| corrupt(e.to_string()))?
         };
         for command in &commands {
             image.apply(command);
@@ -88,9 +93,9 @@ impl MetaLog {
             if log.will_roll(bytes.len(), 1, now_ms) {
                 drop_before = Some(log.end());
                 log.roll(now_ms);
-                log.plan_checkpoint(before.snapshot());
+                log.plan_checkpoint(before.encode());
             } else if log.wants_checkpoint() {
-                log.plan_checkpoint(before.snapshot());
+                log.plan_checkpoint(before.encode());
             }
             log.append(NewBatch { bytes: bytes.into(), facts }, 0, now_ms);
         }
@@ -107,7 +112,7 @@ impl MetaLog {
         if self.failed.borrow().is_some() {
             return;
         }
-        if let Err(e) = flush::close(env, &self.log, image.snapshot()).await {
+        if let Err(e) = flush::close(env, &self.log, image.encode()).await {
             eprintln!("error: close the metadata log: {e}; the next start reads it from before");
         }
     }
@@ -124,7 +129,10 @@ impl Shard {
     /// Opens the metadata log (shard 0 only) and tells every shard the image.
     pub async fn lead(self: &Rc<Self>) -> Result<(), LogError> {
         assert!(self.mesh.id() == ShardId(0), "shard 0 keeps the metadata");
-        let (meta, image) = MetaLog::open(&self.env, &self.settings.data_dir).await?;
+        let (meta, image) = {
+            let settings = &self.settings;
+            MetaLog::open(&self.env, &settings.data_dir, settings.local.clone()).await?
+        };
         *self.meta.borrow_mut() = Some(Rc::new(meta));
         self.publish(Arc::new(image)).await;
         Ok(())
@@ -157,7 +165,7 @@ impl Shard {
             return Err(Refusal::new(ErrorCode::KafkaStorageError, why.clone()));
         }
         let before = self.image();
-        before.check(&command).map_err(|(code, text)| Refusal::new(code, text))?;
+        before.admit(&command).map_err(|(code, text)| Refusal::new(code, text))?;
         if let Err(error) = meta.store(&self.env, &before, &command).await {
             let why = format!("the metadata log failed: {error}");
             eprintln!("error: {why}. Topics cannot be changed until the disk is mended");

@@ -9,7 +9,8 @@ use std::future::Future;
 use std::sync::Arc;
 
 use streamd_core::meta::{ClusterImage, Command};
-use streamd_io::{Endpoint, OneSender, oneshot};
+use streamd_io::local::{OneSender, oneshot};
+use streamd_io::mailbox::Endpoint;
 use streamd_model::{Map, Offset, PartitionId, ShardId};
 
 use crate::append::{AppendDone, AppendItem};

@@ -7,9 +7,11 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
-use streamd_core::meta::{ClusterImage, TopicMeta};
+use streamd_core::meta::{ClusterImage, Local, TopicMeta};
 use streamd_core::producer::ProducerState;
-use streamd_io::{Class, Endpoint, Env, Notify};
+use streamd_io::local::Notify;
+use streamd_io::mailbox::Endpoint;
+use streamd_io::{Class, Env};
 use streamd_log::retain::{self, Retention};
 use streamd_log::{Log, LogConfig, LogError, flush, recover};
 use streamd_model::{ErrorCode, Map, PartitionId, ShardId};
@@ -28,6 +30,8 @@ pub struct Settings {
     pub data_dir: PathBuf,
     /// How much memory this shard's tails may take, bytes.
     pub tail_bytes: usize,
+    /// What this node adds to the image.
+    pub local: Local,
     /// Whether writes are on stable storage before they are acknowledged.
     pub durable: bool,
     /// How often retention is looked after.
@@ -48,6 +52,7 @@ pub struct Shard {
     opened: Cell<bool>,
     opened_notify: Notify,
     closing: Cell<bool>,
+    closed: Cell<bool>,
     pub(crate) meta: RefCell<Option<Rc<MetaLog>>>,
 }
 
@@ -60,18 +65,25 @@ impl Shard {
         endpoint: Endpoint<Envelope>,
         settings: Settings,
     ) -> Rc<Shard> {
+        let image = Arc::new(ClusterImage::new(settings.local.clone()));
         Rc::new(Shard {
             mesh: Mesh::new(id, shards, endpoint),
             tail: TailBudget::new(settings.tail_bytes),
             env,
             settings,
-            image: RefCell::default(),
+            image: RefCell::new(image),
             partitions: RefCell::default(),
             opened: Cell::new(false),
             opened_notify: Notify::default(),
             closing: Cell::new(false),
+            closed: Cell::new(false),
             meta: RefCell::new(None),
         })
+    }
+
+    /// Where the data lives.
+    pub fn data_dir(&self) -> &Path {
+        &self.settings.data_dir
     }
 
     /// The cluster as this shard knows it.
@@ -84,6 +96,11 @@ impl Shard {
         while !self.opened.get() {
             self.opened_notify.wait().await;
         }
+    }
+
+    /// Whether everything is flushed and closed.
+    pub fn is_closed(&self) -> bool {
+        self.closed.get()
     }
 
     /// Which shard owns a partition.
@@ -286,7 +303,7 @@ impl Shard {
                 continue;
             }
             let Some((topic, index)) = split_name(&name) else { continue };
-            let Some(topic) = image.topic_by_name(topic).filter(|t| index < t.partitions) else {
+            let Some(topic) = image.topic(topic).filter(|t| index < t.partitions) else {
                 if self.mesh.id() == ShardId(0) {
                     eprintln!(
                         "warning: {} belongs to no topic that this broker knows; it is left alone",
@@ -362,12 +379,16 @@ impl Shard {
             }
         })
         .await?;
-        let mut producers = ProducerState::from_snapshot(&opened.state).map_err(|why| {
-            LogError::Corrupt(format!("{}: producer state: {why}", dir.display()))
-        })?;
+        let mut producers = if opened.state.is_empty() {
+            ProducerState::default()
+        } else {
+            ProducerState::decode(&opened.state).map_err(|why| {
+                LogError::Corrupt(format!("{}: producer state: {why}", dir.display()))
+            })?
+        };
         for h in replayed {
-            let id = crate::append::batch_id(&h);
-            producers.record(&id, h.base_offset, h.max_timestamp, now_ms);
+            let sent = crate::append::sent(&h);
+            producers.record(&sent, h.base_offset, h.max_timestamp, now_ms);
         }
         for note in &opened.notes {
             eprintln!("warning: {note}");
@@ -401,7 +422,7 @@ impl Shard {
     async fn retain_one(&self, partition: &Rc<Partition>) {
         let retention = {
             let topic = partition.topic.borrow();
-            if !topic.config.deletes() {
+            if !topic.config.delete {
                 return;
             }
             Retention {
@@ -429,7 +450,7 @@ impl Shard {
             if partition.usable().is_err() {
                 continue;
             }
-            let state = partition.producers.borrow().snapshot();
+            let state = partition.producers.borrow().encode();
             if let Err(error) = flush::close(&self.env, &partition.log, state).await {
                 partition.fail(&error);
             }
@@ -438,6 +459,7 @@ impl Shard {
         if let Some(meta) = meta {
             meta.close(&self.env, &self.image()).await;
         }
+        self.closed.set(true);
     }
 }
 

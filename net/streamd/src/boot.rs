@@ -1,6 +1,7 @@
 //! From settings to a running broker and back: the directory is locked, the system is looked at,
 //! one shard per core is started, and a signal stops them all.
 
+use std::io::{Read, Write};
 use std::net::SocketAddr;
 use std::path::Path;
 use std::rc::Rc;
@@ -10,9 +11,8 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 use std::{fs, io};
 
-use streamd_io::{
-    Class, DirLock, Endpoint, Env, Listener, RuntimeOptions, lock_dir, mailbox, probe, signal,
-};
+use streamd_io::mailbox::{Endpoint, mesh};
+use streamd_io::{Class, DirLock, Env, Listener, RuntimeOptions, lock_dir, probe, signal};
 use streamd_model::{ShardId, TopicId};
 use streamd_shard::{Envelope, Request, Settings, Shard};
 
@@ -46,22 +46,22 @@ struct Plan {
 /// Runs the broker until a signal ends it.
 pub fn run(config: Config) -> Result<(), String> {
     let started = Instant::now();
-    let signals = signal::block();
+    signal::block().map_err(|e| format!("cannot take charge of signals: {e}"))?;
+    signal::raise_open_files().map_err(|e| format!("cannot raise the limit of open files: {e}"))?;
     let dir = &config.data_dir;
     fs::create_dir_all(dir).map_err(|e| {
         format!("cannot create the data directory {}: {e}. Choose another with --data-dir", dir.display())
     })?;
     let _lock = lock(dir)?;
-    let system = probe(dir, config.cores.len()).map_err(|e| e.to_string())?;
-    for note in system.notes() {
-        eprintln!("note: {note}");
-    }
+    probe(dir, config.cores.len()).map_err(|e| e.to_string())?;
     let identity = Arc::new(identity(&config)?);
     announce(&config, &identity);
     let (report, reports) = channel();
     let shards = config.cores.len();
-    let endpoints = mailbox::mesh(shards, MAILBOX).into_iter().map(Some).collect();
-    let options = RuntimeOptions { cores: config.cores.clone(), ..RuntimeOptions::default() };
+    let endpoints = mesh(shards, MAILBOX).into_iter().map(Some).collect();
+    let mut options = RuntimeOptions::default();
+    options.cores = config.cores.clone();
+    options.data_dir = Some(config.data_dir.clone());
     let plan = Arc::new(Plan {
         config,
         identity,
@@ -76,7 +76,7 @@ pub fn run(config: Config) -> Result<(), String> {
     let ready = wait_ready(&reports, shards);
     if let Ok(listen) = &ready {
         say_ready(&plan, *listen, started.elapsed());
-        signals.wait();
+        signal::wait().map_err(|e| format!("cannot wait for signals: {e}"))?;
         eprintln!("stopping: finishing writes");
     }
     plan.stop.store(true, Ordering::Release);
@@ -105,9 +105,12 @@ fn identity(config: &Config) -> Result<Identity, String> {
     let text = match fs::read_to_string(&path) {
         Ok(text) => text,
         Err(e) if e.kind() == io::ErrorKind::NotFound => {
-            let id = TopicId::from_random(streamd_io::entropy(), streamd_io::entropy());
-            let text = format!("version=1\ncluster.id={id}\nnode.id={}\n", config.node_id);
-            streamd_io::write_file_atomic(&path, text.as_bytes()).map_err(fail)?;
+            let text = format!(
+                "version=1\ncluster.id={}\nnode.id={}\n",
+                new_id().map_err(fail)?,
+                config.node_id
+            );
+            write_durably(&path, &text).map_err(fail)?;
             text
         }
         Err(e) => return Err(fail(e)),
@@ -140,6 +143,24 @@ fn identity(config: &Config) -> Result<Identity, String> {
     })
 }
 
+fn new_id() -> io::Result<TopicId> {
+    let mut random = fs::File::open("/dev/urandom")?;
+    let mut word = || {
+        let mut bytes = [0; 8];
+        random.read_exact(&mut bytes).map(|()| u64::from_le_bytes(bytes))
+    };
+    Ok(TopicId::from_random(word()?, word()?))
+}
+
+fn write_durably(path: &Path, text: &str) -> io::Result<()> {
+    let temporary = path.with_extension("tmp");
+    let mut file = fs::File::create(&temporary)?;
+    file.write_all(text.as_bytes())?;
+    file.sync_all()?;
+    fs::rename(&temporary, path)?;
+    fs::File::open(path.parent().unwrap_or(Path::new(".")))?.sync_all()
+}
+
 fn announce(config: &Config, identity: &Identity) {
     eprintln!(
         "streamd {}: node {} of cluster {}",
@@ -154,7 +175,7 @@ fn announce(config: &Config, identity: &Identity) {
         config.cores.iter().map(usize::to_string).collect::<Vec<_>>().join(","),
         config.memory >> 20
     );
-    if !config.kafka.durable() {
+    if !config.broker.durable {
         eprintln!(
             "  note: log.flush=written: a power failure can lose records that were acknowledged"
         );
@@ -211,7 +232,7 @@ async fn run_shard(env: Env, index: usize, plan: Arc<Plan>) {
 
 impl Plan {
     fn max_connections(&self) -> usize {
-        (self.config.kafka.max_connections() / self.shards).max(1)
+        (self.config.broker.connections_max / self.shards).max(1)
     }
 }
 
@@ -227,8 +248,9 @@ async fn start_shard(
     let settings = Settings {
         data_dir: config.data_dir.clone(),
         tail_bytes: memory / 2,
-        durable: config.kafka.durable(),
-        retention_check: config.kafka.retention_check(),
+        local: config.local.clone(),
+        durable: config.broker.durable,
+        retention_check: Duration::from_millis(config.broker.retention_check_interval_ms),
     };
     let id = ShardId(index as u16);
     let shard = Shard::new(env.clone(), id, plan.shards, endpoint, settings);
@@ -240,9 +262,9 @@ async fn start_shard(
     shard.opened().await;
     let limits = Limits {
         request_memory: memory / 4,
-        request_bytes_max: config.kafka.request_bytes_max(),
-        fetch_bytes_max: config.kafka.fetch_bytes_max(),
-        sessions: config.kafka.session_slots().div_ceil(plan.shards),
+        request_bytes_max: config.broker.request_bytes_max,
+        fetch_bytes_max: config.broker.fetch_bytes_max,
+        sessions: config.broker.fetch_sessions_max.div_ceil(plan.shards),
     };
     let broker = Broker::new(shard, plan.identity.clone(), limits);
     let listener = env.listen(config.listen).await.map_err(|e| match e.kind() {

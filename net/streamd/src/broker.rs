@@ -2,12 +2,14 @@
 
 use std::cell::{Cell, RefCell};
 use std::future::Future;
+use std::path::PathBuf;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
-use streamd_io::Budget;
+use streamd_core::producer::IdBlock;
+use streamd_io::local::Budget;
 use streamd_model::{Mono, ShardId};
 use streamd_shard::{Reply, Request, Shard};
 
@@ -29,6 +31,10 @@ pub struct Broker {
     pub request_bytes_max: usize,
     /// The most that one fetch gets, bytes (`fetch.max.bytes`).
     pub fetch_bytes_max: usize,
+    /// Where the data lives, as clients are told.
+    pub data_dir: PathBuf,
+    /// Producer ids that this shard may hand out.
+    pub producer_ids: RefCell<IdBlock>,
     /// The fetch sessions of this shard.
     pub sessions: RefCell<Sessions>,
     /// Open connections of this shard.
@@ -60,14 +66,14 @@ pub struct Limits {
     pub fetch_bytes_max: usize,
     /// Fetch sessions on each shard.
     pub sessions: usize,
-    /// Connections on each shard.
-    pub connections: usize,
 }
 
 impl Broker {
     /// The broker's part on one shard.
     pub fn new(shard: Rc<Shard>, identity: Arc<Identity>, limits: Limits) -> Rc<Broker> {
         Rc::new(Broker {
+            data_dir: shard.data_dir().to_owned(),
+            producer_ids: RefCell::default(),
             shard,
             identity,
             requests: Budget::new(limits.request_memory),

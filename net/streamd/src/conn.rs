@@ -8,12 +8,12 @@
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
 use std::future::Future;
-use std::io;
 use std::pin::Pin;
 use std::rc::Rc;
 
 use bytes::Bytes;
-use streamd_io::{Class, Notify, Part, Permit, ReadHalf, Stream, WriteHalf};
+use streamd_io::local::{Notify, Permit};
+use streamd_io::{Class, Part, ReadHalf, Stream, WriteHalf};
 use streamd_wire::kafka::{ApiKey, Frame};
 
 use crate::broker::Broker;
@@ -109,8 +109,8 @@ pub async fn serve(broker: Rc<Broker>, stream: Stream) {
 /// Why a connection is closed from our side.
 #[derive(Debug)]
 pub enum Hangup {
-    /// The peer went away or the system failed.
-    Io(io::Error),
+    /// The peer went away, or the system failed: nobody is there to be told.
+    Gone,
     /// What it sent is no request.
     Bad(String),
 }
@@ -130,8 +130,8 @@ async fn read_loop(broker: &Rc<Broker>, frames: &mut Frames, queue: &Rc<Queue>) 
         };
         let header = frame.header;
         if header.api == ApiKey::Produce {
-            let accepted = kafka::produce::accept(broker, bytes.clone()).await;
-            let accepted = accepted.map_err(|e| Hangup::Bad(e.to_string()))?;
+            let accepted =
+                kafka::produce::accept(broker, bytes.clone()).await.map_err(Hangup::Bad)?;
             if accepted.answered {
                 queue.push(accepted.reply, permit);
             } else {
@@ -197,7 +197,7 @@ impl Frames {
         self.buf.drain(..4 + have);
         let mut at = have;
         while at < len {
-            let n = self.stream.read(&mut body[at..len]).await.map_err(Hangup::Io)?;
+            let n = self.stream.read(&mut body[at..len]).await.map_err(|_| Hangup::Gone)?;
             if n == 0 {
                 return Ok(None);
             }
@@ -211,8 +211,7 @@ impl Frames {
         while self.buf.len() < len {
             let have = self.buf.len();
             self.buf.resize(have.max(len).max(PEEK), 0);
-            let n = self.stream.read(&mut self.buf[have..]).await;
-            let n = n.map_err(Hangup::Io)?;
+            let n = self.stream.read(&mut self.buf[have..]).await.map_err(|_| Hangup::Gone)?;
             self.buf.truncate(have + n);
             if n == 0 {
                 return Ok(false);

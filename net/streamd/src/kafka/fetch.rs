@@ -130,7 +130,7 @@ impl LongPoll {
     fn resolve(&self, broker: &Broker) -> Vec<Result<PartitionId, Refusal>> {
         let image = broker.shard.image();
         let by_name = |name: &str| {
-            image.topic_by_name(name).map(|t| t.id).ok_or(ErrorCode::UnknownTopicOrPartition)
+            image.topic(name).map(|t| t.id).ok_or(ErrorCode::UnknownTopicOrPartition)
         };
         self.wanted
             .iter()

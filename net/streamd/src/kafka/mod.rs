@@ -1,9 +1,13 @@
 //! The Kafka protocol: which handler answers which API, one file per family.
 
+pub mod cluster;
+pub mod configs;
 pub mod fetch;
+pub mod metadata;
 pub mod offsets;
 pub mod produce;
 pub mod session;
+pub mod topics;
 
 use std::rc::Rc;
 
@@ -76,6 +80,17 @@ pub async fn answer(broker: &Rc<Broker>, frame: &Frame<'_>) -> Result<Vec<Part>,
         ApiKey::OffsetForLeaderEpoch => {
             encode(header, &offsets::epoch_ends(broker, decoded!()).await)
         }
+        ApiKey::Metadata => metadata::metadata(broker, header, decoded!()).await,
+        ApiKey::DescribeCluster => metadata::cluster(broker, header, decoded!()),
+        ApiKey::DescribeTopicPartitions => metadata::topic_partitions(broker, header, decoded!()),
+        ApiKey::CreateTopics => topics::create(broker, header, decoded!()).await,
+        ApiKey::DeleteTopics => topics::delete(broker, header, decoded!()).await,
+        ApiKey::CreatePartitions => topics::create_partitions(broker, header, decoded!()).await,
+        ApiKey::DescribeConfigs => configs::describe(broker, header, decoded!()),
+        ApiKey::AlterConfigs => configs::replace(broker, header, decoded!()).await,
+        ApiKey::IncrementalAlterConfigs => configs::alter(broker, header, decoded!()).await,
+        ApiKey::DescribeLogDirs => cluster::log_dirs(broker, header, decoded!()).await,
+        ApiKey::InitProducerId => cluster::init_producer_id(broker, header, decoded!()).await,
         ApiKey::DeleteRecords => encode(header, &offsets::delete_records(broker, decoded!()).await),
         _ => Err(format!("{} is not served", api.name())),
     }

@@ -41,7 +41,7 @@ async fn ask_owners<Q, A>(
     let mut groups: Vec<Vec<(PartitionId, Q)>> = (0..shards).map(|_| Vec::new()).collect();
     let mut places: Vec<Vec<usize>> = vec![Vec::new(); shards];
     for (at, a) in asked.into_iter().enumerate() {
-        match image.topic_by_name(a.topic) {
+        match image.topic(a.topic) {
             None => {
                 let text = format!("no topic named {:?}", a.topic);
                 let refusal = Refusal::new(ErrorCode::UnknownTopicOrPartition, text);

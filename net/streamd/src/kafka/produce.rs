@@ -14,7 +14,7 @@ use streamd_wire::kafka::generated::produce_request::{ProduceRequest, TopicProdu
 use streamd_wire::kafka::generated::produce_response::{
     BatchIndexAndErrorMessage, PartitionProduceResponse, ProduceResponse, TopicProduceResponse,
 };
-use streamd_wire::kafka::{DecodeError, Frame, ResponseHeader, Writer};
+use streamd_wire::kafka::{Frame, ResponseHeader, Writer};
 
 use crate::broker::Broker;
 use crate::conn::LaterReply;
@@ -42,9 +42,9 @@ enum Group {
 }
 
 /// Accepts a produce request; `frame` is the whole frame without its length.
-pub async fn accept(broker: &Rc<Broker>, bytes: Bytes) -> Result<Accepted, DecodeError> {
-    let frame = parse(&bytes)?;
-    let request: ProduceRequest<'_> = frame.decode()?;
+pub async fn accept(broker: &Rc<Broker>, bytes: Bytes) -> Result<Accepted, String> {
+    let frame = Frame::parse(&bytes).map_err(|e| e.to_string())?;
+    let request: ProduceRequest<'_> = frame.decode().map_err(|e| format!("Produce: {e}"))?;
     let version = frame.header.version;
     let acks = request.acks;
     let mut slots = Vec::new();
@@ -88,11 +88,6 @@ pub async fn accept(broker: &Rc<Broker>, bytes: Bytes) -> Result<Accepted, Decod
     Ok(Accepted { reply: Box::pin(reply), answered: acks != 0 })
 }
 
-fn parse(bytes: &Bytes) -> Result<Frame<'_>, DecodeError> {
-    // The connection has parsed this header once; a second time it cannot fail.
-    Frame::parse(bytes).map_err(|_| DecodeError::Header)
-}
-
 fn find_topic(
     broker: &Broker,
     topic: &TopicProduceData<'_>,
@@ -105,7 +100,7 @@ fn find_topic(
             Refusal::new(ErrorCode::UnknownTopicId, text)
         });
     }
-    image.topic_by_name(topic.name).cloned().ok_or_else(|| {
+    image.topic(topic.name).cloned().ok_or_else(|| {
         let text = format!("no topic named {:?}", topic.name);
         Refusal::new(ErrorCode::UnknownTopicOrPartition, text)
     })
@@ -128,8 +123,8 @@ async fn check(
     let config = &topic.config;
     let rules = Rules {
         batch_bytes_max: config.max_message_bytes as usize,
-        key_needed: config.compacts(),
-        log_append_time: config.log_append_time(),
+        key_needed: config.compact,
+        log_append_time: config.log_append_time,
         before_max_ms: config.timestamp_before_max_ms,
         after_max_ms: config.timestamp_after_max_ms,
         now_ms: broker.shard.env.wall_ms(),
@@ -189,7 +184,7 @@ async fn settle(groups: Vec<Group>, slots: Vec<Slot>) -> Vec<AppendDone> {
 
 /// Encodes the reply, walking the request once more for names and indexes.
 fn encode(broker: &Broker, bytes: &Bytes, outcomes: &[AppendDone]) -> Option<Vec<Part>> {
-    let frame = parse(bytes).ok()?;
+    let frame = Frame::parse(bytes).ok()?;
     let request: ProduceRequest<'_> = frame.decode().ok()?;
     let mut outcomes = outcomes.iter();
     let mut topics = Vec::with_capacity(request.topic_data.len());

@@ -1,0 +1,90 @@
+//! The settings of a broker as values.
+
+use super::resolve::Layers;
+
+/// The effective settings of this broker.
+#[derive(Clone, Debug, PartialEq)]
+pub struct BrokerConfig {
+    /// Whether asking for a topic creates it.
+    pub auto_create_topics: bool,
+    /// Whether topics can be deleted.
+    pub delete_topics: bool,
+    /// The partitions of a topic that names no number.
+    pub num_partitions: i32,
+    /// The replication factor of a topic that names none.
+    pub replication_factor: i16,
+    /// The largest request, bytes.
+    pub request_bytes_max: usize,
+    /// The bytes of requests that are held at once; `None`: a part of the memory.
+    pub queued_request_bytes_max: Option<u64>,
+    /// The largest answer to a fetch, bytes.
+    pub fetch_bytes_max: usize,
+    /// How many fetch sessions are kept.
+    pub fetch_sessions_max: usize,
+    /// How many connections are open at most.
+    pub connections_max: usize,
+    /// After how long an idle connection is closed, ms; `None`: never.
+    pub connection_idle_ms: Option<u64>,
+    /// How long a partition remembers an idle producer, ms.
+    pub producer_id_expiration_ms: i64,
+    /// How often retention looks, ms.
+    pub retention_check_interval_ms: u64,
+    /// Whether records are acknowledged only when they are on stable storage.
+    pub durable: bool,
+}
+
+impl BrokerConfig {
+    /// The settings that the layers give.
+    pub fn resolve(layers: &Layers<'_>) -> BrokerConfig {
+        let number = |name| layers.broker_value(name).number();
+        // The table keeps the numbers within the limits; what is allowed to be -1 becomes None.
+        let size = |name| usize::try_from(number(name)).unwrap_or(usize::MAX);
+        let optional = |name| u64::try_from(number(name)).ok();
+        BrokerConfig {
+            auto_create_topics: layers.broker_value("auto.create.topics.enable").is_true(),
+            delete_topics: layers.broker_value("delete.topic.enable").is_true(),
+            num_partitions: i32::try_from(number("num.partitions")).unwrap_or(1),
+            replication_factor: i16::try_from(number("default.replication.factor")).unwrap_or(1),
+            request_bytes_max: size("socket.request.max.bytes"),
+            queued_request_bytes_max: optional("queued.max.request.bytes"),
+            fetch_bytes_max: size("fetch.max.bytes"),
+            fetch_sessions_max: size("max.incremental.fetch.session.cache.slots"),
+            connections_max: size("max.connections"),
+            connection_idle_ms: optional("connections.max.idle.ms"),
+            producer_id_expiration_ms: number("producer.id.expiration.ms"),
+            retention_check_interval_ms: optional("log.retention.check.interval.ms")
+                .unwrap_or(300_000),
+            durable: layers.broker_value("log.flush").has("durable"),
+        }
+    }
+}
+
+impl Default for BrokerConfig {
+    fn default() -> BrokerConfig {
+        BrokerConfig::resolve(&Layers::default())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::Configs;
+    use super::*;
+
+    #[test]
+    fn defaults_and_minus_one() {
+        let c = BrokerConfig::default();
+        assert!(c.auto_create_topics && c.delete_topics && c.durable);
+        assert_eq!((c.num_partitions, c.replication_factor), (1, 1));
+        assert_eq!(c.queued_request_bytes_max, None);
+        assert_eq!(c.connection_idle_ms, Some(600_000));
+        let file: Configs = [("connections.max.idle.ms", "-1"), ("log.flush", "written")]
+            .map(|(k, v)| (k.to_owned(), v.to_owned()))
+            .into();
+        let c = BrokerConfig::resolve(&Layers {
+            file: Some(&file),
+            ..Layers::default()
+        });
+        assert_eq!(c.connection_idle_ms, None);
+        assert!(!c.durable);
+    }
+}

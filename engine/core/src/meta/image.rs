@@ -1,0 +1,462 @@
+//! The metadata of the cluster at one point of its log.
+//!
+//! A clone shares everything; a change copies the map of topics (pointers) and the topic that
+//! changed. So an image that was handed out never changes.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use streamd_model::{ErrorCode, Map, NodeId, TopicId};
+
+use super::PARTITIONS_MAX;
+use super::command::{Command, ConfigChange, Resource};
+use crate::Refused;
+use crate::config::{BrokerConfig, Configs, Layers, TopicConfig};
+
+/// What this node adds to the image: it is not replicated.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Local {
+    /// This node.
+    pub node: NodeId,
+    /// Kafka's settings from the file, the environment and the flags.
+    pub configs: Configs,
+}
+
+/// A topic.
+#[derive(Clone, Debug, PartialEq)]
+pub struct TopicMeta {
+    /// Its id: never used again after it is deleted.
+    pub id: TopicId,
+    /// Its name.
+    pub name: String,
+    /// The number of its partitions.
+    pub partitions: i32,
+    /// When it was created, wall time in ms.
+    pub created_ms: i64,
+    /// The settings that were given to it.
+    pub configs: Configs,
+    /// The settings in force.
+    pub config: TopicConfig,
+}
+
+impl TopicMeta {
+    /// Whether the topic belongs to the brokers and not to users.
+    pub fn is_internal(&self) -> bool {
+        matches!(
+            self.name.as_str(),
+            "__consumer_offsets" | "__transaction_state" | "__share_group_state"
+        )
+    }
+}
+
+/// The metadata of the cluster.
+#[derive(Clone, Debug, PartialEq)]
+pub struct ClusterImage {
+    pub(super) version: u64,
+    pub(super) cluster_id: Option<Arc<str>>,
+    pub(super) next_producer_id: i64,
+    pub(super) partitions: i64,
+    pub(super) by_name: Arc<BTreeMap<String, Arc<TopicMeta>>>,
+    pub(super) by_id: Arc<Map<TopicId, Arc<TopicMeta>>>,
+    pub(super) brokers: Arc<BTreeMap<Resource, Configs>>,
+    local: Arc<Local>,
+    broker: Arc<BrokerConfig>,
+}
+
+impl ClusterImage {
+    /// The image before the first command.
+    pub fn new(local: Local) -> ClusterImage {
+        let mut image = ClusterImage {
+            version: 0,
+            cluster_id: None,
+            next_producer_id: 0,
+            partitions: 0,
+            by_name: Arc::default(),
+            by_id: Arc::default(),
+            brokers: Arc::default(),
+            local: Arc::new(local),
+            broker: Arc::new(BrokerConfig::default()),
+        };
+        image.resolve_all();
+        image
+    }
+
+    /// How many commands were applied. It only rises.
+    pub fn version(&self) -> u64 {
+        self.version
+    }
+
+    /// The cluster's id, once it has one.
+    pub fn cluster_id(&self) -> Option<&str> {
+        self.cluster_id.as_deref()
+    }
+
+    /// This node.
+    pub fn node(&self) -> NodeId {
+        self.local.node
+    }
+
+    /// The first producer id that was not given out.
+    pub fn next_producer_id(&self) -> i64 {
+        self.next_producer_id
+    }
+
+    /// The number of partitions of all topics.
+    pub fn partitions(&self) -> i64 {
+        self.partitions
+    }
+
+    /// The broker's settings in force.
+    pub fn broker(&self) -> &BrokerConfig {
+        &self.broker
+    }
+
+    /// All topics, by name.
+    pub fn topics(&self) -> impl ExactSizeIterator<Item = &Arc<TopicMeta>> {
+        self.by_name.values()
+    }
+
+    /// The topics whose names are `name` or behind it, in order.
+    pub fn topics_from(&self, name: &str) -> impl Iterator<Item = &Arc<TopicMeta>> {
+        let bounds = (std::ops::Bound::Included(name), std::ops::Bound::Unbounded);
+        self.by_name.range::<str, _>(bounds).map(|(_, topic)| topic)
+    }
+
+    /// The topic with this name.
+    pub fn topic(&self, name: &str) -> Option<&Arc<TopicMeta>> {
+        self.by_name.get(name)
+    }
+
+    /// The topic with this id.
+    pub fn topic_by_id(&self, id: TopicId) -> Option<&Arc<TopicMeta>> {
+        self.by_id.get(&id)
+    }
+
+    /// The dynamic settings of one broker, or of all.
+    pub fn broker_configs(&self, resource: Resource) -> Option<&Configs> {
+        self.brokers.get(&resource)
+    }
+
+    /// The layers that a topic's settings come from; without a topic, those of this broker.
+    pub fn layers<'a>(&'a self, topic: Option<&'a TopicMeta>) -> Layers<'a> {
+        Layers {
+            topic: topic.map(|t| &t.configs),
+            node: self.brokers.get(&Resource::Broker(self.local.node)),
+            all_nodes: self.brokers.get(&Resource::AllBrokers),
+            file: Some(&self.local.configs),
+        }
+    }
+
+    /// Whether a command still fits. Whoever writes the metadata log asks right before.
+    ///
+    /// # Errors
+    /// The code that the request for the command gets.
+    pub fn admit(&self, command: &Command) -> Result<(), Refused> {
+        let known = |id: &TopicId| {
+            self.topic_by_id(*id).ok_or_else(|| {
+                (
+                    ErrorCode::UnknownTopicId,
+                    "This server does not host this topic ID.".to_owned(),
+                )
+            })
+        };
+        match command {
+            Command::CreateTopic {
+                name,
+                id,
+                partitions,
+                ..
+            } => {
+                if self.by_name.contains_key(name) || self.by_id.contains_key(id) {
+                    let text = format!("Topic '{name}' already exists.");
+                    return Err((ErrorCode::TopicAlreadyExists, text));
+                }
+                self.room_for(i64::from(*partitions))
+            }
+            Command::CreatePartitions { id, total } => {
+                let topic = known(id)?;
+                if *total <= topic.partitions {
+                    return Err(super::validate::not_more(topic, *total));
+                }
+                self.room_for(i64::from(total - topic.partitions))
+            }
+            Command::DeleteTopic { id }
+            | Command::AlterConfig {
+                resource: Resource::Topic(id),
+                ..
+            } => known(id).map(drop),
+            Command::AllocateProducerIds { first, count } => {
+                if *first == self.next_producer_id && *count > 0 {
+                    return Ok(());
+                }
+                let text = format!("the next producer id is {}", self.next_producer_id);
+                Err((ErrorCode::OperationNotAttempted, text))
+            }
+            Command::AlterConfig { .. } | Command::SetClusterId(_) => Ok(()),
+        }
+    }
+
+    pub(super) fn room_for(&self, more: i64) -> Result<(), Refused> {
+        let total = self.partitions + more;
+        if total <= PARTITIONS_MAX {
+            return Ok(());
+        }
+        let text = format!(
+            "{more} more partitions would make {total} on this node, which takes \
+             {PARTITIONS_MAX}: delete topics or ask for fewer partitions."
+        );
+        Err((ErrorCode::PolicyViolation, text))
+    }
+
+    /// Applies a command. One that does not fit changes nothing but the version, so that every
+    /// node that applies the same log has the same image.
+    pub fn apply(&mut self, command: &Command) {
+        self.version += 1;
+        match command {
+            Command::CreateTopic {
+                name,
+                id,
+                partitions,
+                configs,
+                created_ms,
+            } => {
+                if self.by_name.contains_key(name) || self.by_id.contains_key(id) {
+                    return;
+                }
+                let (name, configs) = (name.clone(), configs.clone());
+                let (id, partitions, created_ms) = (*id, *partitions, *created_ms);
+                let config = TopicConfig::resolve(&Layers {
+                    topic: Some(&configs),
+                    ..self.layers(None)
+                });
+                self.put(TopicMeta {
+                    id,
+                    name,
+                    partitions,
+                    created_ms,
+                    configs,
+                    config,
+                });
+            }
+            Command::DeleteTopic { id } => self.remove(*id),
+            Command::CreatePartitions { id, total } => {
+                self.change(*id, |topic| topic.partitions = topic.partitions.max(*total));
+            }
+            Command::AlterConfig { resource, changes } => self.alter(*resource, changes),
+            Command::AllocateProducerIds { first, count } => {
+                let end = first.saturating_add(i64::from(*count));
+                self.next_producer_id = self.next_producer_id.max(end);
+            }
+            Command::SetClusterId(id) => {
+                self.cluster_id
+                    .get_or_insert_with(|| Arc::from(id.as_str()));
+            }
+        }
+    }
+
+    pub(super) fn put(&mut self, topic: TopicMeta) {
+        let topic = Arc::new(topic);
+        self.partitions += i64::from(topic.partitions);
+        let before = Arc::make_mut(&mut self.by_name).insert(topic.name.clone(), topic.clone());
+        Arc::make_mut(&mut self.by_id).insert(topic.id, topic);
+        self.partitions -= before.map_or(0, |t| i64::from(t.partitions));
+    }
+
+    fn remove(&mut self, id: TopicId) {
+        if !self.by_id.contains_key(&id) {
+            return;
+        }
+        if let Some(topic) = Arc::make_mut(&mut self.by_id).remove(&id) {
+            self.partitions -= i64::from(topic.partitions);
+            Arc::make_mut(&mut self.by_name).remove(&topic.name);
+        }
+    }
+
+    fn change(&mut self, id: TopicId, change: impl FnOnce(&mut TopicMeta)) {
+        if let Some(topic) = self.by_id.get(&id) {
+            let mut topic = TopicMeta::clone(topic);
+            change(&mut topic);
+            self.put(topic);
+        }
+    }
+
+    fn alter(&mut self, resource: Resource, changes: &[ConfigChange]) {
+        if let Resource::Topic(id) = resource {
+            let image = self.clone();
+            self.change(id, |topic| {
+                alter(&mut topic.configs, changes);
+                topic.config = TopicConfig::resolve(&image.layers(Some(topic)));
+            });
+            return;
+        }
+        let brokers = Arc::make_mut(&mut self.brokers);
+        let configs = brokers.entry(resource).or_default();
+        alter(configs, changes);
+        if configs.is_empty() {
+            brokers.remove(&resource);
+        }
+        self.resolve_all();
+    }
+
+    /// Reads all settings again, after a layer below the topics changed.
+    pub(super) fn resolve_all(&mut self) {
+        self.broker = Arc::new(BrokerConfig::resolve(&self.layers(None)));
+        let changed: Vec<TopicMeta> = self
+            .topics()
+            .filter_map(|topic| {
+                let config = TopicConfig::resolve(&self.layers(Some(topic)));
+                (config != topic.config).then(|| TopicMeta {
+                    config,
+                    ..TopicMeta::clone(topic)
+                })
+            })
+            .collect();
+        for topic in changed {
+            self.put(topic);
+        }
+    }
+}
+
+fn alter(configs: &mut Configs, changes: &[ConfigChange]) {
+    for change in changes {
+        match &change.value {
+            Some(value) => configs.insert(change.name.clone(), value.clone()),
+            None => configs.remove(&change.name),
+        };
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::command::tests::command;
+    use super::*;
+    use proptest::prelude::*;
+
+    pub fn local() -> Local {
+        Local {
+            node: NodeId(1),
+            configs: Configs::new(),
+        }
+    }
+
+    fn create(name: &str, n: u8, partitions: i32) -> Command {
+        Command::CreateTopic {
+            name: name.to_owned(),
+            id: TopicId([n; 16]),
+            partitions,
+            configs: Configs::new(),
+            created_ms: 5,
+        }
+    }
+
+    fn set(resource: Resource, name: &str, value: Option<&str>) -> Command {
+        let change = ConfigChange {
+            name: name.to_owned(),
+            value: value.map(str::to_owned),
+        };
+        Command::AlterConfig {
+            resource,
+            changes: vec![change],
+        }
+    }
+
+    #[test]
+    fn an_image_that_was_handed_out_does_not_change() {
+        let mut image = ClusterImage::new(local());
+        image.apply(&create("a", 1, 3));
+        let before = image.clone();
+        image.apply(&Command::CreatePartitions {
+            id: TopicId([1; 16]),
+            total: 5,
+        });
+        image.apply(&create("b", 2, 1));
+        assert_eq!(before.topic("a").unwrap().partitions, 3);
+        assert!(before.topic("b").is_none());
+        assert_eq!((before.partitions(), image.partitions()), (3, 6));
+        assert_eq!(image.topic_by_id(TopicId([1; 16])), image.topic("a"));
+        image.apply(&Command::DeleteTopic {
+            id: TopicId([1; 16]),
+        });
+        assert_eq!(image.partitions(), 1);
+        assert!(image.topic("a").is_none() && image.topic_by_id(TopicId([1; 16])).is_none());
+    }
+
+    #[test]
+    fn a_brokers_setting_reaches_the_topics_that_have_none() {
+        let mut image = ClusterImage::new(local());
+        image.apply(&create("a", 1, 1));
+        image.apply(&create("b", 2, 1));
+        let b = Resource::Topic(TopicId([2; 16]));
+        image.apply(&set(b, "retention.ms", Some("50")));
+        image.apply(&set(Resource::AllBrokers, "log.retention.ms", Some("60")));
+        let retention = |image: &ClusterImage, name| image.topic(name).unwrap().config.retention_ms;
+        assert_eq!((retention(&image, "a"), retention(&image, "b")), (60, 50));
+        image.apply(&set(
+            Resource::Broker(NodeId(1)),
+            "log.retention.ms",
+            Some("70"),
+        ));
+        image.apply(&set(
+            Resource::Broker(NodeId(2)),
+            "log.retention.ms",
+            Some("80"),
+        ));
+        image.apply(&set(b, "retention.ms", None));
+        assert_eq!((retention(&image, "a"), retention(&image, "b")), (70, 70));
+        image.apply(&set(
+            Resource::Broker(NodeId(1)),
+            "producer.id.expiration.ms",
+            Some("9"),
+        ));
+        assert_eq!(image.broker().producer_id_expiration_ms, 9);
+    }
+
+    #[test]
+    fn admit_refuses_what_no_longer_fits() {
+        let mut image = ClusterImage::new(local());
+        image.apply(&create("a", 1, 3));
+        let code = |c: &Command| image.admit(c).unwrap_err().0;
+        assert_eq!(code(&create("a", 9, 1)), ErrorCode::TopicAlreadyExists);
+        assert_eq!(code(&create("b", 2, 100_000)), ErrorCode::PolicyViolation);
+        assert!(image.admit(&create("b", 2, 99_997)).is_ok());
+        let gone = TopicId([7; 16]);
+        assert_eq!(
+            code(&Command::DeleteTopic { id: gone }),
+            ErrorCode::UnknownTopicId
+        );
+        let same = Command::CreatePartitions {
+            id: TopicId([1; 16]),
+            total: 3,
+        };
+        assert_eq!(code(&same), ErrorCode::InvalidPartitions);
+        let stale = Command::AllocateProducerIds {
+            first: 1,
+            count: 10,
+        };
+        assert_eq!(code(&stale), ErrorCode::OperationNotAttempted);
+    }
+
+    proptest! {
+        /// Whatever the log holds, the maps agree, the sum is right, and a snapshot is the image.
+        #[test]
+        fn fold(commands in proptest::collection::vec(command(), 0..40)) {
+            let mut image = ClusterImage::new(local());
+            for command in &commands {
+                image.apply(command);
+                prop_assert_eq!(image.topics().len(), image.by_id.len());
+                let sum: i64 = image.topics().map(|t| i64::from(t.partitions)).sum();
+                prop_assert_eq!(sum, image.partitions());
+                for topic in image.topics() {
+                    prop_assert_eq!(image.topic_by_id(topic.id), Some(topic));
+                    prop_assert_eq!(
+                        &topic.config,
+                        &TopicConfig::resolve(&image.layers(Some(topic)))
+                    );
+                }
+            }
+            prop_assert_eq!(image.version(), commands.len() as u64);
+            let bytes = image.encode();
+            prop_assert_eq!(ClusterImage::decode(&bytes, local()), Ok(image));
+        }
+    }
+}

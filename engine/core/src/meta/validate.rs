@@ -1,0 +1,750 @@
+//! From requests to commands: everything that Kafka checks before the metadata changes.
+//!
+//! Nothing here changes anything. The texts are for the person at the other end; where tools look
+//! at Kafka's wording, it is Kafka's.
+
+use std::collections::BTreeMap;
+
+use streamd_model::{ErrorCode, NodeId, TopicId};
+
+use super::command::{Command, ConfigChange, Resource};
+use super::image::{ClusterImage, TopicMeta};
+use crate::Refused;
+use crate::config::{Configs, Kind, Value, broker_key, topic_key};
+
+/// The longest name of a topic, characters.
+pub const NAME_MAX: usize = 249;
+
+/// A topic that somebody wants.
+#[derive(Clone, Copy, Debug)]
+pub struct NewTopic<'a> {
+    /// Its name.
+    pub name: &'a str,
+    /// The id that it gets.
+    pub id: TopicId,
+    /// The number of partitions; -1: the broker's default.
+    pub partitions: i32,
+    /// The replication factor; -1: the broker's default.
+    pub replication: i16,
+    /// Partition and brokers, if the client chooses them; else empty.
+    pub assignments: &'a [(i32, Vec<i32>)],
+    /// Its own settings.
+    pub configs: &'a [(&'a str, Option<&'a str>)],
+    /// Wall time, ms.
+    pub now_ms: i64,
+}
+
+/// One change of a setting that somebody wants.
+#[derive(Clone, Copy, Debug)]
+pub struct ConfigOp<'a> {
+    /// The key.
+    pub name: &'a str,
+    /// 0 set, 1 delete, 2 append to a list, 3 take from a list.
+    pub op: i8,
+    /// The value, not for delete.
+    pub value: Option<&'a str>,
+}
+
+fn refuse<T>(code: ErrorCode, text: impl Into<String>) -> Result<T, Refused> {
+    Err((code, text.into()))
+}
+
+/// Checks the name of a topic.
+///
+/// # Errors
+/// INVALID_TOPIC_EXCEPTION.
+pub fn topic_name(name: &str) -> Result<(), Refused> {
+    let bad = |why: String| refuse(ErrorCode::InvalidTopicException, why);
+    let ok = |c: u8| c.is_ascii_alphanumeric() || matches!(c, b'.' | b'_' | b'-');
+    if name.is_empty() {
+        bad("Topic name is invalid: the empty string is not allowed".to_owned())
+    } else if name == "." || name == ".." {
+        bad("Topic name is invalid: '.' or '..' is not allowed".to_owned())
+    } else if name.len() > NAME_MAX {
+        let shown: String = name.chars().take(80).collect();
+        bad(format!(
+            "Topic name is invalid: the length of '{shown}...' is longer than the max allowed \
+             length {NAME_MAX}"
+        ))
+    } else if !name.bytes().all(ok) {
+        bad(format!(
+            "Topic name is invalid: '{name}' contains one or more characters other than ASCII \
+             alphanumerics, '.', '_' and '-'"
+        ))
+    } else {
+        Ok(())
+    }
+}
+
+/// Makes the command for a new topic.
+///
+/// # Errors
+/// Kafka's codes for each thing that may be wrong.
+pub fn create_topic(image: &ClusterImage, new: &NewTopic<'_>) -> Result<Command, Refused> {
+    topic_name(new.name)?;
+    if new.name == "__cluster_metadata" {
+        let text = "Creation of internal topic __cluster_metadata is prohibited.";
+        return refuse(ErrorCode::InvalidRequest, text);
+    }
+    if image.topic(new.name).is_some() {
+        let text = format!("Topic '{}' already exists.", new.name);
+        return refuse(ErrorCode::TopicAlreadyExists, text);
+    }
+    if let Some(other) = collision(image, new.name) {
+        let text = format!("Topic '{}' collides with existing topic: {other}", new.name);
+        return refuse(ErrorCode::InvalidTopicException, text);
+    }
+    let partitions = partition_count(image, new)?;
+    image.room_for(i64::from(partitions))?;
+    let command = Command::CreateTopic {
+        name: new.name.to_owned(),
+        id: new.id,
+        partitions,
+        configs: topic_configs(new.configs)?,
+        created_ms: new.now_ms,
+    };
+    Ok(command)
+}
+
+/// `a.b` and `a_b` would have the same name in metrics.
+fn collision<'a>(image: &'a ClusterImage, name: &str) -> Option<&'a str> {
+    if !name.contains(['.', '_']) {
+        return None;
+    }
+    let plain = |c: u8| if c == b'.' { b'_' } else { c };
+    let same = |other: &str| {
+        other.len() == name.len() && other.bytes().map(plain).eq(name.bytes().map(plain))
+    };
+    image
+        .topics()
+        .map(|t| t.name.as_str())
+        .find(|other| same(other))
+}
+
+fn partition_count(image: &ClusterImage, new: &NewTopic<'_>) -> Result<i32, Refused> {
+    if !new.assignments.is_empty() {
+        if new.partitions != -1 {
+            let text = "A manual partition assignment was specified, but numPartitions was not \
+                        set to -1.";
+            return refuse(ErrorCode::InvalidRequest, text);
+        }
+        if new.replication != -1 {
+            let text = "A manual partition assignment was specified, but replicationFactor was \
+                        not set to -1.";
+            return refuse(ErrorCode::InvalidRequest, text);
+        }
+        return assigned_count(image, new.assignments);
+    }
+    let replication = match new.replication {
+        -1 => image.broker().replication_factor,
+        n => n,
+    };
+    if replication <= 0 {
+        let text = "Replication factor was set to an invalid non-positive value.";
+        return refuse(ErrorCode::InvalidReplicationFactor, text);
+    }
+    if replication > 1 {
+        let text = format!(
+            "Unable to replicate the partition {replication} time(s): The target replication \
+             factor of {replication} cannot be reached because only 1 broker(s) are registered. \
+             Ask for 1, or for -1 (the broker's default)."
+        );
+        return refuse(ErrorCode::InvalidReplicationFactor, text);
+    }
+    match new.partitions {
+        -1 => Ok(image.broker().num_partitions),
+        n if n > 0 => Ok(n),
+        _ => {
+            let text = "Number of partitions was set to an invalid non-positive value.";
+            refuse(ErrorCode::InvalidPartitions, text)
+        }
+    }
+}
+
+fn assigned_count(image: &ClusterImage, given: &[(i32, Vec<i32>)]) -> Result<i32, Refused> {
+    let mut partitions: Vec<i32> = given.iter().map(|a| a.0).collect();
+    partitions.sort_unstable();
+    if let Some(twice) = partitions.windows(2).find(|w| w[0] == w[1]) {
+        let text = format!(
+            "Found multiple manual partition assignments for partition {}",
+            twice[0]
+        );
+        return refuse(ErrorCode::InvalidReplicaAssignment, text);
+    }
+    let count = i32::try_from(partitions.len()).unwrap_or(i32::MAX);
+    if !partitions.iter().copied().eq(0..count) {
+        let text = "partitions should be a consecutive 0-based integer sequence";
+        return refuse(ErrorCode::InvalidReplicaAssignment, text);
+    }
+    for (partition, brokers) in given {
+        assigned(image.node(), *partition, brokers)?;
+    }
+    Ok(count)
+}
+
+fn assigned(node: NodeId, partition: i32, brokers: &[i32]) -> Result<(), Refused> {
+    let bad = |text: String| refuse(ErrorCode::InvalidReplicaAssignment, text);
+    match brokers {
+        [only] if *only == node.0 => Ok(()),
+        [] => bad(format!(
+            "The manual partition assignment for partition {partition} includes an empty replica \
+             list."
+        )),
+        _ if brokers.iter().any(|b| *b != node.0) => {
+            let stranger = brokers
+                .iter()
+                .find(|b| **b != node.0)
+                .copied()
+                .unwrap_or(-1);
+            bad(format!(
+                "The manual partition assignment includes broker {stranger}, but no such broker \
+                 is registered. The only broker is {}.",
+                node.0
+            ))
+        }
+        _ => bad(format!(
+            "The manual partition assignment for partition {partition} includes the broker {} \
+             more than once.",
+            node.0
+        )),
+    }
+}
+
+fn topic_configs(given: &[(&str, Option<&str>)]) -> Result<Configs, Refused> {
+    let mut configs = Configs::new();
+    for (name, value) in given {
+        let key = topic_key(name)?;
+        let Some(value) = value else {
+            let text = format!("Null value not supported for topic configs: {name}");
+            return refuse(ErrorCode::InvalidConfig, text);
+        };
+        key.parse(value)?;
+        configs.insert((*name).to_owned(), value.trim().to_owned());
+    }
+    Ok(configs)
+}
+
+/// Finds a topic by name.
+///
+/// # Errors
+/// UNKNOWN_TOPIC_OR_PARTITION, INVALID_TOPIC_EXCEPTION.
+fn named<'a>(image: &'a ClusterImage, name: &str) -> Result<&'a TopicMeta, Refused> {
+    match image.topic(name) {
+        Some(topic) => Ok(topic),
+        None => {
+            topic_name(name)?;
+            let shown = format!("The topic '{name}' does not exist.");
+            refuse(ErrorCode::UnknownTopicOrPartition, shown)
+        }
+    }
+}
+
+/// Makes the command that deletes a topic: by name, or by id if the name is null.
+///
+/// # Errors
+/// UNKNOWN_TOPIC_OR_PARTITION, UNKNOWN_TOPIC_ID, TOPIC_DELETION_DISABLED.
+pub fn delete_topic(
+    image: &ClusterImage,
+    name: Option<&str>,
+    id: TopicId,
+) -> Result<Command, Refused> {
+    if !image.broker().delete_topics {
+        let text = "Topic deletion is disabled: delete.topic.enable is false.";
+        return refuse(ErrorCode::TopicDeletionDisabled, text);
+    }
+    if name.is_some() && id != TopicId::ZERO {
+        let text = "You may not specify both topic name and topic id.";
+        return refuse(ErrorCode::InvalidRequest, text);
+    }
+    if let Some(name) = name {
+        return Ok(Command::DeleteTopic {
+            id: named(image, name)?.id,
+        });
+    }
+    if id == TopicId::ZERO {
+        return refuse(
+            ErrorCode::InvalidRequest,
+            "Neither topic name nor id were specified.",
+        );
+    }
+    match image.topic_by_id(id) {
+        Some(_) => Ok(Command::DeleteTopic { id }),
+        None => refuse(
+            ErrorCode::UnknownTopicId,
+            "This server does not host this topic ID.",
+        ),
+    }
+}
+
+/// Makes the command that gives a topic more partitions.
+///
+/// # Errors
+/// UNKNOWN_TOPIC_OR_PARTITION, INVALID_PARTITIONS, INVALID_REPLICA_ASSIGNMENT.
+pub fn create_partitions(
+    image: &ClusterImage,
+    name: &str,
+    total: i32,
+    assignments: Option<&[Vec<i32>]>,
+) -> Result<Command, Refused> {
+    let topic = named(image, name)?;
+    if total <= topic.partitions {
+        return Err(not_more(topic, total));
+    }
+    let more = total - topic.partitions;
+    image.room_for(i64::from(more))?;
+    if let Some(given) = assignments {
+        if given.len() != more as usize {
+            let text = format!(
+                "Attempted to add {more} additional partition(s), but only {} assignment(s) were \
+                 specified.",
+                given.len()
+            );
+            return refuse(ErrorCode::InvalidReplicaAssignment, text);
+        }
+        for (brokers, partition) in given.iter().zip(topic.partitions..) {
+            assigned(image.node(), partition, brokers)?;
+        }
+    }
+    Ok(Command::CreatePartitions {
+        id: topic.id,
+        total,
+    })
+}
+
+/// Why `total` partitions are not more than the topic has.
+pub(super) fn not_more(topic: &TopicMeta, total: i32) -> Refused {
+    let (name, has) = (&topic.name, topic.partitions);
+    let text = if total == has {
+        format!("Topic already has {has} partition(s).")
+    } else {
+        format!(
+            "The topic {name} currently has {has} partition(s); {total} would not be an increase."
+        )
+    };
+    (ErrorCode::InvalidPartitions, text)
+}
+
+/// Makes the command that changes settings of a topic.
+///
+/// # Errors
+/// UNKNOWN_TOPIC_OR_PARTITION, INVALID_CONFIG, INVALID_REQUEST.
+pub fn alter_topic(
+    image: &ClusterImage,
+    name: &str,
+    ops: &[ConfigOp<'_>],
+) -> Result<Command, Refused> {
+    let topic = named(image, name)?;
+    let resource = Resource::Topic(topic.id);
+    // A list is appended to as it stands in force, as Kafka does.
+    let layers = image.layers(Some(topic));
+    let current = |name: &str| {
+        let entries = crate::config::describe_topic(&layers, &|key| key == name);
+        entries.into_iter().next().and_then(|e| e.value)
+    };
+    let parse = |name: &str, value: Option<&str>| {
+        let key = topic_key(name)?;
+        value
+            .map_or(Ok(None), |v| key.parse(v).map(Some))
+            .map(|v| (key.kind, v))
+    };
+    Ok(Command::AlterConfig {
+        resource,
+        changes: changes(ops, &parse, &current)?,
+    })
+}
+
+/// Makes the command that changes dynamic settings of one broker or (`None`) of all.
+///
+/// # Errors
+/// INVALID_REQUEST for another broker or a read-only key, INVALID_CONFIG.
+pub fn alter_broker(
+    image: &ClusterImage,
+    broker: Option<i32>,
+    ops: &[ConfigOp<'_>],
+) -> Result<Command, Refused> {
+    let resource = broker_resource(image, broker)?;
+    let layers = image.layers(None);
+    let current = |name: &str| {
+        let entries = crate::config::describe_broker(&layers, &|key| key == name);
+        entries.into_iter().next().and_then(|e| e.value)
+    };
+    let parse = |name: &str, value: Option<&str>| {
+        let key = broker_key(name)?;
+        if !key.dynamic {
+            let text = format!(
+                "Cannot update these configs dynamically: {name}. Set it in the [kafka] table of \
+                 the file or with --set, and start the broker again."
+            );
+            return refuse(ErrorCode::InvalidRequest, text);
+        }
+        value
+            .map_or(Ok(None), |v| key.parse(v).map(Some))
+            .map(|v| (key.kind, v))
+    };
+    Ok(Command::AlterConfig {
+        resource,
+        changes: changes(ops, &parse, &current)?,
+    })
+}
+
+fn broker_resource(image: &ClusterImage, broker: Option<i32>) -> Result<Resource, Refused> {
+    match broker {
+        None => Ok(Resource::AllBrokers),
+        Some(id) if id == image.node().0 => Ok(Resource::Broker(image.node())),
+        Some(id) => {
+            let text = format!(
+                "Broker {id} is not known; this is broker {}.",
+                image.node().0
+            );
+            refuse(ErrorCode::InvalidRequest, text)
+        }
+    }
+}
+
+type Parse<'a> = &'a dyn Fn(&str, Option<&str>) -> Result<(Kind, Option<Value>), Refused>;
+
+fn changes(
+    ops: &[ConfigOp<'_>],
+    parse: Parse<'_>,
+    current: &dyn Fn(&str) -> Option<String>,
+) -> Result<Vec<ConfigChange>, Refused> {
+    let mut changes = BTreeMap::new();
+    for op in ops {
+        let value = match op.op {
+            0 | 2 | 3 => match op.value {
+                Some(value) => Some(value),
+                None => {
+                    let text = format!("Null value not supported for : {}", op.name);
+                    return refuse(ErrorCode::InvalidRequest, text);
+                }
+            },
+            1 => None,
+            n => {
+                let text = format!("Unknown config operation {n}: 0 to 3 are known.");
+                return refuse(ErrorCode::InvalidRequest, text);
+            }
+        };
+        let value = match value {
+            Some(value) if op.op >= 2 => {
+                Some(edit_list(op, parse(op.name, None)?.0, value, current)?)
+            }
+            value => value.map(str::to_owned),
+        };
+        parse(op.name, value.as_deref())?;
+        let name = op.name.to_owned();
+        let change = ConfigChange {
+            name: name.clone(),
+            value: value.map(|v| v.trim().to_owned()),
+        };
+        if changes.insert(name, change).is_some() {
+            let text = format!("{} is changed twice in one request.", op.name);
+            return refuse(ErrorCode::InvalidRequest, text);
+        }
+    }
+    Ok(changes.into_values().collect())
+}
+
+fn edit_list(
+    op: &ConfigOp<'_>,
+    kind: Kind,
+    value: &str,
+    current: &dyn Fn(&str) -> Option<String>,
+) -> Result<String, Refused> {
+    if kind != Kind::List {
+        let verb = if op.op == 2 { "APPEND" } else { "SUBTRACT" };
+        let text = format!(
+            "Can't {verb} to key {} because its type is not LIST.",
+            op.name
+        );
+        return refuse(ErrorCode::InvalidConfig, text);
+    }
+    let current = current(op.name).unwrap_or_default();
+    let items = |text: &str| -> Vec<String> {
+        text.split(',')
+            .map(str::trim)
+            .filter(|i| !i.is_empty())
+            .map(str::to_owned)
+            .collect()
+    };
+    let (mut list, given) = (items(&current), items(value));
+    match op.op {
+        2 => list.extend(
+            given
+                .into_iter()
+                .filter(|i| !current.split(',').any(|c| c.trim() == i)),
+        ),
+        _ => list.retain(|i| !given.contains(i)),
+    }
+    Ok(list.join(","))
+}
+
+/// The changes that make `given` all that is set (the older AlterConfigs): what is not named goes.
+pub fn replacing<'a>(
+    current: Option<&'a Configs>,
+    given: &[(&'a str, Option<&'a str>)],
+) -> Vec<ConfigOp<'a>> {
+    let set = given.iter().map(|(name, value)| ConfigOp {
+        name,
+        op: 0,
+        value: *value,
+    });
+    let named = |name: &str| given.iter().any(|g| g.0 == name);
+    let gone = current
+        .into_iter()
+        .flatten()
+        .filter(|(name, _)| !named(name));
+    let gone = gone.map(|(name, _)| ConfigOp {
+        name,
+        op: 1,
+        value: None,
+    });
+    set.chain(gone).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::Local;
+    use super::*;
+
+    fn image() -> ClusterImage {
+        let configs = Configs::from([("num.partitions".to_owned(), "4".to_owned())]);
+        let mut image = ClusterImage::new(Local {
+            node: NodeId(1),
+            configs,
+        });
+        image.apply(&create_topic(&image, &new("a.b", 3)).unwrap());
+        image
+    }
+
+    fn new(name: &str, partitions: i32) -> NewTopic<'_> {
+        NewTopic {
+            name,
+            id: TopicId([name.len() as u8; 16]),
+            partitions,
+            replication: 1,
+            assignments: &[],
+            configs: &[],
+            now_ms: 0,
+        }
+    }
+
+    fn code<T: std::fmt::Debug>(r: Result<T, Refused>) -> ErrorCode {
+        r.unwrap_err().0
+    }
+
+    #[test]
+    fn names() {
+        for good in ["a", "A-1._x", "__consumer_offsets", &"x".repeat(249)] {
+            assert_eq!(topic_name(good), Ok(()));
+        }
+        for bad in ["", ".", "..", "a b", "ä", "a/b", "a\0", &"x".repeat(250)] {
+            assert_eq!(
+                code(topic_name(bad)),
+                ErrorCode::InvalidTopicException,
+                "{bad:?}"
+            );
+        }
+    }
+
+    #[test]
+    fn topics_that_cannot_be() {
+        let image = image();
+        let of = |n: &NewTopic<'_>| code(create_topic(&image, n));
+        assert_eq!(of(&new("a.b", 1)), ErrorCode::TopicAlreadyExists);
+        assert_eq!(of(&new("a_b", 1)), ErrorCode::InvalidTopicException);
+        assert_eq!(of(&new("c", 0)), ErrorCode::InvalidPartitions);
+        assert_eq!(of(&new("c", -2)), ErrorCode::InvalidPartitions);
+        assert_eq!(of(&new("c", i32::MAX)), ErrorCode::PolicyViolation);
+        let replicated = |replication| NewTopic {
+            replication,
+            ..new("c", 1)
+        };
+        for n in [0, -2, 2, 3] {
+            assert_eq!(of(&replicated(n)), ErrorCode::InvalidReplicationFactor);
+        }
+        assert_eq!(of(&new("__cluster_metadata", 1)), ErrorCode::InvalidRequest);
+        let configs = |configs| NewTopic {
+            configs,
+            ..new("c", 1)
+        };
+        assert_eq!(
+            of(&configs(&[("retention.ms", Some("x"))])),
+            ErrorCode::InvalidConfig
+        );
+        assert_eq!(
+            of(&configs(&[("retention.ms", None)])),
+            ErrorCode::InvalidConfig
+        );
+        assert_eq!(
+            of(&configs(&[("no.such.key", Some("1"))])),
+            ErrorCode::InvalidConfig
+        );
+    }
+
+    #[test]
+    fn defaults_come_from_the_broker() {
+        let image = image();
+        let topic = NewTopic {
+            replication: -1,
+            ..new("c", -1)
+        };
+        let Ok(Command::CreateTopic { partitions, .. }) = create_topic(&image, &topic) else {
+            panic!("not created");
+        };
+        assert_eq!(partitions, 4);
+    }
+
+    #[test]
+    fn manual_assignments_name_this_node_once_per_partition() {
+        let image = image();
+        let try_it = |assignments: &[(i32, Vec<i32>)]| {
+            create_topic(
+                &image,
+                &NewTopic {
+                    assignments,
+                    replication: -1,
+                    ..new("c", -1)
+                },
+            )
+        };
+        let Ok(Command::CreateTopic { partitions, .. }) = try_it(&[(1, vec![1]), (0, vec![1])])
+        else {
+            panic!("refused");
+        };
+        assert_eq!(partitions, 2);
+        for bad in [
+            &[(0, vec![2])][..],
+            &[(0, vec![])],
+            &[(0, vec![1, 1])],
+            &[(1, vec![1])],
+            &[(0, vec![1]), (0, vec![1])],
+        ] {
+            assert_eq!(
+                code(try_it(bad)),
+                ErrorCode::InvalidReplicaAssignment,
+                "{bad:?}"
+            );
+        }
+        let both = NewTopic {
+            assignments: &[(0, vec![1])],
+            ..new("c", -1)
+        };
+        assert_eq!(code(create_topic(&image, &both)), ErrorCode::InvalidRequest);
+    }
+
+    #[test]
+    fn partitions_only_grow() {
+        let image = image();
+        let more =
+            |total, given: Option<&[Vec<i32>]>| create_partitions(&image, "a.b", total, given);
+        assert!(more(5, None).is_ok());
+        assert!(more(5, Some(&[vec![1], vec![1]])).is_ok());
+        assert_eq!(
+            code(more(5, Some(&[vec![1]]))),
+            ErrorCode::InvalidReplicaAssignment
+        );
+        assert_eq!(code(more(3, None)), ErrorCode::InvalidPartitions);
+        assert_eq!(code(more(-1, None)), ErrorCode::InvalidPartitions);
+        let gone = create_partitions(&image, "zz", 5, None);
+        assert_eq!(code(gone), ErrorCode::UnknownTopicOrPartition);
+    }
+
+    #[test]
+    fn deletion_by_name_or_id() {
+        let image = image();
+        let id = image.topic("a.b").unwrap().id;
+        let command = Command::DeleteTopic { id };
+        assert_eq!(
+            delete_topic(&image, Some("a.b"), TopicId::ZERO),
+            Ok(command.clone())
+        );
+        assert_eq!(delete_topic(&image, None, id), Ok(command));
+        let refused = |name, id| code(delete_topic(&image, name, id));
+        assert_eq!(refused(Some("a.b"), id), ErrorCode::InvalidRequest);
+        assert_eq!(refused(None, TopicId::ZERO), ErrorCode::InvalidRequest);
+        assert_eq!(refused(None, TopicId([9; 16])), ErrorCode::UnknownTopicId);
+        assert_eq!(
+            refused(Some("zz"), TopicId::ZERO),
+            ErrorCode::UnknownTopicOrPartition
+        );
+    }
+
+    fn op<'a>(name: &'a str, op: i8, value: &'a str) -> ConfigOp<'a> {
+        ConfigOp {
+            name,
+            op,
+            value: (op != 1).then_some(value),
+        }
+    }
+
+    #[test]
+    fn settings_of_topics() {
+        let mut image = image();
+        let command = alter_topic(&image, "a.b", &[op("cleanup.policy", 2, "compact")]).unwrap();
+        image.apply(&command);
+        let topic = image.topic("a.b").unwrap();
+        assert_eq!(topic.configs["cleanup.policy"], "delete,compact");
+        assert!(topic.config.compact && topic.config.delete);
+        image.apply(&alter_topic(&image, "a.b", &[op("cleanup.policy", 3, "delete")]).unwrap());
+        assert_eq!(
+            image.topic("a.b").unwrap().configs["cleanup.policy"],
+            "compact"
+        );
+        let refused = |ops: &[ConfigOp<'_>]| code(alter_topic(&image, "a.b", ops));
+        assert_eq!(
+            refused(&[op("cleanup.policy", 3, "compact")]),
+            ErrorCode::InvalidConfig
+        );
+        assert_eq!(
+            refused(&[op("retention.ms", 2, "1")]),
+            ErrorCode::InvalidConfig
+        );
+        assert_eq!(
+            refused(&[op("retention.ms", 0, "x")]),
+            ErrorCode::InvalidConfig
+        );
+        assert_eq!(
+            refused(&[op("retention.ms", 9, "1")]),
+            ErrorCode::InvalidRequest
+        );
+        let twice = [op("retention.ms", 0, "1"), op("retention.ms", 0, "2")];
+        assert_eq!(refused(&twice), ErrorCode::InvalidRequest);
+        let null = ConfigOp {
+            name: "retention.ms",
+            op: 0,
+            value: None,
+        };
+        assert_eq!(refused(&[null]), ErrorCode::InvalidRequest);
+    }
+
+    #[test]
+    fn settings_of_brokers() {
+        let image = image();
+        let set = |broker, name: &str| alter_broker(&image, broker, &[op(name, 0, "5")]);
+        assert!(set(None, "log.retention.ms").is_ok());
+        assert!(set(Some(1), "log.retention.ms").is_ok());
+        assert_eq!(
+            code(set(Some(2), "log.retention.ms")),
+            ErrorCode::InvalidRequest
+        );
+        assert_eq!(
+            code(set(Some(1), "num.partitions")),
+            ErrorCode::InvalidRequest
+        );
+        assert_eq!(code(set(Some(1), "no.such")), ErrorCode::InvalidConfig);
+    }
+
+    #[test]
+    fn replacing_deletes_what_is_not_named() {
+        let current = Configs::from([
+            ("retention.ms".to_owned(), "1".to_owned()),
+            ("segment.ms".to_owned(), "2".to_owned()),
+        ]);
+        let ops = replacing(Some(&current), &[("segment.ms", Some("3"))]);
+        let ops: Vec<_> = ops.iter().map(|o| (o.name, o.op, o.value)).collect();
+        assert_eq!(
+            ops,
+            [("segment.ms", 0, Some("3")), ("retention.ms", 1, None)]
+        );
+    }
+}

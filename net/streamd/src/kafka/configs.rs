@@ -1,0 +1,232 @@
+//! DescribeConfigs, AlterConfigs, IncrementalAlterConfigs, of topics (2) and brokers (4).
+//! Keys, values, sources and synonyms come from the one table in `core`.
+
+use std::rc::Rc;
+
+use streamd_core::config::{Entry, describe_broker, describe_topic};
+use streamd_core::meta::{ClusterImage, Command, Resource, validate};
+use streamd_io::Part;
+use streamd_model::{ErrorCode, NodeId};
+use streamd_shard::Refusal;
+use streamd_wire::kafka::generated::alter_configs_request::AlterConfigsRequest;
+use streamd_wire::kafka::generated::alter_configs_response::{
+    AlterConfigsResourceResponse, AlterConfigsResponse,
+};
+use streamd_wire::kafka::generated::describe_configs_request::{
+    DescribeConfigsRequest, DescribeConfigsResource,
+};
+use streamd_wire::kafka::generated::describe_configs_response::{
+    DescribeConfigsResourceResult, DescribeConfigsResponse, DescribeConfigsResult,
+    DescribeConfigsSynonym,
+};
+use streamd_wire::kafka::generated::incremental_alter_configs_request::IncrementalAlterConfigsRequest;
+use streamd_wire::kafka::generated::incremental_alter_configs_response::{
+    AlterConfigsResourceResponse as IncrementalResourceResponse, IncrementalAlterConfigsResponse,
+};
+use streamd_wire::kafka::{Array, ResponseHeader};
+
+use super::{encode, topics};
+use crate::broker::Broker;
+
+const TOPIC: i8 = 2;
+const BROKER: i8 = 4;
+
+/// What a request names: a topic, this broker, or (empty) all brokers.
+enum Target<'a> {
+    Topic(&'a str),
+    Broker(Option<i32>),
+}
+
+fn target<'a>(kind: i8, name: &'a str) -> Result<Target<'a>, Refusal> {
+    match (kind, name) {
+        (TOPIC, name) => Ok(Target::Topic(name)),
+        (BROKER, "") => Ok(Target::Broker(None)),
+        (BROKER, id) => id.parse().map(|id| Target::Broker(Some(id))).map_err(|_| {
+            let text = format!("{id:?} is no broker id: a number is expected");
+            Refusal::new(ErrorCode::InvalidRequest, text)
+        }),
+        (kind, _) => {
+            let text = format!("resource type {kind}; topics (2) and brokers (4) have settings");
+            Err(Refusal::new(ErrorCode::InvalidRequest, text))
+        }
+    }
+}
+
+/// Answers DescribeConfigs, versions 1 to 4.
+pub fn describe(
+    broker: &Broker,
+    header: ResponseHeader,
+    request: &DescribeConfigsRequest<'_>,
+) -> Result<Vec<Part>, String> {
+    let image = broker.shard.image();
+    let found: Vec<_> = request
+        .resources
+        .iter()
+        .map(|r| {
+            let entries = entries(&image, &r);
+            (r, entries)
+        })
+        .collect();
+    let flags = (request.include_synonyms, request.include_documentation);
+    let results = found.iter().map(|(r, outcome)| DescribeConfigsResult {
+        error_code: outcome.as_ref().map_or_else(|e| e.code.code(), |_| 0),
+        error_message: outcome.as_ref().err().map(|e| e.text.as_str()),
+        resource_type: r.resource_type,
+        resource_name: r.resource_name,
+        configs: match outcome {
+            Ok(entries) => entries.iter().map(|e| described(e, flags)).collect(),
+            Err(_) => Array::default(),
+        },
+    });
+    let results = results.collect();
+    encode(header, &DescribeConfigsResponse { results, ..DescribeConfigsResponse::default() })
+}
+
+fn entries(
+    image: &ClusterImage,
+    resource: &DescribeConfigsResource<'_>,
+) -> Result<Vec<Entry>, Refusal> {
+    let keys: Option<Vec<&str>> =
+        resource.configuration_keys.as_ref().map(|keys| keys.iter().collect());
+    let wanted = |name: &str| keys.as_ref().is_none_or(|k| k.is_empty() || k.contains(&name));
+    match target(resource.resource_type, resource.resource_name)? {
+        Target::Topic(name) => {
+            topics::check_name(name)?;
+            let code = ErrorCode::UnknownTopicOrPartition;
+            let gone = || Refusal::new(code, format!("Topic '{name}' does not exist."));
+            let topic = image.topic(name).ok_or_else(gone)?;
+            Ok(describe_topic(&image.layers(Some(topic)), &wanted))
+        }
+        Target::Broker(Some(id)) if NodeId(id) == image.node() => {
+            Ok(describe_broker(&image.layers(None), &wanted))
+        }
+        Target::Broker(Some(id)) => {
+            let text = format!("this is broker {}, not {id}", image.node().0);
+            Err(Refusal::new(ErrorCode::InvalidRequest, text))
+        }
+        // Only what was set for all brokers: the rest is each broker's own.
+        Target::Broker(None) => {
+            let set = image.broker_configs(Resource::AllBrokers);
+            let is_set = |name: &str| wanted(name) && set.is_some_and(|s| s.contains_key(name));
+            let mut layers = image.layers(None);
+            layers.node = None;
+            layers.file = None;
+            Ok(describe_broker(&layers, &is_set))
+        }
+    }
+}
+
+fn described(e: &Entry, (synonyms, doc): (bool, bool)) -> DescribeConfigsResourceResult<'_> {
+    DescribeConfigsResourceResult {
+        name: e.name,
+        value: e.value.as_deref(),
+        read_only: e.read_only,
+        config_source: e.source as i8,
+        is_sensitive: false,
+        synonyms: if synonyms {
+            let one = |s: &'_ streamd_core::config::SynonymEntry| (s.name, s.source as i8);
+            e.synonyms
+                .iter()
+                .map(|s| {
+                    let (name, source) = one(s);
+                    DescribeConfigsSynonym { name, value: Some(&s.value), source }
+                })
+                .collect()
+        } else {
+            Array::default()
+        },
+        config_type: e.kind as i8,
+        documentation: doc.then_some(&e.doc),
+    }
+}
+
+async fn carry_out(
+    broker: &Rc<Broker>,
+    command: Result<Command, (ErrorCode, String)>,
+    validate_only: bool,
+) -> Result<(), Refusal> {
+    let command = command.map_err(|(code, text)| Refusal::new(code, text))?;
+    if validate_only {
+        return Ok(());
+    }
+    topics::propose(broker, command).await.map(drop)
+}
+
+fn alteration(
+    image: &ClusterImage,
+    target: &Target<'_>,
+    ops: &[validate::ConfigOp<'_>],
+) -> Result<Command, (ErrorCode, String)> {
+    match target {
+        Target::Topic(name) => validate::alter_topic(image, name, ops),
+        Target::Broker(id) => validate::alter_broker(image, *id, ops),
+    }
+}
+
+/// Answers IncrementalAlterConfigs, versions 0 and 1 (KIP-339).
+pub async fn alter(
+    broker: &Rc<Broker>,
+    header: ResponseHeader,
+    request: &IncrementalAlterConfigsRequest<'_>,
+) -> Result<Vec<Part>, String> {
+    let mut done = Vec::with_capacity(request.resources.len());
+    for r in &request.resources {
+        let ops: Vec<_> = r
+            .configs
+            .iter()
+            .map(|c| validate::ConfigOp { name: c.name, op: c.config_operation, value: c.value })
+            .collect();
+        let outcome = match target(r.resource_type, r.resource_name) {
+            Ok(target) => {
+                let command = alteration(&broker.shard.image(), &target, &ops);
+                carry_out(broker, command, request.validate_only).await
+            }
+            Err(refusal) => Err(refusal),
+        };
+        done.push((r, outcome));
+    }
+    let responses = done.iter().map(|(r, outcome)| IncrementalResourceResponse {
+        error_code: outcome.as_ref().map_or_else(|e| e.code.code(), |()| 0),
+        error_message: outcome.as_ref().err().map(|e| e.text.as_str()),
+        resource_type: r.resource_type,
+        resource_name: r.resource_name,
+    });
+    let responses = responses.collect();
+    let response =
+        IncrementalAlterConfigsResponse { responses, ..IncrementalAlterConfigsResponse::default() };
+    encode(header, &response)
+}
+
+/// Answers AlterConfigs, versions 0 to 2: what is not named goes back to its default.
+pub async fn replace(
+    broker: &Rc<Broker>,
+    header: ResponseHeader,
+    request: &AlterConfigsRequest<'_>,
+) -> Result<Vec<Part>, String> {
+    let mut done = Vec::with_capacity(request.resources.len());
+    for r in &request.resources {
+        let given: Vec<_> = r.configs.iter().map(|c| (c.name, c.value)).collect();
+        let outcome = match target(r.resource_type, r.resource_name) {
+            Ok(target) => {
+                let image = broker.shard.image();
+                let current = match &target {
+                    Target::Topic(name) => image.topic(name).map(|t| &t.configs),
+                    Target::Broker(None) => image.broker_configs(Resource::AllBrokers),
+                    Target::Broker(Some(id)) => image.broker_configs(Resource::Broker(NodeId(*id))),
+                };
+                let command = alteration(&image, &target, &validate::replacing(current, &given));
+                carry_out(broker, command, request.validate_only).await
+            }
+            Err(refusal) => Err(refusal),
+        };
+        done.push((r, outcome));
+    }
+    let responses = done.iter().map(|(r, outcome)| AlterConfigsResourceResponse {
+        error_code: outcome.as_ref().map_or_else(|e| e.code.code(), |()| 0),
+        error_message: outcome.as_ref().err().map(|e| e.text.as_str()),
+        resource_type: r.resource_type,
+        resource_name: r.resource_name,
+    });
+    let responses = responses.collect();
+    encode(header, &AlterConfigsResponse { responses, ..AlterConfigsResponse::default() })
+}

@@ -1,0 +1,253 @@
+//! Metadata, DescribeCluster and DescribeTopicPartitions: what the image says, as clients ask for it.
+//! One node: it leads everything, and is the controller.
+
+use std::collections::BTreeSet;
+use std::rc::Rc;
+use std::sync::Arc;
+
+use streamd_core::meta::{ClusterImage, TopicMeta};
+use streamd_io::Part;
+use streamd_model::{ErrorCode, TopicId};
+use streamd_shard::Refusal;
+use streamd_wire::kafka::generated::describe_cluster_request::DescribeClusterRequest;
+use streamd_wire::kafka::generated::describe_cluster_response::{
+    DescribeClusterBroker, DescribeClusterResponse,
+};
+use streamd_wire::kafka::generated::describe_topic_partitions_request::DescribeTopicPartitionsRequest;
+use streamd_wire::kafka::generated::describe_topic_partitions_response::{
+    Cursor, DescribeTopicPartitionsResponse, DescribeTopicPartitionsResponsePartition,
+    DescribeTopicPartitionsResponseTopic,
+};
+use streamd_wire::kafka::generated::metadata_request::MetadataRequest;
+use streamd_wire::kafka::generated::metadata_response::{
+    MetadataResponse, MetadataResponseBroker, MetadataResponsePartition, MetadataResponseTopic,
+};
+use streamd_wire::kafka::{Array, ResponseHeader};
+
+use super::{encode, topics};
+use crate::broker::Broker;
+
+/// Stands for "not asked for" where a response could list permitted operations.
+const NO_OPERATIONS: i32 = i32::MIN;
+/// The epoch of every leader while there is one node.
+const LEADER_EPOCH: i32 = 0;
+/// At most so many partitions are described in one answer; a cursor leads on.
+const DESCRIBED_MAX: usize = 2000;
+
+enum Found {
+    Topic(Arc<TopicMeta>),
+    Missing { name: Option<String>, id: TopicId, code: ErrorCode },
+}
+
+/// Answers Metadata, versions 0 to 13. May create topics (`auto.create.topics.enable`).
+pub async fn metadata(
+    broker: &Rc<Broker>,
+    header: ResponseHeader,
+    request: &MetadataRequest<'_>,
+) -> Result<Vec<Part>, String> {
+    // Version 0 has no null: there an empty list asks for all topics.
+    let all = request.topics.as_ref().is_none_or(|t| header.version == 0 && t.is_empty());
+    let mut found = Vec::new();
+    if all {
+        found.extend(broker.shard.image().topics().cloned().map(Found::Topic));
+    } else if let Some(topics) = &request.topics {
+        let create = header.version < 4 || request.allow_auto_topic_creation;
+        for topic in topics {
+            found.push(match topic.name.filter(|_| topic.topic_id == TopicId::ZERO) {
+                Some(name) => by_name(broker, name, create).await,
+                None => by_id(&broker.shard.image(), topic.topic_id),
+            });
+        }
+    }
+    let me = [broker.identity.node_id];
+    let response = MetadataResponse {
+        brokers: vec![MetadataResponseBroker {
+            node_id: me[0],
+            host: &broker.identity.host,
+            port: i32::from(broker.identity.port),
+            rack: None,
+        }]
+        .into(),
+        cluster_id: Some(&broker.identity.cluster_id),
+        controller_id: me[0],
+        topics: found.iter().map(|f| topic_response(f, &me, header.version)).collect(),
+        cluster_authorized_operations: NO_OPERATIONS,
+        ..MetadataResponse::default()
+    };
+    encode(header, &response)
+}
+
+async fn by_name(broker: &Rc<Broker>, name: &str, create: bool) -> Found {
+    let image = broker.shard.image();
+    if let Some(topic) = image.topic(name) {
+        return Found::Topic(topic.clone());
+    }
+    let missing = |code| Found::Missing { name: Some(name.to_owned()), id: TopicId::ZERO, code };
+    if let Err(refusal) = topics::check_name(name) {
+        return missing(refusal.code);
+    }
+    if !create || !image.broker().auto_create_topics {
+        return missing(ErrorCode::UnknownTopicOrPartition);
+    }
+    match topics::auto_create(broker, name).await {
+        Ok(image) | Err((ErrorCode::TopicAlreadyExists, image)) => match image.topic(name) {
+            Some(topic) => Found::Topic(topic.clone()),
+            None => missing(ErrorCode::LeaderNotAvailable),
+        },
+        Err((code, _)) => missing(code),
+    }
+}
+
+fn by_id(image: &ClusterImage, id: TopicId) -> Found {
+    match image.topic_by_id(id) {
+        Some(topic) => Found::Topic(topic.clone()),
+        None => Found::Missing { name: None, id, code: ErrorCode::UnknownTopicId },
+    }
+}
+
+fn topic_response<'a>(found: &'a Found, me: &'a [i32], version: i16) -> MetadataResponseTopic<'a> {
+    match found {
+        Found::Topic(topic) => MetadataResponseTopic {
+            name: Some(&topic.name),
+            topic_id: topic.id,
+            is_internal: topic.is_internal(),
+            partitions: (0..topic.partitions).map(|i| partition_response(i, me)).collect(),
+            topic_authorized_operations: NO_OPERATIONS,
+            ..MetadataResponseTopic::default()
+        },
+        Found::Missing { name, id, code } => MetadataResponseTopic {
+            error_code: code.code(),
+            // Null only since version 12.
+            name: if version >= 12 { name.as_deref() } else { Some(name.as_deref().unwrap_or("")) },
+            topic_id: *id,
+            topic_authorized_operations: NO_OPERATIONS,
+            ..MetadataResponseTopic::default()
+        },
+    }
+}
+
+fn partition_response(partition_index: i32, me: &[i32]) -> MetadataResponsePartition<'_> {
+    MetadataResponsePartition {
+        partition_index,
+        leader_id: me[0],
+        leader_epoch: LEADER_EPOCH,
+        replica_nodes: me.into(),
+        isr_nodes: me.into(),
+        ..MetadataResponsePartition::default()
+    }
+}
+
+/// Answers DescribeCluster, versions 0 to 2.
+pub fn cluster(
+    broker: &Broker,
+    header: ResponseHeader,
+    request: &DescribeClusterRequest,
+) -> Result<Vec<Part>, String> {
+    // Since version 1 the client says whether it asks brokers (1) or controllers (2) (KIP-919).
+    if header.version >= 1 && request.endpoint_type != 1 {
+        let code = ErrorCode::MismatchedEndpointType;
+        let response = DescribeClusterResponse {
+            error_code: code.code(),
+            error_message: Some("this listener is of a broker, not of a controller"),
+            endpoint_type: 1,
+            cluster_id: &broker.identity.cluster_id,
+            controller_id: -1,
+            cluster_authorized_operations: NO_OPERATIONS,
+            ..DescribeClusterResponse::default()
+        };
+        return encode(header, &response);
+    }
+    let response = DescribeClusterResponse {
+        endpoint_type: 1,
+        cluster_id: &broker.identity.cluster_id,
+        controller_id: broker.identity.node_id,
+        brokers: vec![DescribeClusterBroker {
+            broker_id: broker.identity.node_id,
+            host: &broker.identity.host,
+            port: i32::from(broker.identity.port),
+            rack: None,
+            is_fenced: false,
+        }]
+        .into(),
+        cluster_authorized_operations: NO_OPERATIONS,
+        ..DescribeClusterResponse::default()
+    };
+    encode(header, &response)
+}
+
+/// Answers DescribeTopicPartitions, version 0 (KIP-966): topics in order of their names, as many
+/// partitions as fit, and a cursor to where the next answer begins.
+pub fn topic_partitions(
+    broker: &Broker,
+    header: ResponseHeader,
+    request: &DescribeTopicPartitionsRequest<'_>,
+) -> Result<Vec<Part>, String> {
+    let image = broker.shard.image();
+    let me = [broker.identity.node_id];
+    let (from, first) =
+        request.cursor.as_ref().map_or(("", 0), |c| (c.topic_name, c.partition_index.max(0)));
+    let names: BTreeSet<&str> = if request.topics.is_empty() {
+        image.topics().map(|t| t.name.as_str()).collect()
+    } else {
+        request.topics.iter().map(|t| t.name).collect()
+    };
+    let limit = usize::try_from(request.response_partition_limit).unwrap_or(0);
+    let mut left = limit.clamp(1, DESCRIBED_MAX);
+    let mut out = Vec::new();
+    let mut next_cursor = None;
+    for name in names.range(from..) {
+        let Some(topic) = image.topic(name) else {
+            out.push(missing_topic(name));
+            continue;
+        };
+        let begin = if *name == from { first.min(topic.partitions) } else { 0 };
+        if left == 0 {
+            next_cursor = Some(Cursor { topic_name: name, partition_index: begin });
+            break;
+        }
+        let end = topic.partitions.min(begin.saturating_add(left as i32));
+        left -= (end - begin) as usize;
+        out.push(DescribeTopicPartitionsResponseTopic {
+            name: Some(name),
+            topic_id: topic.id,
+            is_internal: topic.is_internal(),
+            partitions: (begin..end).map(|i| described(i, &me)).collect(),
+            topic_authorized_operations: NO_OPERATIONS,
+            ..DescribeTopicPartitionsResponseTopic::default()
+        });
+        if end < topic.partitions {
+            next_cursor = Some(Cursor { topic_name: name, partition_index: end });
+            break;
+        }
+    }
+    let response = DescribeTopicPartitionsResponse {
+        topics: out.into(),
+        next_cursor,
+        ..DescribeTopicPartitionsResponse::default()
+    };
+    encode(header, &response)
+}
+
+fn missing_topic(name: &str) -> DescribeTopicPartitionsResponseTopic<'_> {
+    let code = topics::check_name(name)
+        .map_or_else(|refusal: Refusal| refusal.code, |()| ErrorCode::UnknownTopicOrPartition);
+    DescribeTopicPartitionsResponseTopic {
+        error_code: code.code(),
+        name: Some(name),
+        topic_authorized_operations: NO_OPERATIONS,
+        ..DescribeTopicPartitionsResponseTopic::default()
+    }
+}
+
+fn described(partition_index: i32, me: &[i32]) -> DescribeTopicPartitionsResponsePartition<'_> {
+    DescribeTopicPartitionsResponsePartition {
+        partition_index,
+        leader_id: me[0],
+        leader_epoch: LEADER_EPOCH,
+        replica_nodes: me.into(),
+        isr_nodes: me.into(),
+        eligible_leader_replicas: Some(Array::default()),
+        last_known_elr: Some(Array::default()),
+        ..DescribeTopicPartitionsResponsePartition::default()
+    }
+}
