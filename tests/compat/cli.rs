@@ -9,7 +9,7 @@ use streamd_tests::run::output;
 use crate::Fixture;
 
 const TOPICS: &str = "org.apache.kafka.tools.TopicCommand";
-const CONFIGS: &str = "org.apache.kafka.tools.ConfigCommand";
+const CONFIGS: &str = "kafka.admin.ConfigCommand";
 const OFFSETS: &str = "org.apache.kafka.tools.GetOffsetShell";
 
 /// A tool that is pointed at the broker.
@@ -50,7 +50,7 @@ fn kafka_topics_and_configs() {
     );
     assert_has(
         &topics(&["--describe", "--topic", &topic]),
-        "Configs: segment.bytes=1048576",
+        "segment.bytes=1048576",
     );
     topics(&["--alter", "--topic", &topic, "--partitions", "5"]);
     assert_has(

@@ -2,7 +2,7 @@
 //! back by assignment, is read by Java, and runs its admin calls.
 //!
 //! What the drivers can't do is listed where it is: `Client::codecs` (zstd in Node before 22.15) and
-//! here: kcat sets no timestamps and writes null values only in place of all empty ones. kafkajs has
+//! in `Client::reads_of_java`; and kcat sets no timestamps and writes null values only in place of all empty ones. kafkajs has
 //! no consumer without a group, so its driver fetches through the same client's broker connection.
 
 mod cli;
@@ -63,7 +63,7 @@ impl Fixture {
 
     /// The topics that Java wrote in codecs that the client can read.
     fn java_topics_for(&self, client: Client) -> Vec<String> {
-        let readable = |t: &&String| client.codecs().iter().any(|c| t.ends_with(c));
+        let readable = |t: &&String| client.reads_of_java().any(|c| t.ends_with(c));
         self.java_topics()
             .iter()
             .filter(readable)

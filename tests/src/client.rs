@@ -63,6 +63,14 @@ impl Client {
         &CODECS
     }
 
+    /// The codecs of Java's that it reads: @platformatic/kafka doesn't know the framing that Java
+    /// puts around snappy.
+    pub fn reads_of_java(self) -> impl Iterator<Item = &'static &'static str> {
+        self.codecs()
+            .iter()
+            .filter(move |&&c| self != Self::Platformatic || c != "snappy")
+    }
+
     fn driver(self) -> Command {
         let python = |driver: &str| {
             let mut c = command(install::python());
