@@ -3,12 +3,13 @@
 use serde::{Deserialize, Serialize};
 
 use crate::batch::Codec;
-use crate::failure::{Failure, Result};
+use crate::failure::{Context, Failure, Result};
 use crate::outcome::{Interval, Outcome};
 use crate::progress::Progress;
 use crate::ratio::{Comparison, Spread};
 use crate::report::number;
 use crate::run;
+use crate::sys;
 use crate::workload::{Target, Workload};
 
 /// One case of a comparison.
@@ -135,8 +136,9 @@ pub fn warm_one(side: &Target, seconds: f64) -> Result<()> {
 }
 
 fn one(side: &Target, workload: &Workload) -> Result<Outcome> {
-    run::run(side, workload)
-        .map_err(|failure| Failure::new(format!("{} in {}: {failure}", side.name, workload.name)))
+    // What the other side left to be written back is not to be paid for by this one.
+    sys::sync();
+    run::run(side, workload).context(|| format!("{} in {}", side.name, workload.name))
 }
 
 fn summary(sides: (&Target, &Target), workload: &Workload, pairs: Vec<(Outcome, Outcome)>) -> Case {
@@ -164,7 +166,7 @@ fn summary(sides: (&Target, &Target), workload: &Workload, pairs: Vec<(Outcome, 
             share(&|pair| pair.1.interval.client_share()),
         ),
         rss_mb: compare(&Interval::rss_mb),
-        other_ms_per_mb: compare(&|i| Some(i.other_cpu_ms / i.mb())),
+        other_ms_per_mb: compare(&|i| Some((i.other_cpu_ms / i.mb()).max(0.001))),
         pairs,
     }
 }

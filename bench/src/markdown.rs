@@ -39,7 +39,8 @@ fn head(table: &Table) -> String {
          before them does not count, and both were warmed up before the first. MB is 10^6 bytes of \
          record values before compression. Broker CPU is user and system time of the whole process \
          over the measured interval; what the kernel's own threads do for it (writing back the page \
-         cache) is not in it, but in *other CPU* with everything else on the machine. \
+         cache) is not in it, but in *other CPU* with everything else on the machine. Before every run \
+         the file system is synced, so that nobody pays for the other's write-back. \
          ¹ marks rows where the client took more than a third of that broker's CPU. A load is named \
          by record size, partitions and compression: batches of 64 KiB, 5 requests in flight, acks \
          -1; `small` is one 1 KiB record a request on 32 connections; `latency-N` is open loop at N \

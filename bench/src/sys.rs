@@ -60,6 +60,12 @@ pub fn terminate(pid: u32) -> io::Result<()> {
     checked(i64::from(unsafe { libc::kill(pid, libc::SIGTERM) })).map(drop)
 }
 
+/// Waits until what the kernel holds back from storage is written.
+pub fn sync() {
+    // SAFETY: sync takes nothing and cannot fail.
+    unsafe { libc::sync() };
+}
+
 /// Lets a program that is to be started end (SIGTERM) when the thread that starts it does, so
 /// that no broker outlives a measurement that was interrupted.
 pub fn end_with_parent(command: &mut Command) {

@@ -19,6 +19,7 @@ use crate::procfs::Usage;
 use crate::progress::Progress;
 use crate::run;
 use crate::server::{Server, streamd_path};
+use crate::sys;
 use crate::workload::{Kind, Target};
 
 /// Partitions of the topic that the idle brokers have.
@@ -95,6 +96,9 @@ pub fn run(args: &TableArgs) -> Result<Table> {
     if data.exists() {
         fs::remove_dir_all(&data).context(|| format!("cannot remove {}", data.display()))?;
     }
+    sys::sync();
+    let each = Duration::from_secs(1);
+    let limits = Limits::measure(&places.work, each, |what| progress.step(what))?;
     let streamd = Server::streamd(&streamd_path(args.streamd.as_deref())?, &data)?;
     let kafka = Server::kafka(&places.script, &places.work.join("kafka"), args.kafka_port)?;
     progress.step("idle");
@@ -104,8 +108,6 @@ pub fn run(args: &TableArgs) -> Result<Table> {
         progress.step("warm-up");
         duel::warm_one(target, args.warm)?;
     }
-    let each = Duration::from_secs(1);
-    let limits = Limits::measure(&places.work, each, |what| progress.step(what))?;
     let mut table = Table {
         command: command(),
         origin: Origin::here(Some(&places.root), &places.work),
