@@ -103,11 +103,6 @@ impl Admin {
         Ok(admin)
     }
 
-    /// The broker's address.
-    pub fn address(&self) -> SocketAddr {
-        self.address
-    }
-
     /// The newest version up to `wanted` that the broker serves of an API.
     ///
     /// # Errors

@@ -118,6 +118,9 @@ pub struct DuelArgs {
     /// Seconds to measure in every run.
     #[arg(long, default_value_t = 3.0)]
     pub seconds: f64,
+    /// Seconds of mixed load on each broker before the first case.
+    #[arg(long, default_value_t = 8.0, value_name = "SECONDS")]
+    pub warm: f64,
 }
 
 /// The machine's limits from the command line.
@@ -147,6 +150,9 @@ pub struct TableArgs {
     /// Seconds to measure in every run.
     #[arg(long, default_value_t = 3.0)]
     pub seconds: f64,
+    /// Seconds of mixed load on each broker before the first case.
+    #[arg(long, default_value_t = 12.0, value_name = "SECONDS")]
+    pub warm: f64,
     /// Also measure Kafka with flush.messages=1, whose acknowledgements are durable.
     #[arg(long)]
     pub kafka_durable: bool,

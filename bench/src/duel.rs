@@ -3,12 +3,13 @@
 use serde::{Deserialize, Serialize};
 
 use crate::batch::Codec;
-use crate::failure::{Failure, Result};
+use crate::failure::{Context, Failure, Result};
 use crate::outcome::{Interval, Outcome};
 use crate::progress::Progress;
 use crate::ratio::{Comparison, Spread};
 use crate::report::number;
 use crate::run;
+use crate::sys;
 use crate::workload::{Target, Workload};
 
 /// One case of a comparison.
@@ -34,7 +35,7 @@ pub struct Case {
     pub p999_us: Option<Comparison>,
     /// This program's CPU milliseconds for a MB.
     pub client_ms_per_mb: Option<Comparison>,
-    /// The greatest part of the broker's CPU that this program took, for each side.
+    /// This program's CPU as a part of the broker's, for each side (median).
     pub client_share: (Option<f64>, Option<f64>),
     /// The brokers' resident memory after the runs, MB.
     pub rss_mb: Option<Comparison>,
@@ -107,9 +108,37 @@ pub fn case(
     Ok(summary(sides, workload, runs))
 }
 
+/// Loads a broker for about so many seconds without counting: a virtual machine that compiles as
+/// it runs needs it, and no broker is to be measured cold.
+///
+/// # Errors
+/// As [`case`].
+pub fn warm_one(side: &Target, seconds: f64) -> Result<()> {
+    let loads = [
+        Workload::produce(100, 12, Codec::Lz4),
+        Workload::produce(1024, 12, Codec::None),
+        Workload::fetch(1024, 12),
+        Workload::small(),
+    ];
+    if seconds <= 0.0 {
+        return Ok(());
+    }
+    let seconds = seconds / loads.len() as f64;
+    for load in loads {
+        let load = Workload {
+            seconds,
+            warmup_s: 0.0,
+            ..load
+        };
+        one(side, &load)?;
+    }
+    Ok(())
+}
+
 fn one(side: &Target, workload: &Workload) -> Result<Outcome> {
-    run::run(side, workload)
-        .map_err(|failure| Failure::new(format!("{} in {}: {failure}", side.name, workload.name)))
+    // What the other side left to be written back is not to be paid for by this one.
+    sys::sync();
+    run::run(side, workload).context(|| format!("{} in {}", side.name, workload.name))
 }
 
 fn summary(sides: (&Target, &Target), workload: &Workload, pairs: Vec<(Outcome, Outcome)>) -> Case {
@@ -119,7 +148,7 @@ fn summary(sides: (&Target, &Target), workload: &Workload, pairs: Vec<(Outcome, 
         Comparison::of(&values?)
     };
     let share = |of: &dyn Fn(&(Outcome, Outcome)) -> Option<f64>| {
-        Spread::of(pairs.iter().filter_map(of)).map(|spread| spread.max)
+        Spread::of(pairs.iter().filter_map(of)).map(|spread| spread.median)
     };
     Case {
         workload: workload.clone(),
@@ -137,7 +166,7 @@ fn summary(sides: (&Target, &Target), workload: &Workload, pairs: Vec<(Outcome, 
             share(&|pair| pair.1.interval.client_share()),
         ),
         rss_mb: compare(&Interval::rss_mb),
-        other_ms_per_mb: compare(&|i| Some(i.other_cpu_ms / i.mb())),
+        other_ms_per_mb: compare(&|i| Some((i.other_cpu_ms / i.mb()).max(0.001))),
         pairs,
     }
 }
@@ -184,7 +213,7 @@ fn client_remark(case: &Case) -> String {
     let of = |name: &str, share: Option<f64>| match share {
         Some(share) if share > crate::report::CLIENT_SHARE_MAX => {
             let percent = share * 100.0;
-            format!("  the client took up to {percent:.0} % of {name}'s CPU: more than a third\n")
+            format!("  the client took {percent:.0} % of {name}'s CPU: more than a third\n")
         }
         _ => String::new(),
     };
@@ -248,7 +277,7 @@ mod tests {
         };
         let pairs = vec![
             (outcome(1.0, 0.5), outcome(2.0, 0.5)),
-            (outcome(3.0, 0.1), outcome(12.0, 0.5)),
+            (outcome(3.0, 1.5), outcome(12.0, 3.0)),
         ];
         let case = summary((&target("A"), &target("B")), &workload, pairs);
         let cpu = case.cpu_ms_per_mb.unwrap();

@@ -7,6 +7,7 @@
 
 mod admin;
 mod batch;
+mod canonical;
 mod cli;
 mod conn;
 mod drive;
@@ -16,6 +17,8 @@ mod failure;
 mod fake;
 mod fetch;
 mod limits;
+mod machine;
+mod markdown;
 mod meter;
 mod outcome;
 mod payload;
@@ -25,7 +28,9 @@ mod progress;
 mod ratio;
 mod report;
 mod run;
+mod server;
 mod sys;
+mod table;
 mod workload;
 
 use std::process::ExitCode;
@@ -34,7 +39,7 @@ use std::time::Duration;
 use clap::Parser;
 use serde::Serialize;
 
-use cli::{Cli, Command, DuelArgs, LimitsArgs, LoadArgs};
+use cli::{Cli, Command, DuelArgs, LimitsArgs, LoadArgs, TableArgs};
 use failure::{Context, Result};
 use limits::Limits;
 use progress::Progress;
@@ -57,16 +62,34 @@ fn dispatch(cli: &Cli) -> Result<()> {
         Some(Command::Latency(args)) => load(cli, args, "latency", Kind::Produce, true),
         Some(Command::Duel(args)) => duel_run(cli, args),
         Some(Command::Limits(args)) => limits_run(cli, args),
-        _ => Ok(()),
+        Some(Command::Table(args)) => table_run(cli, args),
+        None => {
+            let canonical = canonical::run(cli.streamd.as_deref())?;
+            print(cli.json, &canonical, || canonical::text(&canonical))
+        }
     }
+}
+
+fn table_run(cli: &Cli, args: &TableArgs) -> Result<()> {
+    let table = table::run(args)?;
+    if cli.json {
+        let mut cases = table.cases.iter().chain(&table.durable);
+        return cases.try_for_each(|case| print(true, case, String::new));
+    }
+    print!("{}", markdown::results(&table));
+    Ok(())
 }
 
 fn duel_run(cli: &Cli, args: &DuelArgs) -> Result<()> {
     let (a, b) = (cli::side(&args.a)?, cli::side(&args.b)?);
     let cases = duel::chosen(&args.cases, args.seconds)?;
-    let progress = Progress::new(cases.len() * (args.pairs + 1));
+    cases.iter().try_for_each(run::check)?;
+    let progress = Progress::new(cases.len() * (args.pairs + 1) + 2);
+    for side in [&a, &b] {
+        progress.step("warm-up");
+        duel::warm_one(side, args.warm)?;
+    }
     for workload in &cases {
-        run::check(workload)?;
         let case = duel::case((&a, &b), workload, args.pairs, &progress)?;
         progress.hide(|| print(cli.json, &case, || duel::text(&case)))?;
     }

@@ -12,8 +12,10 @@ pub fn number(value: f64) -> String {
         v if v >= 100.0 => format!("{value:.0}"),
         v if v >= 10.0 => format!("{value:.1}"),
         v if v >= 1.0 => format!("{value:.2}"),
-        v if v == 0.0 => "0".into(),
-        _ => format!("{value:.3}"),
+        0.0 => "0".into(),
+        v if v >= 0.1 => format!("{value:.3}"),
+        v if v >= 0.01 => format!("{value:.4}"),
+        _ => format!("{value:.5}"),
     };
     let (sign, digits) = match text.strip_prefix('-') {
         Some(digits) => ("-", digits),
@@ -136,7 +138,8 @@ mod tests {
     fn numbers_have_three_digits_and_commas() {
         let cases = [
             (0.0, "0"),
-            (0.0421, "0.042"),
+            (0.0421, "0.0421"),
+            (0.00042, "0.00042"),
             (3.456, "3.46"),
             (34.56, "34.6"),
             (999.6, "1,000"),

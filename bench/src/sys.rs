@@ -3,7 +3,9 @@
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
+use std::os::unix::process::CommandExt;
 use std::path::Path;
+use std::process::Command;
 use std::time::Duration;
 
 fn checked(result: i64) -> io::Result<usize> {
@@ -56,6 +58,24 @@ pub fn terminate(pid: u32) -> io::Result<()> {
     let pid = i32::try_from(pid).map_err(io::Error::other)?;
     // SAFETY: kill takes integers.
     checked(i64::from(unsafe { libc::kill(pid, libc::SIGTERM) })).map(drop)
+}
+
+/// Waits until what the kernel holds back from storage is written.
+pub fn sync() {
+    // SAFETY: sync takes nothing and cannot fail.
+    unsafe { libc::sync() };
+}
+
+/// Lets a program that is to be started end (SIGTERM) when the thread that starts it does, so
+/// that no broker outlives a measurement that was interrupted.
+pub fn end_with_parent(command: &mut Command) {
+    let die = || {
+        // SAFETY: PR_SET_PDEATHSIG takes an integer.
+        let result = unsafe { libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGTERM as libc::c_ulong) };
+        checked(i64::from(result)).map(drop)
+    };
+    // SAFETY: between fork and exec the closure only makes one system call.
+    unsafe { command.pre_exec(die) };
 }
 
 /// The kind of file system that holds a path.

@@ -120,11 +120,6 @@ impl Workload {
         }
     }
 
-    /// Records in a request.
-    pub fn request_records(&self) -> u64 {
-        (self.batch_records as u64) * u64::try_from(self.spread).unwrap_or(1)
-    }
-
     /// The time before measuring.
     pub fn warmup(&self) -> Duration {
         Duration::from_secs_f64(self.warmup_s.clamp(0.0, 86_400.0))

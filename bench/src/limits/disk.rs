@@ -73,7 +73,12 @@ pub(super) fn measure(dir: &Path, each: Duration, figures: &mut Vec<Figure>) -> 
         .write(true)
         .custom_flags(libc::O_DIRECT)
         .open(path)
-        .context(|| format!("cannot write directly (O_DIRECT) to {}", path.display()))?;
+        .context(|| {
+            format!(
+                "cannot write directly (O_DIRECT) to {}: choose a place on a disk (--dir, TMPDIR)",
+                path.display()
+            )
+        })?;
     let data = Aligned::random(1 << 20);
     for at in (0..FILE).step_by(1 << 20) {
         file.write_all_at(data.get(1 << 20), at)

@@ -18,7 +18,6 @@ use crate::meter::histogram;
 use crate::outcome::Percentiles;
 use crate::sys::{Whose, cpu_time};
 
-pub use disk::{DIRECT, DURABLE};
 pub use memory::{COPY, CRC};
 pub use net::{RECEIVE, ROUND_TRIP, SENDFILE};
 
