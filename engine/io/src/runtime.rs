@@ -25,8 +25,8 @@ pub struct RuntimeOptions {
     pub ring_depth: usize,
     /// Threads of each shard for calls that block. They are not pinned.
     pub blocking_threads: usize,
-    /// A directory on the file system that holds the data. Each shard opens a small file in it
-    /// first (`.streamd-probe`), which guards against a wrong verdict about polled I/O.
+    /// A directory on the file system that holds the data: each shard tries direct I/O there
+    /// before it starts. Without it that happens when the first file is opened.
     pub data_dir: Option<PathBuf>,
     pub(crate) knobs: uring::Knobs,
 }

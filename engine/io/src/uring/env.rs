@@ -101,9 +101,11 @@ impl Env {
     }
 
     pub(crate) async fn open(&self, path: &Path, o: &OpenOptions) -> io::Result<file::File> {
-        Ok(file::File(file::Kind::Uring(
-            super::File::open(path, o).await?,
-        )))
+        if let (true, Some(primed)) = (o.direct, &self.0.primed) {
+            primed.ensure(parent(path)).await?;
+        }
+        let file = super::File::open(path, o).await?;
+        Ok(file::File(file::Kind::Uring(file)))
     }
 
     pub(crate) async fn create_dir_all(&self, path: &Path) -> io::Result<()> {
@@ -201,11 +203,14 @@ fn write_file_atomic(path: &Path, bytes: &[u8]) -> io::Result<()> {
     file.write_all(bytes)?;
     file.sync_all()?;
     fs::rename(&temp, path)?;
-    let dir = match path.parent() {
+    fs::File::open(parent(path))?.sync_all()
+}
+
+fn parent(path: &Path) -> &Path {
+    match path.parent() {
         Some(dir) if !dir.as_os_str().is_empty() => dir,
         _ => Path::new("."),
-    };
-    fs::File::open(dir)?.sync_all()
+    }
 }
 
 fn disk_space(path: &Path) -> io::Result<DiskSpace> {

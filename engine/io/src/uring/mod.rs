@@ -8,6 +8,7 @@
 //!    [`waker`] gives tasks wakers of our own, so that each glommio waker exists once.
 //! 4. False detection of polled I/O: [`prime`] opens a file that was really written first.
 
+mod delay;
 mod env;
 mod file;
 mod net;

@@ -11,9 +11,10 @@ use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, IntoRawFd, OwnedFd, RawFd};
 use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::task::{Context, Poll};
 use std::time::Duration;
 
-use futures_lite::AsyncRead;
+use futures_lite::{AsyncRead, AsyncWrite};
 use glommio::net::{TcpListener, TcpStream};
 use socket2::{Domain, Protocol, Socket, Type};
 
@@ -55,10 +56,26 @@ impl Listener {
     }
 }
 
-pub(super) type Shared = Rc<RefCell<TcpStream>>;
+/// The connection behind both halves.
+pub(super) struct Conn(RefCell<TcpStream>);
+
+impl Conn {
+    pub(super) fn poll_write(&self, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut *self.0.borrow_mut()).poll_write(cx, bytes)
+    }
+}
+
+impl Drop for Conn {
+    fn drop(&mut self) {
+        // The ring and the blocking threads may hold on to the socket for a while; the peer shall
+        // know at once. What was sent before still arrives.
+        // SAFETY: plain call on an open descriptor. An error means that the peer is gone.
+        unsafe { libc::shutdown(self.0.borrow().as_raw_fd(), libc::SHUT_RDWR) };
+    }
+}
 
 pub(crate) struct Stream {
-    inner: Shared,
+    conn: Rc<Conn>,
     fd: RawFd,
 }
 
@@ -68,7 +85,7 @@ impl Stream {
         let fd = inner.as_raw_fd();
         set_nonblocking(fd)?;
         Ok(Stream {
-            inner: Rc::new(RefCell::new(inner)),
+            conn: Rc::new(Conn(RefCell::new(inner))),
             fd,
         })
     }
@@ -78,22 +95,17 @@ impl Stream {
     }
 
     pub(crate) fn peer_addr(&self) -> io::Result<SocketAddr> {
-        self.inner.borrow().peer_addr().map_err(io_err)
+        self.conn.0.borrow().peer_addr().map_err(io_err)
     }
 
     pub(crate) fn split(self) -> (ReadHalf, WriteHalf) {
+        let (conn, fd) = (self.conn, self.fd);
         let write = WriteHalf {
-            inner: self.inner.clone(),
-            fd: self.fd,
+            conn: conn.clone(),
+            fd,
             own: None,
         };
-        (
-            ReadHalf {
-                inner: self.inner,
-                fd: self.fd,
-            },
-            write,
-        )
+        (ReadHalf { conn, fd }, write)
     }
 }
 
@@ -111,7 +123,7 @@ fn set_nonblocking(fd: RawFd) -> io::Result<()> {
 }
 
 pub(crate) struct ReadHalf {
-    inner: Shared,
+    conn: Rc<Conn>,
     fd: RawFd,
 }
 
@@ -120,7 +132,7 @@ impl ReadHalf {
         if buf.is_empty() {
             return Ok(0);
         }
-        poll_fn(|cx| Pin::new(&mut *self.inner.borrow_mut()).poll_read(cx, buf)).await
+        poll_fn(|cx| Pin::new(&mut *self.conn.0.borrow_mut()).poll_read(cx, buf)).await
     }
 
     pub(crate) async fn closed(&self) {
@@ -146,7 +158,7 @@ fn peer_gone(fd: RawFd) -> bool {
 }
 
 pub(crate) struct WriteHalf {
-    pub(super) inner: Shared,
+    pub(super) conn: Rc<Conn>,
     pub(super) fd: RawFd,
     /// A descriptor of its own for blocking threads, made when first needed.
     own: Option<Arc<OwnedFd>>,
@@ -157,7 +169,7 @@ impl WriteHalf {
         if let Some(fd) = &self.own {
             return Ok(fd.clone());
         }
-        // SAFETY: open as long as `inner` lives.
+        // SAFETY: open as long as `conn` lives.
         let fd = unsafe { BorrowedFd::borrow_raw(self.fd) };
         let own = Arc::new(fd.try_clone_to_owned()?);
         self.own = Some(own.clone());

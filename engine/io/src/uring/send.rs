@@ -10,15 +10,14 @@ use std::future::poll_fn;
 use std::io;
 use std::os::fd::{AsRawFd, RawFd};
 use std::os::unix::fs::FileExt;
-use std::pin::Pin;
 use std::sync::Arc;
 
 use bytes::{Buf, Bytes};
-use futures_lite::AsyncWrite;
 
 use super::env::blocking;
 use super::file::SharedFd;
 use super::net::WriteHalf;
+use super::shard::reactor_pass;
 use crate::buf::BLOCK;
 use crate::file::SharedKind;
 use crate::stream::Part;
@@ -90,7 +89,7 @@ impl WriteHalf {
             }
             if since_yield >= CHUNK {
                 since_yield = 0;
-                yield_through_reactor().await;
+                reactor_pass().await;
             }
         }
         run.clear();
@@ -99,7 +98,7 @@ impl WriteHalf {
 
     /// Waits until the socket has room and writes some of `bytes`.
     async fn wait_and_write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        let n = poll_fn(|cx| Pin::new(&mut *self.inner.borrow_mut()).poll_write(cx, bytes)).await?;
+        let n = poll_fn(|cx| self.conn.poll_write(cx, bytes)).await?;
         if n == 0 {
             Err(io::ErrorKind::WriteZero.into())
         } else {
@@ -130,7 +129,7 @@ impl WriteHalf {
                 Err(e) => return Err(e),
             }
             if pos < end && resident {
-                yield_through_reactor().await;
+                reactor_pass().await;
             }
         }
         Ok(())
@@ -157,11 +156,6 @@ fn other_arm() -> io::Error {
 fn past_end(pos: u64) -> io::Error {
     let text = format!("the file ends at {pos}, but more of it should be sent");
     io::Error::new(io::ErrorKind::UnexpectedEof, text)
-}
-
-/// A timer that is due at once: it fires after the reactor has looked at the rings.
-async fn yield_through_reactor() {
-    glommio::timer::sleep(std::time::Duration::ZERO).await;
 }
 
 async fn read_head(fd: &Arc<SharedFd>, pos: u64, len: usize) -> io::Result<Vec<u8>> {

@@ -12,8 +12,8 @@ use glommio::{
 
 use super::env::Env;
 use super::io_err;
-use super::shard::Shard;
-use super::{prime, watch};
+use super::shard::{Shard, reactor_pass};
+use super::watch;
 use crate::env;
 use crate::runtime::RuntimeOptions;
 
@@ -68,19 +68,17 @@ where
 {
     let main = RefCell::new(Some(main));
     ex.run(async {
-        if options.knobs.prime
-            && let Some(dir) = &options.data_dir
-        {
-            prime::prime(dir).await?;
-        }
         let queues = [queue(1000, "latency"), queue(100, "background")];
         let shard = Shard::new(
             queues,
             options.stall_limit,
-            options.knobs.defer,
+            options.knobs,
             crate::process::seed(),
         );
         let system = start_system(&shard);
+        if let (Some(primed), Some(dir)) = (&shard.primed, &options.data_dir) {
+            primed.ensure(dir).await?;
+        }
         if options.knobs.watch {
             watch::add(&shard.home)?;
         }
@@ -111,7 +109,7 @@ async fn close(shard: &Shard) {
         if shard.close_tasks() == 0 {
             break;
         }
-        glommio::timer::sleep(Duration::ZERO).await;
+        reactor_pass().await;
     }
     shard.home.close();
 }
