@@ -31,7 +31,7 @@ macro_rules! codes {
 codes! {
     -1 UnknownServerError "The server met an error that it did not expect.",
     0 None "No error.",
-    1 OffsetOutOfRange "The offset is outside the range of offsets that the server keeps for the partition.",
+    1 OffsetOutOfRange "The offset is outside the range of offsets that the server keeps.",
     2 CorruptMessage "The record batch failed its CRC, has a wrong size, or has another defect.",
     3 UnknownTopicOrPartition "This server does not host this topic or partition.",
     4 InvalidFetchSize "The fetch size is not valid.",

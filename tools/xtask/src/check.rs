@@ -3,10 +3,9 @@
 //! Every step runs even if one before it failed, so that one run shows all there is to mend.
 
 use std::path::Path;
-use std::process::Command;
 use std::time::Instant;
 
-use crate::{CARGO, Outcome, tidy};
+use crate::{Outcome, tidy};
 
 const FORMAT: &[&str] = &["fmt", "--all", "--", "--check"];
 const CLIPPY: &[&str] = &[
@@ -54,10 +53,8 @@ pub fn run(root: &Path, fast: bool) -> Outcome {
 }
 
 fn cargo(root: &Path, args: &[&str]) -> Outcome {
-    let status = Command::new(CARGO)
-        .args(args)
+    let status = crate::cargo(root, args)
         .env("RUSTDOCFLAGS", "-D warnings")
-        .current_dir(root)
         .status()
         .map_err(|e| format!("cargo does not start: {e}"))?;
     if status.success() {

@@ -8,10 +8,7 @@ mod generate;
 mod tidy;
 
 use std::path::{Path, PathBuf};
-use std::process::ExitCode;
-
-/// The cargo that runs us.
-const CARGO: &str = env!("CARGO");
+use std::process::{Command, ExitCode};
 
 const USAGE: &str = "\
 usage: cargo xtask COMMAND
@@ -57,4 +54,12 @@ fn main() -> ExitCode {
 fn root() -> PathBuf {
     let here = Path::new(env!("CARGO_MANIFEST_DIR"));
     here.ancestors().nth(2).unwrap_or(here).to_path_buf()
+}
+
+/// A call of the cargo that runs us, at the top of the repository.
+fn cargo(root: &Path, args: &[&str]) -> Command {
+    let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
+    let mut command = Command::new(cargo);
+    command.args(args).current_dir(root);
+    command
 }

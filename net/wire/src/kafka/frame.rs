@@ -27,6 +27,28 @@ pub struct RequestHeader<'a> {
 }
 
 /// A request's frame, without its length: header and undecoded body.
+///
+/// ```
+/// use streamd_wire::kafka::{frame::encode_request, *};
+///
+/// // A client asks for one topic,
+/// let topic = metadata_request::MetadataRequestTopic { name: Some("a"), ..Default::default() };
+/// let request = MetadataRequest { topics: Some(vec![topic].into()), ..Default::default() };
+/// let mut sent = Writer::new();
+/// encode_request(&request, 9, 1, Some("me"), &mut sent)?;
+///
+/// // the broker reads it, without its length, in place,
+/// let frame = Frame::parse(&sent.bytes()[4..])?;
+/// let request: MetadataRequest = frame.decode()?;
+/// for topic in request.topics.iter().flatten() {
+///     assert_eq!(topic.name, Some("a"));
+/// }
+///
+/// // and answers.
+/// let mut answer = Writer::new();
+/// ResponseHeader::from(&frame.header).encode(&MetadataResponse::default(), &mut answer)?;
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Clone, Copy, Debug)]
 pub struct Frame<'a> {
     /// The header.

@@ -8,7 +8,6 @@ mod walks;
 mod workspace;
 
 use std::path::{Path, PathBuf};
-use std::process::Command;
 
 use crate::Outcome;
 
@@ -100,9 +99,7 @@ fn read(path: &Path) -> Outcome<String> {
 }
 
 fn cargo(root: &Path, args: &[&str]) -> Outcome<String> {
-    let output = Command::new(crate::CARGO)
-        .args(args)
-        .current_dir(root)
+    let output = crate::cargo(root, args)
         .output()
         .map_err(|e| format!("cargo does not start: {e}"))?;
     if !output.status.success() {
