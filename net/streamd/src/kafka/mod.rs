@@ -76,7 +76,9 @@ pub async fn answer(broker: &Rc<Broker>, frame: &Frame<'_>) -> Result<Vec<Part>,
     match api {
         ApiKey::ApiVersions => encode(header, &api_versions()),
         ApiKey::Fetch => fetch::handle(broker, &frame.header, decoded!()).await,
-        ApiKey::ListOffsets => encode(header, &offsets::list_offsets(broker, decoded!()).await),
+        ApiKey::ListOffsets => {
+            encode(header, &offsets::list_offsets(broker, header.version, decoded!()).await)
+        }
         ApiKey::OffsetForLeaderEpoch => {
             encode(header, &offsets::epoch_ends(broker, decoded!()).await)
         }

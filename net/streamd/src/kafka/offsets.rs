@@ -76,6 +76,7 @@ async fn ask_owners<Q, A>(
 /// Answers ListOffsets, versions 1 to 11.
 pub async fn list_offsets<'a>(
     broker: &Rc<Broker>,
+    version: i16,
     request: &ListOffsetsRequest<'a>,
 ) -> ListOffsetsResponse<'a> {
     let mut asked = Vec::new();
@@ -107,7 +108,8 @@ pub async fn list_offsets<'a>(
                     error_code: 0,
                     timestamp: found.timestamp,
                     offset: found.offset,
-                    leader_epoch: found.epoch,
+                    // Only since version 4.
+                    leader_epoch: if version >= 4 { found.epoch } else { -1 },
                 },
                 Err(refusal) => ListOffsetsPartitionResponse {
                     partition_index: p.partition_index,
