@@ -3,7 +3,9 @@
 
 use std::rc::Rc;
 
-use streamd_core::config::{Entry, describe_broker, describe_topic};
+use streamd_core::config::{
+    Entry, Kind, Source, SynonymEntry, describe_broker, describe_topic,
+};
 use streamd_core::meta::{ClusterImage, Command, Resource, validate};
 use streamd_io::Part;
 use streamd_model::{ErrorCode, NodeId};
@@ -63,7 +65,7 @@ pub fn describe(
         .resources
         .iter()
         .map(|r| {
-            let entries = entries(&image, &r);
+            let entries = entries(broker, &image, &r);
             (r, entries)
         })
         .collect();
@@ -82,7 +84,34 @@ pub fn describe(
     encode(header, &DescribeConfigsResponse { results, ..DescribeConfigsResponse::default() })
 }
 
+/// What is no setting of the table but an option of the command, as Kafka's keys name it.
+fn identity(broker: &Broker, wanted: &dyn Fn(&str) -> bool) -> Vec<Entry> {
+    let id = &broker.identity;
+    let url = format!("PLAINTEXT://{}:{}", id.host, id.port);
+    let dir = broker.data_dir.display().to_string();
+    [
+        ("advertised.listeners", url.clone(), Kind::List, "Where clients are told to connect."),
+        ("broker.id", id.node_id.to_string(), Kind::Int, "The id of this broker."),
+        ("listeners", url, Kind::List, "Where this broker listens."),
+        ("log.dirs", dir, Kind::List, "Where the data lives."),
+        ("node.id", id.node_id.to_string(), Kind::Int, "The id of this node."),
+    ]
+    .into_iter()
+    .filter(|(name, ..)| wanted(name))
+    .map(|(name, value, kind, doc)| Entry {
+        name,
+        synonyms: vec![SynonymEntry { name, value: value.clone(), source: Source::Static }],
+        value: Some(value),
+        source: Source::Static,
+        kind,
+        read_only: true,
+        doc: doc.into(),
+    })
+    .collect()
+}
+
 fn entries(
+    broker: &Broker,
     image: &ClusterImage,
     resource: &DescribeConfigsResource<'_>,
 ) -> Result<Vec<Entry>, Refusal> {
@@ -98,7 +127,10 @@ fn entries(
             Ok(describe_topic(&image.layers(Some(topic)), &wanted))
         }
         Target::Broker(Some(id)) if NodeId(id) == image.node() => {
-            Ok(describe_broker(&image.layers(None), &wanted))
+            let mut entries = describe_broker(&image.layers(None), &wanted);
+            entries.extend(identity(broker, &wanted));
+            entries.sort_unstable_by_key(|e| e.name);
+            Ok(entries)
         }
         Target::Broker(Some(id)) => {
             let text = format!("this is broker {}, not {id}", image.node().0);
@@ -124,7 +156,7 @@ fn described(e: &Entry, (synonyms, doc): (bool, bool)) -> DescribeConfigsResourc
         config_source: e.source as i8,
         is_sensitive: false,
         synonyms: if synonyms {
-            let one = |s: &'_ streamd_core::config::SynonymEntry| (s.name, s.source as i8);
+            let one = |s: &SynonymEntry| (s.name, s.source as i8);
             e.synonyms
                 .iter()
                 .map(|s| {
