@@ -35,7 +35,11 @@ pub struct BatchError {
 impl BatchError {
     /// An error about the batch as a whole.
     pub fn new(code: ErrorCode, text: impl Into<String>) -> BatchError {
-        BatchError { code, text: text.into(), records: Vec::new() }
+        BatchError {
+            code,
+            text: text.into(),
+            records: Vec::new(),
+        }
     }
 
     pub(crate) fn corrupt(text: impl Into<String>) -> BatchError {
@@ -84,9 +88,15 @@ impl Codec {
 
     /// The codec with this number in the attributes.
     pub fn from_bits(bits: i16) -> Option<Codec> {
-        [Codec::None, Codec::Gzip, Codec::Snappy, Codec::Lz4, Codec::Zstd]
-            .get(usize::try_from(bits).ok()?)
-            .copied()
+        [
+            Codec::None,
+            Codec::Gzip,
+            Codec::Snappy,
+            Codec::Lz4,
+            Codec::Zstd,
+        ]
+        .get(usize::try_from(bits).ok()?)
+        .copied()
     }
 }
 
@@ -261,7 +271,11 @@ pub struct Writer {
 
 impl Default for Writer {
     fn default() -> Writer {
-        Writer { id: -1, epoch: -1, sequence: -1 }
+        Writer {
+            id: -1,
+            epoch: -1,
+            sequence: -1,
+        }
     }
 }
 

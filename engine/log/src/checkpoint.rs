@@ -38,7 +38,13 @@ impl Checkpoint {
     /// The checkpoint of a log without records that begins at offset `base`.
     pub fn empty(base: Offset) -> Checkpoint {
         let c = Checkpoint::default();
-        Checkpoint { log_start: base, segment: base, next: base, max_timestamp: -1, ..c }
+        Checkpoint {
+            log_start: base,
+            segment: base,
+            next: base,
+            max_timestamp: -1,
+            ..c
+        }
     }
 
     /// The bytes of the file.
@@ -46,7 +52,12 @@ impl Checkpoint {
         let mut out = Vec::with_capacity(FIXED + self.epochs.len() * 12 + self.state.len() + 8);
         out.extend_from_slice(MAGIC);
         out.extend_from_slice(&VERSION.to_le_bytes());
-        for v in [self.log_start, self.segment, self.position as i64, self.next] {
+        for v in [
+            self.log_start,
+            self.segment,
+            self.position as i64,
+            self.next,
+        ] {
             out.extend_from_slice(&v.to_le_bytes());
         }
         out.extend_from_slice(&self.max_timestamp.to_le_bytes());
@@ -74,7 +85,9 @@ impl Checkpoint {
         }
         let version = u16::from_le_bytes([body[4], body[5]]);
         if version != VERSION {
-            return Err(format!("version {version}; this program reads version {VERSION}"));
+            return Err(format!(
+                "version {version}; this program reads version {VERSION}"
+            ));
         }
         let long = |at: usize| {
             let mut w = [0u8; 8];
@@ -91,7 +104,10 @@ impl Checkpoint {
             .map(|e| {
                 let mut w = [0u8; 8];
                 w.copy_from_slice(&e[4..]);
-                (i32::from_le_bytes([e[0], e[1], e[2], e[3]]), i64::from_le_bytes(w))
+                (
+                    i32::from_le_bytes([e[0], e[1], e[2], e[3]]),
+                    i64::from_le_bytes(w),
+                )
             })
             .collect();
         Ok(Checkpoint {

@@ -66,15 +66,26 @@ pub struct SnappyReader<'a> {
 impl<'a> SnappyReader<'a> {
     fn new(bytes: &'a [u8]) -> SnappyReader<'a> {
         let framed = bytes.len() >= XERIAL_HEADER && bytes[..8] == XERIAL_MAGIC;
-        let rest = if framed { &bytes[XERIAL_HEADER..] } else { bytes };
-        SnappyReader { rest, framed, block: Vec::new(), at: 0 }
+        let rest = if framed {
+            &bytes[XERIAL_HEADER..]
+        } else {
+            bytes
+        };
+        SnappyReader {
+            rest,
+            framed,
+            block: Vec::new(),
+            at: 0,
+        }
     }
 
     fn next_block(&mut self) -> io::Result<()> {
         let bad = |text: &str| io::Error::new(io::ErrorKind::InvalidData, text.to_owned());
         let packed = if self.framed {
-            let (len, rest) =
-                self.rest.split_first_chunk::<4>().ok_or_else(|| bad("snappy: cut length"))?;
+            let (len, rest) = self
+                .rest
+                .split_first_chunk::<4>()
+                .ok_or_else(|| bad("snappy: cut length"))?;
             let len = u32::from_be_bytes(*len) as usize;
             if len > rest.len() {
                 return Err(bad("snappy: a block is longer than what is left"));
@@ -92,7 +103,9 @@ impl<'a> SnappyReader<'a> {
         }
         self.block.resize(size, 0);
         self.at = 0;
-        snap::raw::Decoder::new().decompress(packed, &mut self.block).map_err(io::Error::other)?;
+        snap::raw::Decoder::new()
+            .decompress(packed, &mut self.block)
+            .map_err(io::Error::other)?;
         Ok(())
     }
 }

@@ -11,12 +11,12 @@ use bytes::Bytes;
 use streamd_io::{AlignedBuf, BLOCK, Env};
 use streamd_model::Offset;
 
+use crate::LogError;
 use crate::batch::{BatchHeader, restamp_time, stamp};
 use crate::checkpoint;
 use crate::log::Log;
 use crate::segment::Segment;
 use crate::tail::TailGroup;
-use crate::LogError;
 
 /// A group takes batches until it holds so many bytes.
 pub const GROUP_BYTES: usize = 1 << 20;
@@ -49,8 +49,15 @@ impl Log {
             len += p.batch.bytes.len();
         }
         let overlap = (position % BLOCK as u64) as usize;
-        let last_block = if position == 0 { Bytes::new() } else { self.queue.last_block.clone() };
-        assert!(last_block.len() == overlap, "the last block is the one in the file");
+        let last_block = if position == 0 {
+            Bytes::new()
+        } else {
+            self.queue.last_block.clone()
+        };
+        assert!(
+            last_block.len() == overlap,
+            "the last block is the one in the file"
+        );
         let mut buf = self.env.alloc(overlap + len);
         buf[..overlap].copy_from_slice(&last_block);
         let mut at = overlap;
@@ -78,13 +85,24 @@ impl Log {
         buf[at..].fill(0);
         self.queue.bytes -= len;
         let at = position - overlap as u64;
-        Some(Group { segment, at, overlap, len, next, batches, buf })
+        Some(Group {
+            segment,
+            at,
+            overlap,
+            len,
+            next,
+            batches,
+            buf,
+        })
     }
 
     /// Takes note that the group is durable.
     fn complete(&mut self, group: &Written) {
         let end = group.at + (group.overlap + group.len) as u64;
-        assert!(group.next > self.flushed && group.next <= self.end, "flushed goes up");
+        assert!(
+            group.next > self.flushed && group.next <= self.end,
+            "flushed goes up"
+        );
         // Only now: the index never speaks of what is not durable.
         if let Some(index) = group.segment.index() {
             let mut index = index.borrow_mut();
@@ -107,8 +125,16 @@ impl Log {
     /// A segment that was rolled and has all its batches on disk. Not while a group is written.
     fn next_to_seal(&mut self) -> Option<Rc<Segment>> {
         let oldest = self.queue.to_seal.front()?;
-        let more = self.queue.pending.front().is_some_and(|p| Rc::ptr_eq(&p.segment, oldest));
-        if more { None } else { self.queue.to_seal.pop_front() }
+        let more = self
+            .queue
+            .pending
+            .front()
+            .is_some_and(|p| Rc::ptr_eq(&p.segment, oldest));
+        if more {
+            None
+        } else {
+            self.queue.to_seal.pop_front()
+        }
     }
 }
 
@@ -136,25 +162,49 @@ pub struct Flushed {
 /// Writes one group; `None` when nothing is pending. Call it from one task at a time. After an
 /// error the log must not be used any more: what is on the disk is not known.
 pub async fn flush_once(env: &Env, log: &RefCell<Log>) -> Result<Option<Flushed>, LogError> {
-    let Some(group) = log.borrow_mut().take_group() else { return Ok(None) };
+    let Some(group) = log.borrow_mut().take_group() else {
+        return Ok(None);
+    };
     make_dir(env, log).await?;
     let (durable, limit) = {
         let config = log.borrow().config.clone();
         (config.durable, config.segment_bytes)
     };
-    let Group { segment, at, overlap, len, next, batches, buf } = group;
+    let Group {
+        segment,
+        at,
+        overlap,
+        len,
+        next,
+        batches,
+        buf,
+    } = group;
     let file = segment.writer(env, durable).await?;
-    segment.reserve(env, &file, at + buf.len() as u64, limit).await?;
-    let bytes = file
-        .write_at(buf, at)
-        .await
-        .map_err(LogError::io(format!("write {}", segment.path("log").display())))?;
+    segment
+        .reserve(env, &file, at + buf.len() as u64, limit)
+        .await?;
+    let bytes = file.write_at(buf, at).await.map_err(LogError::io(format!(
+        "write {}",
+        segment.path("log").display()
+    )))?;
     let memory = bytes.len();
-    let written = Written { segment, at, overlap, len, next, batches, bytes };
+    let written = Written {
+        segment,
+        at,
+        overlap,
+        len,
+        next,
+        batches,
+        bytes,
+    };
     log.borrow_mut().complete(&written);
     seal_rolled(env, log).await?;
     store_ready_checkpoint(env, log).await?;
-    Ok(Some(Flushed { next, bytes: len, memory }))
+    Ok(Some(Flushed {
+        next,
+        bytes: len,
+        memory,
+    }))
 }
 
 async fn seal_rolled(env: &Env, log: &RefCell<Log>) -> Result<(), LogError> {
@@ -176,9 +226,13 @@ async fn make_dir(env: &Env, log: &RefCell<Log>) -> Result<(), LogError> {
         (log.dir.clone(), log.config.metadata.clone())
     };
     let fail = |what: &str| LogError::io(format!("{what} {}", dir.display()));
-    env.create_dir_all(&dir).await.map_err(fail("create the directory"))?;
+    env.create_dir_all(&dir)
+        .await
+        .map_err(fail("create the directory"))?;
     if let Some(parent) = dir.parent() {
-        env.sync_dir(parent).await.map_err(fail("sync the parent of"))?;
+        env.sync_dir(parent)
+            .await
+            .map_err(fail("sync the parent of"))?;
     }
     if !metadata.is_empty() {
         env.write_file_atomic(&dir.join("partition.metadata"), metadata.into_bytes())
@@ -194,12 +248,24 @@ async fn store_ready_checkpoint(env: &Env, log: &RefCell<Log>) -> Result<(), Log
     let ready = {
         let mut log = log.borrow_mut();
         let ready = log.points.next.as_ref().is_some_and(|c| {
-            c.next <= log.flushed && log.queue.to_seal.front().is_none_or(|s| s.base >= c.segment)
+            c.next <= log.flushed
+                && log
+                    .queue
+                    .to_seal
+                    .front()
+                    .is_none_or(|s| s.base >= c.segment)
         });
         if ready { log.points.next.take() } else { None }
     };
-    let Some(mut checkpoint) = ready else { return Ok(()) };
-    let active = log.borrow().segments.iter().find(|s| s.base == checkpoint.segment).cloned();
+    let Some(mut checkpoint) = ready else {
+        return Ok(());
+    };
+    let active = log
+        .borrow()
+        .segments
+        .iter()
+        .find(|s| s.base == checkpoint.segment)
+        .cloned();
     if let Some(active) = active {
         checkpoint.max_timestamp = active.index().map_or(-1, |i| i.borrow().max_timestamp);
         active.store_index(env).await?;
@@ -234,7 +300,9 @@ pub(crate) async fn store_checkpoint(
 pub async fn close(env: &Env, log: &RefCell<Log>, state: Vec<u8>) -> Result<(), LogError> {
     while flush_once(env, log).await?.is_some() {}
     seal_rolled(env, log).await?;
-    let Some(active) = log.borrow().segments.back().cloned() else { return Ok(()) };
+    let Some(active) = log.borrow().segments.back().cloned() else {
+        return Ok(());
+    };
     active.seal(env).await?;
     let checkpoint = log.borrow_mut().final_checkpoint(state);
     if log.borrow().has_dir {

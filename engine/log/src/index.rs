@@ -26,7 +26,11 @@ pub struct Index {
 impl Index {
     /// An empty index with an entry about every `interval` bytes.
     pub fn new(interval: u64) -> Index {
-        Index { interval, max_timestamp: -1, ..Index::default() }
+        Index {
+            interval,
+            max_timestamp: -1,
+            ..Index::default()
+        }
     }
 
     /// Takes note of a batch at `position` in a segment that begins at offset `base`.
@@ -38,7 +42,10 @@ impl Index {
         }
         if self.positions.is_empty() || self.since >= self.interval {
             if let Some(&(last, at)) = self.positions.last() {
-                assert!(last < relative && u64::from(at) < position, "index entries must rise");
+                assert!(
+                    last < relative && u64::from(at) < position,
+                    "index entries must rise"
+                );
             }
             self.positions.push((relative, position as u32));
             self.note_time();
@@ -49,7 +56,10 @@ impl Index {
 
     fn note_time(&mut self) {
         if self.max_timestamp >= 0
-            && self.times.last().is_none_or(|&(t, _)| t < self.max_timestamp)
+            && self
+                .times
+                .last()
+                .is_none_or(|&(t, _)| t < self.max_timestamp)
         {
             self.times.push((self.max_timestamp, self.max_at));
         }
@@ -64,7 +74,9 @@ impl Index {
     /// off), and the position after which nothing of that batch lies, if an entry says so.
     pub fn find(&self, relative: u32) -> (u64, Option<u64>) {
         let after = self.positions.partition_point(|&(o, _)| o <= relative);
-        let from = after.checked_sub(1).map_or(0, |i| u64::from(self.positions[i].1));
+        let from = after
+            .checked_sub(1)
+            .map_or(0, |i| u64::from(self.positions[i].1));
         (from, self.positions.get(after).map(|&(_, p)| u64::from(p)))
     }
 
@@ -94,7 +106,10 @@ impl Index {
         }
         let mut times = Vec::with_capacity(self.times.len() * 12 + 12);
         let tail = (self.max_timestamp >= 0
-            && self.times.last().is_none_or(|&(t, _)| t < self.max_timestamp))
+            && self
+                .times
+                .last()
+                .is_none_or(|&(t, _)| t < self.max_timestamp))
         .then_some((self.max_timestamp, self.max_at));
         for (t, o) in self.times.iter().copied().chain(tail) {
             times.extend_from_slice(&t.to_be_bytes());
@@ -154,8 +169,17 @@ mod tests {
     use crate::batch::{NewRecord, Writer, build};
 
     fn header(base: i64, timestamp: i64) -> BatchHeader {
-        let bytes = build(&[NewRecord { timestamp, ..NewRecord::default() }], Writer::default());
-        BatchHeader { base_offset: base, ..BatchHeader::parse(&bytes).unwrap() }
+        let bytes = build(
+            &[NewRecord {
+                timestamp,
+                ..NewRecord::default()
+            }],
+            Writer::default(),
+        );
+        BatchHeader {
+            base_offset: base,
+            ..BatchHeader::parse(&bytes).unwrap()
+        }
     }
 
     #[test]
@@ -170,7 +194,10 @@ mod tests {
         for i in 0..100u32 {
             let (from, to) = index.find(i);
             assert!(from <= u64::from(i) * size);
-            assert!(to.is_none_or(|to| to >= u64::from(i + 1) * size), "{i}: {to:?}");
+            assert!(
+                to.is_none_or(|to| to >= u64::from(i + 1) * size),
+                "{i}: {to:?}"
+            );
             assert_eq!(again.find(i), (from, to));
             let first_at_or_after = (0..100).find(|k| (k ^ 3) >= i64::from(i)).unwrap() as u32;
             assert!(index.before_time(5000 + i64::from(i)) <= first_at_or_after);
@@ -184,7 +211,10 @@ mod tests {
         assert!(decode(&[0; 7], &[]).is_none());
         assert!(decode(&[0, 0, 0, 0, 0, 0, 0, 11], &[]).is_none());
         assert!(decode(&[0; 16], &[]).is_none(), "entries must rise");
-        assert!(decode(&[], &[]).is_none(), "a segment with bytes has an entry");
+        assert!(
+            decode(&[], &[]).is_none(),
+            "a segment with bytes has an entry"
+        );
         assert!(decode(&[0; 8], &[0; 24]).is_none());
         assert!(decode(&[0; 8], &[0; 12]).is_some());
     }

@@ -224,7 +224,10 @@ impl Log {
     pub fn end_of_epoch(&self, epoch: Epoch) -> Option<(Epoch, Offset)> {
         let after = self.epochs.partition_point(|&(e, _)| e <= epoch);
         let (found, _) = *self.epochs.get(after.checked_sub(1)?)?;
-        let end = self.epochs.get(after).map_or(self.flushed, |&(_, from)| from);
+        let end = self
+            .epochs
+            .get(after)
+            .map_or(self.flushed, |&(_, from)| from);
         Some((found, end.min(self.flushed)))
     }
 
@@ -235,7 +238,9 @@ impl Log {
 
     /// Whether the next append of `size` bytes begins a new segment.
     pub fn will_roll(&self, size: usize, records: i32, now_ms: i64) -> bool {
-        let Some(active) = self.segments.back() else { return false };
+        let Some(active) = self.segments.back() else {
+            return false;
+        };
         if self.position == 0 {
             return false;
         }
@@ -247,7 +252,9 @@ impl Log {
     /// Takes note that `state` is the owner's state at the end of the log as it is now. It becomes
     /// the checkpoint once everything before it is flushed.
     pub fn plan_checkpoint(&mut self, state: Vec<u8>) {
-        let Some(active) = self.segments.back() else { return };
+        let Some(active) = self.segments.back() else {
+            return;
+        };
         self.points.since = 0;
         let max_timestamp = active.index().map_or(-1, |i| i.borrow().max_timestamp);
         self.points.next = Some(Checkpoint {
@@ -280,7 +287,10 @@ impl Log {
         if self.segments.is_empty() {
             self.roll(now_ms);
         }
-        assert!(self.epochs.last().is_none_or(|&(e, _)| e <= epoch), "epochs never go back");
+        assert!(
+            self.epochs.last().is_none_or(|&(e, _)| e <= epoch),
+            "epochs never go back"
+        );
         if self.epochs.last().is_none_or(|&(e, _)| e < epoch) {
             self.epochs.push((epoch, self.end));
         }
@@ -293,7 +303,14 @@ impl Log {
         self.queue.bytes += header.size;
         self.end = next;
         let log_append_time = batch.facts.log_append_time;
-        self.queue.pending.push_back(Pending { segment, position, base, epoch, batch, log_append_time });
+        self.queue.pending.push_back(Pending {
+            segment,
+            position,
+            base,
+            epoch,
+            batch,
+            log_append_time,
+        });
         Appended { base, next }
     }
 
@@ -326,9 +343,15 @@ impl Log {
 
     /// The checkpoint of the whole log as it stands, for a clean stop. Nothing may be pending.
     pub fn final_checkpoint(&mut self, state: Vec<u8>) -> Checkpoint {
-        assert!(self.queue.pending.is_empty() && self.flushed == self.end, "flush before closing");
+        assert!(
+            self.queue.pending.is_empty() && self.flushed == self.end,
+            "flush before closing"
+        );
         self.plan_checkpoint(state);
-        self.points.next.take().unwrap_or_else(|| self.points.last.clone())
+        self.points
+            .next
+            .take()
+            .unwrap_or_else(|| self.points.last.clone())
     }
 }
 

@@ -22,11 +22,7 @@ pub type Found = Option<(Offset, i64)>;
 
 /// The first record, from the log start to the flushed end, whose timestamp is at least
 /// `timestamp` ms.
-pub async fn at_or_after(
-    env: &Env,
-    log: &RefCell<Log>,
-    timestamp: i64,
-) -> Result<Found, LogError> {
+pub async fn at_or_after(env: &Env, log: &RefCell<Log>, timestamp: i64) -> Result<Found, LogError> {
     for segment in readable(log) {
         if prepare(env, log, &segment).await? < timestamp {
             continue;
@@ -63,8 +59,12 @@ pub async fn latest(env: &Env, log: &RefCell<Log>) -> Result<Found, LogError> {
 async fn latest_in(env: &Env, segment: &Rc<Segment>, start: Offset) -> Result<Found, LogError> {
     let relative = u32::try_from(start - segment.base).unwrap_or(0);
     let position = segment.index().map_or(0, |i| i.borrow().find(relative).0);
-    let mut cursor =
-        Cursor { segment: segment.clone(), position, buf: Bytes::new(), buf_at: position };
+    let mut cursor = Cursor {
+        segment: segment.clone(),
+        position,
+        buf: Bytes::new(),
+        buf_at: position,
+    };
     let mut best: Found = None;
     while let Some((header, bytes)) = cursor.batch(|h| h.next_offset() > start).await? {
         if !bytes.is_empty() && best.is_none_or(|(_, b)| b < header.max_timestamp) {
@@ -80,7 +80,11 @@ async fn latest_in(env: &Env, segment: &Rc<Segment>, start: Offset) -> Result<Fo
 
 fn readable(log: &RefCell<Log>) -> Vec<Rc<Segment>> {
     let log = log.borrow();
-    log.segments.iter().filter(|s| s.next() > log.start && s.size() > 0).cloned().collect()
+    log.segments
+        .iter()
+        .filter(|s| s.next() > log.start && s.size() > 0)
+        .cloned()
+        .collect()
 }
 
 /// Makes the segment ready and gives its greatest timestamp, ms.
@@ -110,7 +114,11 @@ impl Cursor {
         }
         let head = self.read(HEADER).await?;
         let header = BatchHeader::parse(&head).map_err(|e| self.corrupt(&e.text))?;
-        let bytes = if whole(&header) { self.read(header.size).await? } else { Bytes::new() };
+        let bytes = if whole(&header) {
+            self.read(header.size).await?
+        } else {
+            Bytes::new()
+        };
         self.position += header.size as u64;
         Ok(Some((header, bytes)))
     }
@@ -139,7 +147,11 @@ impl Cursor {
 
     fn corrupt(&self, text: &str) -> LogError {
         let path = self.segment.path("log");
-        LogError::Corrupt(format!("{} at byte {}: {text}", path.display(), self.position))
+        LogError::Corrupt(format!(
+            "{} at byte {}: {text}",
+            path.display(),
+            self.position
+        ))
     }
 }
 
@@ -149,14 +161,22 @@ async fn in_segment(
     segment: &Rc<Segment>,
     timestamp: i64,
 ) -> Result<Found, LogError> {
-    let Some(index) = segment.index() else { return Ok(None) };
+    let Some(index) = segment.index() else {
+        return Ok(None);
+    };
     let from = index.borrow().before_time(timestamp);
     let position = index.borrow().find(from).0;
     let start = log.borrow().start();
     let segment = segment.clone();
-    let mut cursor = Cursor { segment, position, buf: Bytes::new(), buf_at: position };
-    while let Some((header, bytes)) =
-        cursor.batch(|h| h.max_timestamp >= timestamp && h.next_offset() > start).await?
+    let mut cursor = Cursor {
+        segment,
+        position,
+        buf: Bytes::new(),
+        buf_at: position,
+    };
+    while let Some((header, bytes)) = cursor
+        .batch(|h| h.max_timestamp >= timestamp && h.next_offset() > start)
+        .await?
     {
         if !bytes.is_empty() && !header.is_control() {
             let found = first_at_or_after(&bytes, &header, timestamp)

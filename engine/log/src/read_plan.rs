@@ -41,7 +41,9 @@ impl Log {
         if offset == self.flushed || (max == 0 && !at_least_one) {
             return empty;
         }
-        let Some(segment) = self.segment_of(offset) else { return empty };
+        let Some(segment) = self.segment_of(offset) else {
+            return empty;
+        };
         let relative = u32::try_from(offset - segment.base).unwrap_or(0);
         let tail_from = self.tail.begins(segment.base);
         if let Some(at) = tail_from
@@ -61,7 +63,11 @@ impl Log {
             // A cut first batch would move the reader nowhere.
             return empty;
         }
-        let parts = vec![Part::File { file, pos: from, len }];
+        let parts = vec![Part::File {
+            file,
+            pos: from,
+            len,
+        }];
         Planned::Ready(ReadPlan { parts, bytes: len })
     }
 
@@ -74,7 +80,10 @@ impl Log {
         (max, at_least_one): (usize, bool),
     ) -> Option<ReadPlan> {
         let relative = u32::try_from(offset - segment.base).unwrap_or(0);
-        let hint = segment.index().map_or(0, |i| i.borrow().find(relative).0).max(tail_from);
+        let hint = segment
+            .index()
+            .map_or(0, |i| i.borrow().find(relative).0)
+            .max(tail_from);
         let mut at = self.tail.find(segment.base, hint)?;
         let group = self.tail.group(at)?;
         let mut inside = (hint - group.position) as usize;
@@ -98,10 +107,15 @@ impl Log {
             let take = if whole {
                 rest
             } else {
-                whole_batches(&group.bytes[inside..], room, at_least_one && plan.bytes == 0)
+                whole_batches(
+                    &group.bytes[inside..],
+                    room,
+                    at_least_one && plan.bytes == 0,
+                )
             };
             if take > 0 {
-                plan.parts.push(Part::Bytes(group.bytes.slice(inside..inside + take)));
+                plan.parts
+                    .push(Part::Bytes(group.bytes.slice(inside..inside + take)));
                 plan.bytes += take;
             }
             if !whole {

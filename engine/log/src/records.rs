@@ -173,7 +173,9 @@ fn record<F: Feed>(f: &mut F) -> Result<RecordMeta, BatchError> {
     field(f)?;
     let headers = varint(f)?;
     if headers < 0 {
-        return Err(BatchError::invalid(format!("a record with {headers} headers")));
+        return Err(BatchError::invalid(format!(
+            "a record with {headers} headers"
+        )));
     }
     for _ in 0..headers {
         if field(f)? {
@@ -187,7 +189,11 @@ fn record<F: Feed>(f: &mut F) -> Result<RecordMeta, BatchError> {
             "a record that states {size} bytes but takes {read}"
         )));
     }
-    Ok(RecordMeta { offset_delta, timestamp_delta, null_key })
+    Ok(RecordMeta {
+        offset_delta,
+        timestamp_delta,
+        null_key,
+    })
 }
 
 enum Kind<'a> {
@@ -204,16 +210,28 @@ impl<'a> Walker<'a> {
     /// A walker over `batch`, one whole batch with a parsed header.
     pub fn new(batch: &'a [u8], header: &BatchHeader) -> Result<Walker<'a>, BatchError> {
         let codec = header.codec().ok_or_else(|| {
-            BatchError::invalid(format!("unknown compression type {}", header.attributes & 7))
+            BatchError::invalid(format!(
+                "unknown compression type {}",
+                header.attributes & 7
+            ))
         })?;
         let records = &batch[HEADER..];
         let kind = if codec == crate::batch::Codec::None {
-            Kind::Slice(Slice { bytes: records, at: 0 })
+            Kind::Slice(Slice {
+                bytes: records,
+                at: 0,
+            })
         } else {
             let inflate = Inflate::new(codec, records)
                 .map_err(|e| BatchError::invalid(format!("cannot decompress: {e}")))?;
             let window = vec![0; WINDOW];
-            Kind::Stream(Box::new(Stream { inflate, window, from: 0, to: 0, before: 0 }))
+            Kind::Stream(Box::new(Stream {
+                inflate,
+                window,
+                from: 0,
+                to: 0,
+                before: 0,
+            }))
         };
         Ok(Walker { kind })
     }
@@ -297,7 +315,10 @@ pub fn values(
     batch: &[u8],
     header: &BatchHeader,
 ) -> Result<Vec<std::ops::Range<usize>>, BatchError> {
-    let mut f = Slice { bytes: &batch[HEADER..], at: 0 };
+    let mut f = Slice {
+        bytes: &batch[HEADER..],
+        at: 0,
+    };
     let mut ranges = Vec::new();
     for _ in 0..header.count {
         let size = varint(&mut f)?;

@@ -55,8 +55,8 @@ pub struct Recovered {
     pub notes: Vec<String>,
 }
 
-/// Opens the log in `dir`. Each batch after the checkpoint is shown to `visit`, in order: its header
-/// and all its bytes.
+/// Opens the log in `dir`. Each batch after the checkpoint is shown to `visit`, in order: its
+/// header and all its bytes.
 pub async fn open(
     env: &Env,
     dir: &Path,
@@ -67,7 +67,13 @@ pub async fn open(
     let mut notes = Vec::new();
     let Some(files) = list_segments(env, dir).await? else {
         let log = Log::new(env, dir, config, 0);
-        return Ok(Recovered { log, state: Vec::new(), scanned: 0, cuts: Vec::new(), notes });
+        return Ok(Recovered {
+            log,
+            state: Vec::new(),
+            scanned: 0,
+            cuts: Vec::new(),
+            notes,
+        });
     };
     let mut point = read_checkpoint(env, dir, &mut notes).await?;
     // A checkpoint may name the start of a segment whose file was not made yet.
@@ -90,16 +96,28 @@ pub async fn open(
     let mut log = Log::new(env, dir, config, 0);
     log.has_dir = true;
     log.rolled_ms = now_ms;
-    let mut checkpoint = point.unwrap_or_else(|| Checkpoint::empty(files.first().map_or(0, |f| f.0)));
+    let mut checkpoint =
+        point.unwrap_or_else(|| Checkpoint::empty(files.first().map_or(0, |f| f.0)));
     log.start = checkpoint.log_start.max(files.first().map_or(0, |f| f.0));
-    let scan = Scan { env, notes, cuts: Vec::new(), scanned: 0 };
+    let scan = Scan {
+        env,
+        notes,
+        cuts: Vec::new(),
+        scanned: 0,
+    };
     let state = std::mem::take(&mut checkpoint.state);
     log.epochs = checkpoint.epochs.clone();
     let scan = scan.run(&mut log, &checkpoint, &files, visit).await?;
     log.start = log.start.min(log.end);
     checkpoint.state = state.clone();
     log.points.last = checkpoint;
-    Ok(Recovered { log, state, scanned: scan.scanned, cuts: scan.cuts, notes: scan.notes })
+    Ok(Recovered {
+        log,
+        state,
+        scanned: scan.scanned,
+        cuts: scan.cuts,
+        notes: scan.notes,
+    })
 }
 
 /// Base offsets and sizes of the segments, rising; `None` when there is no directory.
@@ -131,7 +149,10 @@ async fn read_checkpoint(
             }
         },
         Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(None),
-        Err(error) => Err(LogError::Io { what: format!("read {}", path.display()), error }),
+        Err(error) => Err(LogError::Io {
+            what: format!("read {}", path.display()),
+            error,
+        }),
     }
 }
 
@@ -156,7 +177,8 @@ impl Scan<'_> {
             let following = files.get(at + 1).map(|f| f.0);
             if base < from.segment {
                 let next = following.unwrap_or(from.next);
-                log.segments.push_back(Segment::new(&log.dir, base, size, next));
+                log.segments
+                    .push_back(Segment::new(&log.dir, base, size, next));
                 continue;
             }
             if ended || base > log.end {
@@ -165,9 +187,15 @@ impl Scan<'_> {
                 ended = true;
                 continue;
             }
-            let start = if base == from.segment { (from.position, from.next) } else { (0, base) };
+            let start = if base == from.segment {
+                (from.position, from.next)
+            } else {
+                (0, base)
+            };
             let segment = Segment::new(&log.dir, base, start.0, start.1);
-            let good = self.segment(log, &segment, (start, from.max_timestamp), visit).await?;
+            let good = self
+                .segment(log, &segment, (start, from.max_timestamp), visit)
+                .await?;
             ended = good < size && self.cut(&segment, good, size).await?;
             log.segments.push_back(segment.clone());
             if ended || following.is_none() {
@@ -250,7 +278,10 @@ impl Scan<'_> {
             Bytes::new()
         } else {
             let at = log.position - overlap;
-            let bytes = file.read_at(at, overlap as usize).await.map_err(fail("read"))?;
+            let bytes = file
+                .read_at(at, overlap as usize)
+                .await
+                .map_err(fail("read"))?;
             if bytes.len() as u64 != overlap {
                 return Err(LogError::Corrupt(format!(
                     "{}: {} bytes at {at} where {overlap} were expected",
@@ -264,15 +295,14 @@ impl Scan<'_> {
     }
 
     /// Cuts the file at `good`. True when there was more than zeros behind it.
-    async fn cut(
-        &mut self,
-        segment: &Rc<Segment>,
-        good: u64,
-        size: u64,
-    ) -> Result<bool, LogError> {
+    async fn cut(&mut self, segment: &Rc<Segment>, good: u64, size: u64) -> Result<bool, LogError> {
         let path = segment.path("log");
         let fail = |what: &str| LogError::io(format!("{what} {}", path.display()));
-        let options = OpenOptions { read: true, write: true, ..OpenOptions::default() };
+        let options = OpenOptions {
+            read: true,
+            write: true,
+            ..OpenOptions::default()
+        };
         let file = self.env.open(&path, &options).await.map_err(fail("open"))?;
         let mut kept = Vec::new();
         let mut at = good;
@@ -294,15 +324,27 @@ impl Scan<'_> {
             let why = match BatchHeader::parse(&kept) {
                 Ok(h) if h.size > kept.len() => format!("a batch of {} bytes, cut short", h.size),
                 Ok(h) if crc_matches(&kept[..h.size]) => {
-                    format!("a batch with offset {}, which is not the next one", h.base_offset)
+                    format!(
+                        "a batch with offset {}, which is not the next one",
+                        h.base_offset
+                    )
                 }
                 Ok(_) => "a batch whose CRC does not match".to_owned(),
                 Err(e) => e.text,
             };
             let aside = path.with_extension(format!("cut-{good}"));
-            self.env.write_file_atomic(&aside, kept).await.map_err(fail("keep the end of"))?;
+            self.env
+                .write_file_atomic(&aside, kept)
+                .await
+                .map_err(fail("keep the end of"))?;
             let (file, kept) = (path.clone(), aside);
-            self.cuts.push(Cut { file, position: good, bytes, kept, why });
+            self.cuts.push(Cut {
+                file,
+                position: good,
+                bytes,
+                kept,
+                why,
+            });
         }
         file.truncate(good).await.map_err(fail("cut"))?;
         file.sync().await.map_err(fail("sync"))?;
@@ -337,12 +379,22 @@ struct BatchReader {
 impl BatchReader {
     async fn open(env: &Env, segment: &Segment, position: u64) -> Result<BatchReader, LogError> {
         let path = segment.path("log");
-        let options = OpenOptions { read: true, direct: true, ..OpenOptions::default() };
+        let options = OpenOptions {
+            read: true,
+            direct: true,
+            ..OpenOptions::default()
+        };
         let file = env
             .open(&path, &options)
             .await
             .map_err(LogError::io(format!("open {}", path.display())))?;
-        Ok(BatchReader { file, path, buf: Bytes::new(), buf_at: position, position })
+        Ok(BatchReader {
+            file,
+            path,
+            buf: Bytes::new(),
+            buf_at: position,
+            position,
+        })
     }
 
     /// The bytes at the current position: at least `len` unless the file ends first.
@@ -365,7 +417,9 @@ impl BatchReader {
         &mut self,
         expected: Offset,
     ) -> Result<Option<(BatchHeader, u64, Bytes)>, LogError> {
-        let Ok(header) = BatchHeader::parse(&self.window(HEADER).await?) else { return Ok(None) };
+        let Ok(header) = BatchHeader::parse(&self.window(HEADER).await?) else {
+            return Ok(None);
+        };
         if header.base_offset != expected || header.size > BATCH_MAX || header.last_offset_delta < 0
         {
             return Ok(None);

@@ -33,14 +33,20 @@ pub async fn apply(
     loop {
         let (oldest, second, total, interval) = {
             let log = log.borrow();
-            let (Some(a), Some(b)) = (log.segments.front(), log.segments.get(1)) else { break };
+            let (Some(a), Some(b)) = (log.segments.front(), log.segments.get(1)) else {
+                break;
+            };
             // Not yet sealed, or still needed by a recovery: it goes next time.
-            if a.base >= log.points.last.segment || log.queue.to_seal.iter().any(|s| Rc::ptr_eq(s, a)) {
+            if a.base >= log.points.last.segment
+                || log.queue.to_seal.iter().any(|s| Rc::ptr_eq(s, a))
+            {
                 break;
             }
             (a.clone(), b.base, log.size(), log.config.index_interval)
         };
-        let too_big = retention.bytes.is_some_and(|max| total - oldest.size() >= max);
+        let too_big = retention
+            .bytes
+            .is_some_and(|max| total - oldest.size() >= max);
         if !too_big {
             let Some(ms) = retention.ms else { break };
             oldest.prepare(env, interval).await?;

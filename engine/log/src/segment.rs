@@ -77,7 +77,10 @@ impl Segment {
 
     /// Notes that everything before `size` and `next` is durable.
     pub fn advance(&self, size: u64, next: Offset) {
-        assert!(size >= self.size.get() && next >= self.next.get(), "a segment never shrinks");
+        assert!(
+            size >= self.size.get() && next >= self.next.get(),
+            "a segment never shrinks"
+        );
         self.size.set(size);
         self.next.set(next);
         // What holds records must never be filled with zeros.
@@ -120,14 +123,23 @@ impl Segment {
         if self.reader.borrow().is_none() {
             let path = self.path("log");
             let file = env
-                .open(&path, &OpenOptions { read: true, ..OpenOptions::default() })
+                .open(
+                    &path,
+                    &OpenOptions {
+                        read: true,
+                        ..OpenOptions::default()
+                    },
+                )
                 .await
                 .map_err(LogError::io(format!("open {}", path.display())))?;
             let shared = file.shared();
             *self.reader.borrow_mut() = Some((Rc::new(file), shared));
         }
         if self.index.borrow().is_none() {
-            let index = match self.load_index(env, interval, self.size(), self.next()).await {
+            let index = match self
+                .load_index(env, interval, self.size(), self.next())
+                .await
+            {
                 Some(index) => index,
                 None => crate::recover::rebuild_index(env, self, interval).await?,
             };
@@ -172,9 +184,17 @@ impl Segment {
         }
         let path = self.path("log");
         let fail = |what: &str| LogError::io(format!("{what} {}", path.display()));
-        let options = OpenOptions { read: true, write: true, create: true, direct: true, durable };
+        let options = OpenOptions {
+            read: true,
+            write: true,
+            create: true,
+            direct: true,
+            durable,
+        };
         let file = Rc::new(env.open(&path, &options).await.map_err(fail("create"))?);
-        env.sync_dir(&self.dir).await.map_err(fail("sync the directory of"))?;
+        env.sync_dir(&self.dir)
+            .await
+            .map_err(fail("sync the directory of"))?;
         let shared = file.shared();
         *self.writer.borrow_mut() = Some(file.clone());
         *self.reader.borrow_mut() = Some((file.clone(), shared));
@@ -218,7 +238,9 @@ impl Segment {
     fn fill_step(&self, limit: u64) -> u64 {
         let filled = self.filled.get();
         let limit = limit.next_multiple_of(BLOCK as u64);
-        filled.clamp(FILL_MIN, FILL_MAX).min(limit.saturating_sub(filled))
+        filled
+            .clamp(FILL_MIN, FILL_MAX)
+            .min(limit.saturating_sub(filled))
     }
 
     async fn fill(&self, file: &File, step: u64) -> io::Result<()> {
@@ -259,7 +281,10 @@ impl Segment {
             let path = self.path(extension);
             match env.remove_file(&path).await {
                 Err(e) if e.kind() != io::ErrorKind::NotFound => {
-                    return Err(LogError::Io { what: format!("remove {}", path.display()), error: e });
+                    return Err(LogError::Io {
+                        what: format!("remove {}", path.display()),
+                        error: e,
+                    });
                 }
                 _ => {}
             }

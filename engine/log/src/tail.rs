@@ -68,7 +68,9 @@ impl Tail {
 
     /// The group that holds `position` of `segment`, as its index for [`Tail::group`].
     pub fn find(&self, segment: Offset, position: u64) -> Option<usize> {
-        let after = self.groups.partition_point(|g| (g.segment, g.position) <= (segment, position));
+        let after = self
+            .groups
+            .partition_point(|g| (g.segment, g.position) <= (segment, position));
         let at = after.checked_sub(1)?;
         let g = &self.groups[at];
         let end = g.position + g.bytes.len() as u64;
@@ -78,7 +80,10 @@ impl Tail {
     /// Where memory begins in `segment`: bytes before this position come from the file.
     pub fn begins(&self, segment: Offset) -> Option<u64> {
         let at = self.groups.partition_point(|g| g.segment < segment);
-        self.groups.get(at).filter(|g| g.segment == segment).map(|g| g.position)
+        self.groups
+            .get(at)
+            .filter(|g| g.segment == segment)
+            .map(|g| g.position)
     }
 
     /// The group at an index that [`Tail::find`] gave.

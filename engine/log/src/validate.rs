@@ -60,9 +60,16 @@ pub fn check_header(bytes: &[u8], rules: &Rules) -> Result<BatchHeader, BatchErr
     if header.size != bytes.len() {
         // Kafka takes exactly one batch per partition since Produce 3.
         let text = if header.size < bytes.len() {
-            format!("{} bytes after the batch: exactly one is taken", bytes.len() - header.size)
+            format!(
+                "{} bytes after the batch: exactly one is taken",
+                bytes.len() - header.size
+            )
         } else {
-            format!("a batch of {} bytes of which {} came", header.size, bytes.len())
+            format!(
+                "a batch of {} bytes of which {} came",
+                header.size,
+                bytes.len()
+            )
         };
         return Err(if header.size < bytes.len() {
             BatchError::invalid(text)
@@ -80,7 +87,10 @@ pub fn check_header(bytes: &[u8], rules: &Rules) -> Result<BatchHeader, BatchErr
         ));
     }
     if !crc_matches(bytes) {
-        return Err(BatchError::corrupt(format!("the CRC-32C {:#010x} does not match", header.crc)));
+        return Err(BatchError::corrupt(format!(
+            "the CRC-32C {:#010x} does not match",
+            header.crc
+        )));
     }
     if header.is_control() {
         return Err(BatchError::invalid("clients may not write control batches"));
@@ -104,7 +114,9 @@ pub fn check_header(bytes: &[u8], rules: &Rules) -> Result<BatchHeader, BatchErr
         )));
     }
     if header.is_transactional() && !header.is_idempotent() {
-        return Err(BatchError::invalid("a transactional batch without a producer id"));
+        return Err(BatchError::invalid(
+            "a transactional batch without a producer id",
+        ));
     }
     Ok(header)
 }
@@ -167,7 +179,12 @@ impl<'a> Validation<'a> {
 
     #[inline]
     fn check_time(&mut self, t: i64) {
-        let Rules { now_ms, before_max_ms, after_max_ms, .. } = self.rules;
+        let Rules {
+            now_ms,
+            before_max_ms,
+            after_max_ms,
+            ..
+        } = self.rules;
         if t == -1 {
             return;
         }
@@ -199,13 +216,25 @@ impl<'a> Validation<'a> {
             )));
         }
         if let Some((code, text)) = self.blame.take() {
-            return Err(BatchError { code, text, records: std::mem::take(&mut self.blamed) });
+            return Err(BatchError {
+                code,
+                text,
+                records: std::mem::take(&mut self.blamed),
+            });
         }
         let lat = self.rules.log_append_time;
-        let max_timestamp = if lat { self.rules.now_ms } else { self.max_timestamp };
-        let restamp = lat
-            || self.header.is_log_append_time()
-            || max_timestamp != self.header.max_timestamp;
-        Ok(Facts { header: self.header, max_timestamp, log_append_time: lat, restamp })
+        let max_timestamp = if lat {
+            self.rules.now_ms
+        } else {
+            self.max_timestamp
+        };
+        let restamp =
+            lat || self.header.is_log_append_time() || max_timestamp != self.header.max_timestamp;
+        Ok(Facts {
+            header: self.header,
+            max_timestamp,
+            log_append_time: lat,
+            restamp,
+        })
     }
 }

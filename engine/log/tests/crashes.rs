@@ -37,6 +37,12 @@ struct Model {
 }
 
 type Shared = Rc<RefCell<Model>>;
+/// The log, the base offsets that its owner knows, and whether a flush task is at work.
+type Parts<'a> = (
+    &'a SharedLog,
+    &'a Rc<RefCell<Vec<i64>>>,
+    &'a Rc<RefCell<bool>>,
+);
 
 fn config(env: &Env) -> LogConfig {
     let r = env.random_u64();
@@ -52,16 +58,35 @@ fn config(env: &Env) -> LogConfig {
 fn batch(env: &Env, model: &mut Model) -> (NewBatch, Vec<u8>) {
     model.counter += 1;
     let r = env.random_u64();
-    let size = if r.is_multiple_of(20) { 9000 } else { (r >> 5) as usize % 700 };
+    let size = if r.is_multiple_of(20) {
+        9000
+    } else {
+        (r >> 5) as usize % 700
+    };
     let mut value = vec![0u8; size + 8];
     value[..8].copy_from_slice(&model.counter.to_be_bytes());
     let timestamp = 1000 + (model.counter as i64 ^ 3);
     let count = 1 + (r >> 40) as usize % 3;
-    let record = NewRecord { timestamp, key: None, value: Some(&value) };
+    let record = NewRecord {
+        timestamp,
+        key: None,
+        value: Some(&value),
+    };
     let bytes = build(&vec![record; count], Writer::default());
     let header = BatchHeader::parse(&bytes).unwrap();
-    let facts = Facts { header, max_timestamp: timestamp, log_append_time: false, restamp: false };
-    (NewBatch { bytes: Bytes::from(bytes), facts }, value)
+    let facts = Facts {
+        header,
+        max_timestamp: timestamp,
+        log_append_time: false,
+        restamp: false,
+    };
+    (
+        NewBatch {
+            bytes: Bytes::from(bytes),
+            facts,
+        },
+        value,
+    )
 }
 
 /// Opens the log and checks it against what the outside knows.
@@ -77,18 +102,31 @@ async fn reopen(env: &Env, model: &Shared) -> (SharedLog, Vec<i64>) {
     assert!(opened.notes.is_empty(), "{:?}", opened.notes);
     let log: SharedLog = Rc::new(RefCell::new(opened.log));
     let (start, end) = (log.borrow().start(), log.borrow().flushed());
-    let mut state: Vec<i64> =
-        opened.state.chunks(8).map(|c| i64::from_be_bytes(c.try_into().unwrap())).collect();
+    let mut state: Vec<i64> = opened
+        .state
+        .chunks(8)
+        .map(|c| i64::from_be_bytes(c.try_into().unwrap()))
+        .collect();
     state.extend(seen);
     {
         let mut model = model.borrow_mut();
-        assert!(end >= model.acked, "acknowledged up to {}, found {end}", model.acked);
+        assert!(
+            end >= model.acked,
+            "acknowledged up to {}, found {end}",
+            model.acked
+        );
         assert!(start >= model.start, "log start went back to {start}");
-        assert!(start <= model.start_asked.max(model.start), "log start {start}");
+        assert!(
+            start <= model.start_asked.max(model.start),
+            "log start {start}"
+        );
         model.start = start;
         let _lost = model.written.split_off(&end);
         let last = model.written.last_key_value().map_or(0, |(_, v)| v.0);
-        assert!(last == end || end == start, "the log ends at {end}, inside a batch");
+        assert!(
+            last == end || end == start,
+            "the log ends at {end}, inside a batch"
+        );
         let bases: Vec<i64> = model.written.keys().copied().collect();
         assert_eq!(state, bases, "the owner's state is that of the log's end");
         model.acked = end;
@@ -102,7 +140,9 @@ async fn bytes_of(env: &Env, offset: i64, part: &Part) -> Vec<u8> {
         Part::Bytes(b) => b.to_vec(),
         Part::File { pos, len, .. } => {
             let files = env.list_dir(Path::new(DIR)).await.unwrap();
-            let bases = files.iter().filter_map(|f| f.name.strip_suffix(".log")?.parse().ok());
+            let bases = files
+                .iter()
+                .filter_map(|f| f.name.strip_suffix(".log")?.parse().ok());
             let base: i64 = bases.filter(|b| *b <= offset).max().unwrap();
             let path = Path::new(DIR).join(format!("{base:020}.log"));
             let file = env.open(&path, &OpenOptions::default()).await.unwrap();
@@ -141,14 +181,24 @@ async fn read(env: &Env, log: &SharedLog, model: &Shared, offset: i64, max: usiz
         let model = model.borrow();
         if let Some((end, value, _)) = model.written.get(&h.base_offset) {
             assert_eq!(*end, h.next_offset());
-            assert!(ranges.iter().all(|r| one[r.clone()] == value[..]), "another content");
+            assert!(
+                ranges.iter().all(|r| one[r.clone()] == value[..]),
+                "another content"
+            );
         } else {
-            assert!(h.base_offset < model.start, "nobody wrote offset {}", h.base_offset);
+            assert!(
+                h.base_offset < model.start,
+                "nobody wrote offset {}",
+                h.base_offset
+            );
         }
         next = next.max(h.next_offset());
         at += h.size;
     }
-    assert!(next > offset, "a read at {offset} brought the reader nowhere");
+    assert!(
+        next > offset,
+        "a read at {offset} brought the reader nowhere"
+    );
     next
 }
 
@@ -176,9 +226,7 @@ async fn live(env: Env, model: Shared) {
                     read(&env, &log, &model, at, max).await;
                 }
             }
-            7 => {
-                while log.borrow_mut().drop_tail() > 0 {}
-            }
+            7 => while log.borrow_mut().drop_tail() > 0 {},
             8 => find_by_time(&env, &log, &model).await,
             _ => delete_some(&env, &log, &model).await,
         }
@@ -190,19 +238,25 @@ async fn live(env: Env, model: Shared) {
         env.yield_now().await;
     }
     if env.random_u64().is_multiple_of(2) {
-        let state = state.borrow().iter().flat_map(|b| b.to_be_bytes()).collect();
+        let state = state
+            .borrow()
+            .iter()
+            .flat_map(|b| b.to_be_bytes())
+            .collect();
         flush::close(&env, &log, state).await.expect("close works");
     }
 }
 
-fn append_some(
-    env: &Env,
-    (log, state, flushing): (&SharedLog, &Rc<RefCell<Vec<i64>>>, &Rc<RefCell<bool>>),
-    model: &Shared,
-) {
+fn append_some(env: &Env, (log, state, flushing): Parts<'_>, model: &Shared) {
     for _ in 0..1 + env.random_u64() % 4 {
         let (new, value) = batch(env, &mut model.borrow_mut());
-        let snapshot = || state.borrow().iter().flat_map(|b| b.to_be_bytes()).collect();
+        let snapshot = || {
+            state
+                .borrow()
+                .iter()
+                .flat_map(|b| b.to_be_bytes())
+                .collect()
+        };
         let mut l = log.borrow_mut();
         let header = new.facts.header;
         if l.will_roll(header.size, header.count, 0) {
@@ -214,7 +268,10 @@ fn append_some(
         let time = new.facts.max_timestamp;
         let placed = l.append(new, 0, 0);
         state.borrow_mut().push(placed.base);
-        model.borrow_mut().written.insert(placed.base, (placed.next, value, time));
+        model
+            .borrow_mut()
+            .written
+            .insert(placed.base, (placed.next, value, time));
     }
     if flushing.replace(true) {
         return;
@@ -236,15 +293,25 @@ async fn find_by_time(env: &Env, log: &SharedLog, model: &Shared) {
     let wanted = 1000 + (env.random_u64() % (model.borrow().counter + 3)) as i64;
     let inside: Vec<(i64, i64, i64)> = {
         let m = model.borrow();
-        m.written.range(..end).map(|(b, (n, _, t))| (*b, *n, *t)).filter(|x| x.1 > start).collect()
+        m.written
+            .range(..end)
+            .map(|(b, (n, _, t))| (*b, *n, *t))
+            .filter(|x| x.1 > start)
+            .collect()
     };
-    let found = lookup::at_or_after(env, log, wanted).await.expect("look-up works");
+    let found = lookup::at_or_after(env, log, wanted)
+        .await
+        .expect("look-up works");
     let first = inside.iter().find(|x| x.2 >= wanted);
     // Appends go on meanwhile: what is found later than what was there is right as well.
     if let Some((base, _, t)) = first {
         // The first record of a batch may lie before the log start.
         if *base >= start && log.borrow().start() == start {
-            assert_eq!(found, Some((*base, *t)), "first record at or after {wanted}");
+            assert_eq!(
+                found,
+                Some((*base, *t)),
+                "first record at or after {wanted}"
+            );
         }
     }
     if log.borrow().flushed() == end {
@@ -261,7 +328,9 @@ async fn delete_some(env: &Env, log: &SharedLog, model: &Shared) {
     if end > start && env.random_u64().is_multiple_of(3) {
         let to = start + (env.random_u64() % (end - start + 1) as u64) as i64;
         model.borrow_mut().start_asked = to;
-        let got = retain::delete_before(env, log, to).await.expect("delete works");
+        let got = retain::delete_before(env, log, to)
+            .await
+            .expect("delete works");
         assert_eq!(got, to);
         model.borrow_mut().start = to;
     }
@@ -283,7 +352,11 @@ fn run(seed: u64) {
 
 #[test]
 fn acknowledged_is_never_lost() {
-    let number = |name| std::env::var(name).ok().map(|s: String| s.parse::<u64>().expect("a number"));
+    let number = |name| {
+        std::env::var(name)
+            .ok()
+            .map(|s: String| s.parse::<u64>().expect("a number"))
+    };
     if let Some(seed) = number("STREAMD_SEED") {
         return run(seed);
     }

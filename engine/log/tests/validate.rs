@@ -40,7 +40,9 @@ fn plain(count: usize) -> Vec<u8> {
 }
 
 fn xerial(bytes: &[u8]) -> Vec<u8> {
-    let mut out = vec![0x82, b'S', b'N', b'A', b'P', b'P', b'Y', 0, 0, 0, 0, 1, 0, 0, 0, 1];
+    let mut out = vec![
+        0x82, b'S', b'N', b'A', b'P', b'P', b'Y', 0, 0, 0, 0, 1, 0, 0, 0, 1,
+    ];
     for block in bytes.chunks(1000) {
         let packed = snap::raw::Encoder::new().compress_vec(block).unwrap();
         out.extend_from_slice(&(packed.len() as u32).to_be_bytes());
@@ -87,7 +89,11 @@ fn compressed(bits: i16, count: usize) -> Vec<u8> {
 fn fixed(mut batch: Vec<u8>, at: usize, bytes: &[u8]) -> Vec<u8> {
     batch[at..at + bytes.len()].copy_from_slice(bytes);
     let header = BatchHeader::parse(&batch).unwrap();
-    restamp_time(&mut batch, header.max_timestamp, header.is_log_append_time());
+    restamp_time(
+        &mut batch,
+        header.max_timestamp,
+        header.is_log_append_time(),
+    );
     batch
 }
 
@@ -97,12 +103,21 @@ fn every_codec_passes_and_needs_no_change() {
         let batch = compressed(bits, 1000);
         let facts = check(&batch, RULES).unwrap();
         assert_eq!(facts.header.codec(), Codec::from_bits(bits));
-        assert_eq!(facts.max_timestamp, 1000 + (0..1000).map(|i| i ^ 5).max().unwrap());
+        assert_eq!(
+            facts.max_timestamp,
+            1000 + (0..1000).map(|i| i ^ 5).max().unwrap()
+        );
         assert!(!facts.restamp, "codec {bits}");
     }
     let batch = plain(50);
-    let raw = snap::raw::Encoder::new().compress_vec(&batch[HEADER..]).unwrap();
-    assert_eq!(code(&with_records(&batch, 2, &raw)), ErrorCode::None, "librdkafka's snappy");
+    let raw = snap::raw::Encoder::new()
+        .compress_vec(&batch[HEADER..])
+        .unwrap();
+    assert_eq!(
+        code(&with_records(&batch, 2, &raw)),
+        ErrorCode::None,
+        "librdkafka's snappy"
+    );
 }
 
 #[test]
@@ -127,8 +142,16 @@ fn faults_get_kafkas_codes() {
     let mut bad = good.clone();
     bad[HEADER + 3] ^= 1;
     assert_eq!(code(&bad), ErrorCode::CorruptMessage, "CRC");
-    assert_eq!(code(&good[..good.len() - 1]), ErrorCode::CorruptMessage, "cut short");
-    assert_eq!(code(&[good.clone(), good.clone()].concat()), ErrorCode::InvalidRecord, "two");
+    assert_eq!(
+        code(&good[..good.len() - 1]),
+        ErrorCode::CorruptMessage,
+        "cut short"
+    );
+    assert_eq!(
+        code(&[good.clone(), good.clone()].concat()),
+        ErrorCode::InvalidRecord,
+        "two"
+    );
     assert_eq!(code(&good[..20]), ErrorCode::CorruptMessage);
     for (magic, expected) in [
         (0, ErrorCode::UnsupportedForMessageFormat),
@@ -139,32 +162,93 @@ fn faults_get_kafkas_codes() {
         bad[16] = magic;
         assert_eq!(code(&bad), expected, "magic {magic}");
     }
-    assert_eq!(code(&fixed(good.clone(), 57, &4i32.to_be_bytes())), ErrorCode::InvalidRecord);
-    let more = fixed(fixed(good.clone(), 57, &4i32.to_be_bytes()), 23, &3i32.to_be_bytes());
-    assert_eq!(code(&more), ErrorCode::InvalidRecord, "counts a record that is not there");
-    let less = fixed(fixed(good.clone(), 57, &2i32.to_be_bytes()), 23, &1i32.to_be_bytes());
-    assert_eq!(code(&less), ErrorCode::InvalidRecord, "bytes behind the records");
-    let none = fixed(fixed(good.clone(), 57, &0i32.to_be_bytes()), 23, &(-1i32).to_be_bytes());
+    assert_eq!(
+        code(&fixed(good.clone(), 57, &4i32.to_be_bytes())),
+        ErrorCode::InvalidRecord
+    );
+    let more = fixed(
+        fixed(good.clone(), 57, &4i32.to_be_bytes()),
+        23,
+        &3i32.to_be_bytes(),
+    );
+    assert_eq!(
+        code(&more),
+        ErrorCode::InvalidRecord,
+        "counts a record that is not there"
+    );
+    let less = fixed(
+        fixed(good.clone(), 57, &2i32.to_be_bytes()),
+        23,
+        &1i32.to_be_bytes(),
+    );
+    assert_eq!(
+        code(&less),
+        ErrorCode::InvalidRecord,
+        "bytes behind the records"
+    );
+    let none = fixed(
+        fixed(good.clone(), 57, &0i32.to_be_bytes()),
+        23,
+        &(-1i32).to_be_bytes(),
+    );
     assert_eq!(code(&none), ErrorCode::InvalidRecord, "no record");
-    assert_eq!(code(&fixed(good.clone(), 21, &0x20i16.to_be_bytes())), ErrorCode::InvalidRecord);
-    assert_eq!(code(&fixed(good.clone(), 21, &5i16.to_be_bytes())), ErrorCode::InvalidRecord);
-    assert_eq!(code(&fixed(good.clone(), 43, &9i64.to_be_bytes())), ErrorCode::InvalidRecord);
-    let old = Rules { zstd: false, ..RULES };
+    assert_eq!(
+        code(&fixed(good.clone(), 21, &0x20i16.to_be_bytes())),
+        ErrorCode::InvalidRecord
+    );
+    assert_eq!(
+        code(&fixed(good.clone(), 21, &5i16.to_be_bytes())),
+        ErrorCode::InvalidRecord
+    );
+    assert_eq!(
+        code(&fixed(good.clone(), 43, &9i64.to_be_bytes())),
+        ErrorCode::InvalidRecord
+    );
+    let old = Rules {
+        zstd: false,
+        ..RULES
+    };
     let e = check(&compressed(4, 3), old).unwrap_err();
     assert_eq!(e.code, ErrorCode::UnsupportedCompressionType);
-    let small = Rules { batch_bytes_max: good.len() - 1, ..RULES };
-    assert_eq!(check(&good, small).unwrap_err().code, ErrorCode::MessageTooLarge);
+    let small = Rules {
+        batch_bytes_max: good.len() - 1,
+        ..RULES
+    };
+    assert_eq!(
+        check(&good, small).unwrap_err().code,
+        ErrorCode::MessageTooLarge
+    );
 }
 
 #[test]
 fn single_records_are_blamed() {
-    let e = check(&plain(6), Rules { key_needed: true, ..RULES }).unwrap_err();
+    let e = check(
+        &plain(6),
+        Rules {
+            key_needed: true,
+            ..RULES
+        },
+    )
+    .unwrap_err();
     assert_eq!((e.code, e.records), (ErrorCode::InvalidRecord, vec![0, 3]));
-    let late = Rules { now_ms: 500, after_max_ms: 503, ..RULES };
+    let late = Rules {
+        now_ms: 500,
+        after_max_ms: 503,
+        ..RULES
+    };
     let e = check(&plain(4), late).unwrap_err();
-    assert_eq!((e.code, e.records), (ErrorCode::InvalidTimestamp, vec![0, 1, 2, 3]));
-    let early = Rules { before_max_ms: 10, ..RULES };
-    assert_eq!(check(&plain(1), early).unwrap_err().code, ErrorCode::InvalidTimestamp);
+    assert_eq!(
+        (e.code, e.records),
+        (ErrorCode::InvalidTimestamp, vec![0, 1, 2, 3])
+    );
+    let early = Rules {
+        before_max_ms: 10,
+        ..RULES
+    };
+    assert_eq!(
+        check(&plain(1), early).unwrap_err().code,
+        ErrorCode::InvalidTimestamp
+    );
 }
 
 #[test]
@@ -175,7 +259,14 @@ fn timestamps_are_put_right() {
     assert!(facts.restamp);
     restamp_time(&mut wrong, facts.max_timestamp, false);
     assert_eq!(wrong, plain(10));
-    let facts = check(&plain(10), Rules { log_append_time: true, ..RULES }).unwrap();
+    let facts = check(
+        &plain(10),
+        Rules {
+            log_append_time: true,
+            ..RULES
+        },
+    )
+    .unwrap();
     assert!(facts.restamp && facts.log_append_time);
     assert_eq!(facts.max_timestamp, RULES.now_ms);
 }
@@ -201,7 +292,10 @@ fn bombs_end_at_the_limit() {
     head.push(0);
     for bits in [1, 3, 4] {
         let bomb = with_records(&batch, bits, &packed(bits, &head));
-        let rules = Rules { batch_bytes_max: usize::MAX, ..RULES };
+        let rules = Rules {
+            batch_bytes_max: usize::MAX,
+            ..RULES
+        };
         let e = check(&bomb, rules).unwrap_err();
         assert_eq!(e.code, ErrorCode::InvalidRecord, "{}", e.text);
         assert!(e.text.contains("inflates"), "{}", e.text);

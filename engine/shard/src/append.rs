@@ -44,7 +44,12 @@ pub struct Ticket {
 
 enum Accepted {
     Refused(Refusal),
-    At { partition: Rc<Partition>, base: Offset, next: Offset, log_append_ms: i64 },
+    At {
+        partition: Rc<Partition>,
+        base: Offset,
+        next: Offset,
+        log_append_ms: i64,
+    },
 }
 
 impl Ticket {
@@ -59,16 +64,28 @@ impl Accepted {
     fn outcome(self) -> AppendDone {
         match self {
             Accepted::Refused(refusal) => Err(refusal),
-            Accepted::At { partition, base, next, log_append_ms } => {
+            Accepted::At {
+                partition,
+                base,
+                next,
+                log_append_ms,
+            } => {
                 let (flushed, log_start) = {
                     let log = partition.log.borrow();
                     (log.flushed(), log.start())
                 };
                 if flushed >= next {
-                    return Ok(Placed { base, log_append_ms, log_start });
+                    return Ok(Placed {
+                        base,
+                        log_append_ms,
+                        log_start,
+                    });
                 }
                 partition.usable()?;
-                Err(Refusal::new(ErrorCode::KafkaStorageError, "the write did not finish"))
+                Err(Refusal::new(
+                    ErrorCode::KafkaStorageError,
+                    "the write did not finish",
+                ))
             }
         }
     }
@@ -92,7 +109,8 @@ impl Shard {
         let items = items
             .into_iter()
             .map(|item| {
-                self.append_one(item, now_ms, &countdown).unwrap_or_else(Accepted::Refused)
+                self.append_one(item, now_ms, &countdown)
+                    .unwrap_or_else(Accepted::Refused)
             })
             .collect();
         Ticket { items, countdown }
@@ -107,14 +125,23 @@ impl Shard {
         let partition = self.partition(item.partition)?;
         partition.usable()?;
         let facts = item.batch.facts;
-        let log_append_ms = if facts.log_append_time { facts.max_timestamp } else { -1 };
+        let log_append_ms = if facts.log_append_time {
+            facts.max_timestamp
+        } else {
+            -1
+        };
         let Appended { base, next } = partition.accept(item.batch, now_ms)?;
         if next > partition.log.borrow().flushed() {
             countdown.expect(1);
             partition.waiters.ack(next, countdown.clone());
             partition.kick_flush(&self.env, &self.tail);
         }
-        Ok(Accepted::At { partition, base, next, log_append_ms })
+        Ok(Accepted::At {
+            partition,
+            base,
+            next,
+            log_append_ms,
+        })
     }
 }
 
@@ -136,12 +163,19 @@ impl Partition {
         if header.is_idempotent() {
             match producers.check(&id) {
                 Verdict::Append => {}
-                Verdict::Duplicate { base_offset, last_offset, .. } => {
+                Verdict::Duplicate {
+                    base_offset,
+                    last_offset,
+                    ..
+                } => {
                     // Not before the first copy is durable. Waiters come in order of their
                     // offsets, so while it is under way this one waits for all there is.
                     let done = last_offset < log.flushed();
                     let next = if done { last_offset + 1 } else { log.end() };
-                    return Ok(Appended { base: base_offset, next });
+                    return Ok(Appended {
+                        base: base_offset,
+                        next,
+                    });
                 }
                 Verdict::Reject(code) => {
                     let text = format!(

@@ -70,7 +70,14 @@ impl MetaLog {
             image.apply(command);
         }
         let log = Rc::new(RefCell::new(opened.log));
-        Ok((MetaLog { log, turn: Budget::new(1), failed: RefCell::new(None) }, image))
+        Ok((
+            MetaLog {
+                log,
+                turn: Budget::new(1),
+                failed: RefCell::new(None),
+            },
+            image,
+        ))
     }
 
     /// Makes a command durable. `before` is the image without it.
@@ -82,11 +89,19 @@ impl MetaLog {
     ) -> Result<(), LogError> {
         let value = command.encode();
         let now_ms = env.wall_ms();
-        let record = NewRecord { timestamp: now_ms, key: None, value: Some(&value) };
+        let record = NewRecord {
+            timestamp: now_ms,
+            key: None,
+            value: Some(&value),
+        };
         let bytes = build(&[record], Writer::default());
         let header = BatchHeader::parse(&bytes).map_err(|e| LogError::Corrupt(e.text))?;
-        let facts =
-            Facts { header, max_timestamp: now_ms, log_append_time: false, restamp: false };
+        let facts = Facts {
+            header,
+            max_timestamp: now_ms,
+            log_append_time: false,
+            restamp: false,
+        };
         let mut drop_before = None;
         {
             let mut log = self.log.borrow_mut();
@@ -97,7 +112,14 @@ impl MetaLog {
             } else if log.wants_checkpoint() {
                 log.plan_checkpoint(before.encode());
             }
-            log.append(NewBatch { bytes: bytes.into(), facts }, 0, now_ms);
+            log.append(
+                NewBatch {
+                    bytes: bytes.into(),
+                    facts,
+                },
+                0,
+                now_ms,
+            );
         }
         while flush::flush_once(env, &self.log).await?.is_some() {}
         if let Some(offset) = drop_before {
@@ -152,20 +174,22 @@ impl Shard {
 
     /// Changes the metadata: checked against the image, durable, known to every shard. Gives the
     /// image with the change in it.
-    pub async fn propose(
-        self: &Rc<Self>,
-        command: Command,
-    ) -> Result<Arc<ClusterImage>, Refusal> {
+    pub async fn propose(self: &Rc<Self>, command: Command) -> Result<Arc<ClusterImage>, Refusal> {
         let meta = self.meta.borrow().clone();
         let Some(meta) = meta else {
-            return Err(Refusal::new(ErrorCode::NotController, "this broker is stopping"));
+            return Err(Refusal::new(
+                ErrorCode::NotController,
+                "this broker is stopping",
+            ));
         };
         let _turn = meta.turn.acquire(1).await;
         if let Some(why) = &*meta.failed.borrow() {
             return Err(Refusal::new(ErrorCode::KafkaStorageError, why.clone()));
         }
         let before = self.image();
-        before.admit(&command).map_err(|(code, text)| Refusal::new(code, text))?;
+        before
+            .admit(&command)
+            .map_err(|(code, text)| Refusal::new(code, text))?;
         if let Err(error) = meta.store(&self.env, &before, &command).await {
             let why = format!("the metadata log failed: {error}");
             eprintln!("error: {why}. Topics cannot be changed until the disk is mended");

@@ -41,13 +41,21 @@ pub struct Refusal {
 impl Refusal {
     /// A refusal that is not about single records.
     pub fn new(code: ErrorCode, text: impl Into<String>) -> Refusal {
-        Refusal { code, text: text.into(), records: Vec::new() }
+        Refusal {
+            code,
+            text: text.into(),
+            records: Vec::new(),
+        }
     }
 }
 
 impl From<BatchError> for Refusal {
     fn from(e: BatchError) -> Refusal {
-        Refusal { code: e.code, text: e.text, records: e.records }
+        Refusal {
+            code: e.code,
+            text: e.text,
+            records: e.records,
+        }
     }
 }
 

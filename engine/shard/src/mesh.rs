@@ -13,12 +13,12 @@ use streamd_io::local::{OneSender, oneshot};
 use streamd_io::mailbox::Endpoint;
 use streamd_model::{Map, Offset, PartitionId, ShardId};
 
+use crate::Refusal;
 use crate::append::{AppendDone, AppendItem};
 use crate::read::{
     EpochEnd, EpochQuery, OffsetFound, OffsetQuery, PartitionSize, ReadDone, ReadRequest,
     WatchRequest,
 };
-use crate::Refusal;
 
 /// What one shard asks of another.
 pub enum Request {
@@ -104,7 +104,12 @@ pub fn owner(partition: PartitionId, shards: usize) -> ShardId {
 impl Mesh {
     /// The end of shard `id` of `shards`.
     pub fn new(id: ShardId, shards: usize, endpoint: Endpoint<Envelope>) -> Mesh {
-        Mesh { id, shards, endpoint, waiting: RefCell::default() }
+        Mesh {
+            id,
+            shards,
+            endpoint,
+            waiting: RefCell::default(),
+        }
     }
 
     /// This shard.
@@ -133,14 +138,20 @@ impl Mesh {
             waiting.1.insert(id, sender);
             id
         };
-        let call = Envelope::Call { from: self.id, id, request };
+        let call = Envelope::Call {
+            from: self.id,
+            id,
+            request,
+        };
         self.endpoint.send(usize::from(to.0), call).await;
         async move { receiver.await.ok() }
     }
 
     /// Answers a call.
     pub async fn answer(&self, to: ShardId, id: u64, reply: Reply) {
-        self.endpoint.send(usize::from(to.0), Envelope::Answer { id, reply }).await;
+        self.endpoint
+            .send(usize::from(to.0), Envelope::Answer { id, reply })
+            .await;
     }
 
     /// The next call of another shard. Answers are handed to whoever waits for them.

@@ -63,8 +63,13 @@ impl Partition {
     pub fn watermarks(&self) -> Watermarks {
         let log = self.log.borrow();
         let flushed = log.flushed();
-        let marks =
-            Watermarks { start: log.start(), stable: flushed, high: flushed, flushed, end: log.end() };
+        let marks = Watermarks {
+            start: log.start(),
+            stable: flushed,
+            high: flushed,
+            flushed,
+            end: log.end(),
+        };
         marks.check();
         marks
     }
@@ -84,7 +89,10 @@ impl Partition {
              start again",
             self.name
         );
-        self.go_offline(Refusal::new(ErrorCode::KafkaStorageError, error.to_string()));
+        self.go_offline(Refusal::new(
+            ErrorCode::KafkaStorageError,
+            error.to_string(),
+        ));
     }
 
     /// The topic was deleted.
@@ -104,7 +112,10 @@ impl Partition {
             return;
         }
         let (partition, env_, tail) = (self.clone(), env.clone(), tail.clone());
-        env.spawn(Class::Latency, async move { partition.flush(&env_, &tail).await }).detach();
+        env.spawn(Class::Latency, async move {
+            partition.flush(&env_, &tail).await
+        })
+        .detach();
     }
 
     /// Whether a flush task is at work.

@@ -111,7 +111,10 @@ impl Partition {
             e if e < self.epoch => ErrorCode::FencedLeaderEpoch,
             _ => ErrorCode::UnknownLeaderEpoch,
         };
-        Err(Refusal::new(code, format!("leader epoch {client}; {} is at {}", self.name, self.epoch)))
+        Err(Refusal::new(
+            code,
+            format!("leader epoch {client}; {} is at {}", self.name, self.epoch),
+        ))
     }
 }
 
@@ -131,22 +134,41 @@ impl Shard {
     }
 
     async fn read_one(&self, item: &ReadItem, left: usize) -> ReadDone {
-        let unknown = Watermarks { start: -1, stable: -1, high: -1, flushed: -1, end: -1 };
+        let unknown = Watermarks {
+            start: -1,
+            stable: -1,
+            high: -1,
+            flushed: -1,
+            end: -1,
+        };
         let partition = match self.partition(item.partition) {
             Ok(p) => p,
             Err(refusal) => {
-                return ReadDone { marks: unknown, result: Err(refusal), diverging: None };
+                return ReadDone {
+                    marks: unknown,
+                    result: Err(refusal),
+                    diverging: None,
+                };
             }
         };
-        if let Err(refusal) =
-            partition.usable().and_then(|()| partition.check_epoch(item.leader_epoch))
+        if let Err(refusal) = partition
+            .usable()
+            .and_then(|()| partition.check_epoch(item.leader_epoch))
         {
-            return ReadDone { marks: unknown, result: Err(refusal), diverging: None };
+            return ReadDone {
+                marks: unknown,
+                result: Err(refusal),
+                diverging: None,
+            };
         }
         let diverging = partition.diverging(item);
         if diverging.is_some() {
             let marks = partition.watermarks();
-            return ReadDone { marks, result: Ok(ReadPlan::default()), diverging };
+            return ReadDone {
+                marks,
+                result: Ok(ReadPlan::default()),
+                diverging,
+            };
         }
         // While there is room the first batch comes whole, however large (KIP-74).
         let whole = left > 0 && item.bytes_max > 0;
@@ -163,13 +185,20 @@ impl Shard {
                     let interval = partition.log.borrow().config().index_interval;
                     if let Err(error) = segment.prepare(&self.env, interval).await {
                         partition.fail(&error);
-                        break Err(Refusal::new(ErrorCode::KafkaStorageError, error.to_string()));
+                        break Err(Refusal::new(
+                            ErrorCode::KafkaStorageError,
+                            error.to_string(),
+                        ));
                     }
                     partition.log.borrow_mut().note_prepared(&segment);
                 }
             }
         };
-        ReadDone { marks: partition.watermarks(), result, diverging: None }
+        ReadDone {
+            marks: partition.watermarks(),
+            result,
+            diverging: None,
+        }
     }
 
     /// Waits until there are `bytes` more to read, or the time is over.
@@ -202,12 +231,21 @@ impl Shard {
         partition.check_epoch(query.leader_epoch)?;
         let marks = partition.watermarks();
         let epoch = partition.epoch;
-        let at = |offset| OffsetFound { offset, timestamp: -1, epoch };
+        let at = |offset| OffsetFound {
+            offset,
+            timestamp: -1,
+            epoch,
+        };
         let found = match query.timestamp {
             -1 => return Ok(at(marks.high)),
             -2 | -4 => return Ok(at(marks.start)),
             // Nothing is tiered: there is no last tiered offset and nothing waits for upload.
-            -5 | -6 => return Ok(OffsetFound { epoch: -1, ..at(-1) }),
+            -5 | -6 => {
+                return Ok(OffsetFound {
+                    epoch: -1,
+                    ..at(-1)
+                });
+            }
             -3 => lookup::latest(&self.env, &partition.log).await,
             t if t >= 0 => lookup::at_or_after(&self.env, &partition.log, t).await,
             t => {
@@ -216,11 +254,21 @@ impl Shard {
             }
         };
         match found {
-            Ok(Some((offset, timestamp))) => Ok(OffsetFound { offset, timestamp, epoch }),
-            Ok(None) => Ok(OffsetFound { epoch: -1, ..at(-1) }),
+            Ok(Some((offset, timestamp))) => Ok(OffsetFound {
+                offset,
+                timestamp,
+                epoch,
+            }),
+            Ok(None) => Ok(OffsetFound {
+                epoch: -1,
+                ..at(-1)
+            }),
             Err(error) => {
                 partition.fail(&error);
-                Err(Refusal::new(ErrorCode::KafkaStorageError, error.to_string()))
+                Err(Refusal::new(
+                    ErrorCode::KafkaStorageError,
+                    error.to_string(),
+                ))
             }
         }
     }
@@ -244,13 +292,18 @@ impl Shard {
         let marks = partition.watermarks();
         let to = if offset == -1 { marks.high } else { offset };
         if to < 0 || to > marks.high {
-            let text = format!("offset {offset} of {}, which ends at {}", partition.name, marks.high);
+            let text = format!(
+                "offset {offset} of {}, which ends at {}",
+                partition.name, marks.high
+            );
             return Err(Refusal::new(ErrorCode::OffsetOutOfRange, text));
         }
-        retain::delete_before(&self.env, &partition.log, to).await.map_err(|error| {
-            partition.fail(&error);
-            Refusal::new(ErrorCode::KafkaStorageError, error.to_string())
-        })
+        retain::delete_before(&self.env, &partition.log, to)
+            .await
+            .map_err(|error| {
+                partition.fail(&error);
+                Refusal::new(ErrorCode::KafkaStorageError, error.to_string())
+            })
     }
 }
 

@@ -134,7 +134,9 @@ impl Shard {
     }
 
     fn dir_of(&self, topic: &TopicMeta, index: i32) -> PathBuf {
-        self.settings.data_dir.join(format!("{}-{index}", topic.name))
+        self.settings
+            .data_dir
+            .join(format!("{}-{index}", topic.name))
     }
 
     fn log_config(&self, topic: &TopicMeta) -> LogConfig {
@@ -221,7 +223,10 @@ impl Shard {
         let partitions = self.partitions.borrow();
         let mut sizes: Vec<_> = partitions
             .iter()
-            .map(|(id, p)| PartitionSize { partition: *id, bytes: p.log.borrow().size() })
+            .map(|(id, p)| PartitionSize {
+                partition: *id,
+                bytes: p.log.borrow().size(),
+            })
             .collect();
         sizes.sort_unstable_by_key(|s| s.partition);
         sizes
@@ -242,7 +247,10 @@ impl Shard {
                 None => self.delete_partition(&partition).await,
                 Some(topic) if !Arc::ptr_eq(topic, &partition.topic.borrow()) => {
                     *partition.topic.borrow_mut() = topic.clone();
-                    partition.log.borrow_mut().set_config(self.log_config(topic));
+                    partition
+                        .log
+                        .borrow_mut()
+                        .set_config(self.log_config(topic));
                 }
                 Some(_) => {}
             }
@@ -258,7 +266,10 @@ impl Shard {
         }
         self.partitions.borrow_mut().remove(&partition.id);
         let from = partition.log.borrow().dir().to_owned();
-        let to = self.settings.data_dir.join(format!("{}.{}-delete", partition.name, partition.id.topic));
+        let to = self
+            .settings
+            .data_dir
+            .join(format!("{}.{}-delete", partition.name, partition.id.topic));
         match self.env.rename(&from, &to).await {
             Err(e) if e.kind() == io::ErrorKind::NotFound => return,
             Err(e) => {
@@ -284,7 +295,11 @@ impl Shard {
     /// Opens every partition of this shard that has a directory.
     async fn open_all(self: &Rc<Self>, image: &Arc<ClusterImage>) {
         let names = match self.env.list_dir(&self.settings.data_dir).await {
-            Ok(entries) => entries.into_iter().filter(|e| e.is_dir).map(|e| e.name).collect(),
+            Ok(entries) => entries
+                .into_iter()
+                .filter(|e| e.is_dir)
+                .map(|e| e.name)
+                .collect(),
             Err(e) => {
                 eprintln!("error: list {}: {e}", self.settings.data_dir.display());
                 Vec::new()
@@ -302,7 +317,9 @@ impl Shard {
                 }
                 continue;
             }
-            let Some((topic, index)) = split_name(&name) else { continue };
+            let Some((topic, index)) = split_name(&name) else {
+                continue;
+            };
             let Some(topic) = image.topic(topic).filter(|t| index < t.partitions) else {
                 if self.mesh.id() == ShardId(0) {
                     eprintln!(
@@ -312,7 +329,10 @@ impl Shard {
                 }
                 continue;
             };
-            let id = PartitionId { topic: topic.id, index };
+            let id = PartitionId {
+                topic: topic.id,
+                index,
+            };
             if self.owner(id) == self.mesh.id() {
                 let (shard, topic) = (self.clone(), topic.clone());
                 tasks.push(self.env.spawn(Class::Latency, async move {
@@ -352,18 +372,28 @@ impl Shard {
     }
 
     async fn check_topic_id(&self, dir: &Path, topic: &TopicMeta) -> Result<(), String> {
-        let bytes = match self.env.read_file(&dir.join("partition.metadata"), 4096).await {
+        let bytes = match self
+            .env
+            .read_file(&dir.join("partition.metadata"), 4096)
+            .await
+        {
             Ok(bytes) => bytes,
             // The directory was made, the file was not yet: nothing was acknowledged from here.
             Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(()),
             Err(e) => return Err(format!("read partition.metadata: {e}")),
         };
         let text = String::from_utf8_lossy(&bytes);
-        let id = text.lines().find_map(|l| l.strip_prefix("topic_id: ")).unwrap_or_default();
+        let id = text
+            .lines()
+            .find_map(|l| l.strip_prefix("topic_id: "))
+            .unwrap_or_default();
         if id.trim() == topic.id.to_base64() {
             return Ok(());
         }
-        Err(format!("it is of a topic with id {id}, but {} has id {}", topic.name, topic.id))
+        Err(format!(
+            "it is of a topic with id {id}, but {} has id {}",
+            topic.name, topic.id
+        ))
     }
 
     async fn recover(
@@ -373,11 +403,17 @@ impl Shard {
     ) -> Result<(Log, ProducerState), LogError> {
         let now_ms = self.env.wall_ms();
         let mut replayed = Vec::new();
-        let opened = recover::open(&self.env, dir, self.log_config(topic), now_ms, &mut |h, _| {
-            if h.is_idempotent() {
-                replayed.push(*h);
-            }
-        })
+        let opened = recover::open(
+            &self.env,
+            dir,
+            self.log_config(topic),
+            now_ms,
+            &mut |h, _| {
+                if h.is_idempotent() {
+                    replayed.push(*h);
+                }
+            },
+        )
         .await?;
         let mut producers = if opened.state.is_empty() {
             ProducerState::default()
@@ -426,7 +462,9 @@ impl Shard {
                 return;
             }
             Retention {
-                ms: u64::try_from(topic.config.retention_ms).ok().map(|ms| ms as i64),
+                ms: u64::try_from(topic.config.retention_ms)
+                    .ok()
+                    .map(|ms| ms as i64),
                 bytes: u64::try_from(topic.config.retention_bytes).ok(),
             }
         };
@@ -442,7 +480,12 @@ impl Shard {
     /// Flushes and closes everything. Nothing is accepted any more.
     pub async fn close(self: &Rc<Self>) {
         self.closing.set(true);
-        let mine: Vec<_> = self.partitions.borrow_mut().drain().map(|(_, p)| p).collect();
+        let mine: Vec<_> = self
+            .partitions
+            .borrow_mut()
+            .drain()
+            .map(|(_, p)| p)
+            .collect();
         for partition in mine {
             while partition.is_flushing() {
                 self.env.sleep(Duration::from_millis(1)).await;

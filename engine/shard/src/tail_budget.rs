@@ -18,7 +18,11 @@ pub struct TailBudget {
 impl TailBudget {
     /// A budget of `limit` bytes.
     pub fn new(limit: usize) -> Rc<TailBudget> {
-        Rc::new(TailBudget { limit, used: Cell::new(0), order: RefCell::default() })
+        Rc::new(TailBudget {
+            limit,
+            used: Cell::new(0),
+            order: RefCell::default(),
+        })
     }
 
     /// Bytes in use.
@@ -29,12 +33,19 @@ impl TailBudget {
     /// A group of `memory` bytes was added to the tail of `partition`.
     pub fn grew(&self, partition: &Rc<Partition>, memory: usize) {
         self.used.set(self.used.get() + memory);
-        self.order.borrow_mut().push_back((Rc::downgrade(partition), memory));
+        self.order
+            .borrow_mut()
+            .push_back((Rc::downgrade(partition), memory));
         while self.used.get() > self.limit {
-            let Some((oldest, memory)) = self.order.borrow_mut().pop_front() else { break };
+            let Some((oldest, memory)) = self.order.borrow_mut().pop_front() else {
+                break;
+            };
             if let Some(p) = oldest.upgrade() {
                 let freed = p.log.borrow_mut().drop_tail();
-                assert!(freed == memory, "one entry for each group, in the same order");
+                assert!(
+                    freed == memory,
+                    "one entry for each group, in the same order"
+                );
             }
             self.used.set(self.used.get() - memory);
         }

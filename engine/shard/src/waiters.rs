@@ -21,7 +21,10 @@ pub struct Countdown {
 impl Countdown {
     /// A countdown from `left`; done at once when that is not above zero.
     pub fn new(left: i64) -> Rc<Countdown> {
-        Rc::new(Countdown { left: Cell::new(left), waker: RefCell::new(None) })
+        Rc::new(Countdown {
+            left: Cell::new(left),
+            waker: RefCell::new(None),
+        })
     }
 
     /// Adds to what is to come.
@@ -70,7 +73,10 @@ impl Waiters {
     /// `countdown` goes down by one when the partition is durable up to `offset`, or has failed.
     pub fn ack(&self, offset: Offset, countdown: Rc<Countdown>) {
         let mut acks = self.acks.borrow_mut();
-        assert!(acks.back().is_none_or(|(o, _)| *o <= offset), "waiters come in order");
+        assert!(
+            acks.back().is_none_or(|(o, _)| *o <= offset),
+            "waiters come in order"
+        );
         acks.push_back((offset, countdown));
     }
 

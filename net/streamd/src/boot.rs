@@ -50,7 +50,10 @@ pub fn run(config: Config) -> Result<(), String> {
     signal::raise_open_files().map_err(|e| format!("cannot raise the limit of open files: {e}"))?;
     let dir = &config.data_dir;
     fs::create_dir_all(dir).map_err(|e| {
-        format!("cannot create the data directory {}: {e}. Choose another with --data-dir", dir.display())
+        format!(
+            "cannot create the data directory {}: {e}. Choose another with --data-dir",
+            dir.display()
+        )
     })?;
     let _lock = lock(dir)?;
     probe(dir, config.cores.len()).map_err(|e| e.to_string())?;
@@ -71,8 +74,10 @@ pub fn run(config: Config) -> Result<(), String> {
         report: Mutex::new(report),
     });
     let shared = plan.clone();
-    let runtime = streamd_io::start(options, move |env, shard| run_shard(env, shard, shared.clone()))
-        .map_err(|e| format!("cannot start the shards: {e}"))?;
+    let runtime = streamd_io::start(options, move |env, shard| {
+        run_shard(env, shard, shared.clone())
+    })
+    .map_err(|e| format!("cannot start the shards: {e}"))?;
     let ready = wait_ready(&reports, shards);
     if let Ok(listen) = &ready {
         say_ready(&plan, *listen, started.elapsed());
@@ -116,11 +121,14 @@ fn identity(config: &Config) -> Result<Identity, String> {
         Err(e) => return Err(fail(e)),
     };
     let value = |key: &str| {
-        text.lines().find_map(|l| l.strip_prefix(key)?.strip_prefix('=')).map(str::trim)
+        text.lines()
+            .find_map(|l| l.strip_prefix(key)?.strip_prefix('='))
+            .map(str::trim)
     };
     let Some(cluster_id) = value("cluster.id").filter(|id| !id.is_empty()) else {
         return Err(format!(
-            "{}: no line cluster.id=...; restore the file, or move the directory away to begin anew",
+            "{}: no line cluster.id=...; restore the file, or move the directory away to begin \
+             anew",
             path.display()
         ));
     };
@@ -147,7 +155,9 @@ fn new_id() -> io::Result<TopicId> {
     let mut random = fs::File::open("/dev/urandom")?;
     let mut word = || {
         let mut bytes = [0; 8];
-        random.read_exact(&mut bytes).map(|()| u64::from_le_bytes(bytes))
+        random
+            .read_exact(&mut bytes)
+            .map(|()| u64::from_le_bytes(bytes))
     };
     Ok(TopicId::from_random(word()?, word()?))
 }
@@ -172,7 +182,12 @@ fn announce(config: &Config, identity: &Identity) {
         "  data in {}, {} shard(s) on core(s) {}, memory {} MiB",
         config.data_dir.display(),
         config.cores.len(),
-        config.cores.iter().map(usize::to_string).collect::<Vec<_>>().join(","),
+        config
+            .cores
+            .iter()
+            .map(usize::to_string)
+            .collect::<Vec<_>>()
+            .join(","),
         config.memory >> 20
     );
     if !config.broker.durable {
@@ -187,7 +202,10 @@ fn say_ready(plan: &Plan, listen: SocketAddr, took: Duration) {
     eprintln!("  try: streamctl --bootstrap {listen} topic create greetings");
     eprintln!("       echo hello | streamctl --bootstrap {listen} produce greetings");
     eprintln!("       streamctl --bootstrap {listen} consume greetings -n 1");
-    eprintln!("  or point any Kafka client at {}:{}", plan.identity.host, plan.identity.port);
+    eprintln!(
+        "  or point any Kafka client at {}:{}",
+        plan.identity.host, plan.identity.port
+    );
 }
 
 fn wait_ready(reports: &Receiver<Report>, shards: usize) -> Result<SocketAddr, String> {
@@ -211,7 +229,9 @@ async fn run_shard(env: Env, index: usize, plan: Arc<Plan>) {
     };
     match start_shard(&env, index, &plan).await {
         Ok((broker, listener)) => {
-            tell(Report::Listening(listener.local_addr().unwrap_or(plan.config.listen)));
+            tell(Report::Listening(
+                listener.local_addr().unwrap_or(plan.config.listen),
+            ));
             let accept = accept(broker.clone(), listener, plan.max_connections());
             let accepting = env.spawn(Class::Latency, accept);
             while !plan.stop.load(Ordering::Acquire) {
@@ -241,7 +261,11 @@ async fn start_shard(
     index: usize,
     plan: &Plan,
 ) -> Result<(Rc<Broker>, Listener), String> {
-    let endpoint = plan.endpoints.lock().ok().and_then(|mut all| all[index].take());
+    let endpoint = plan
+        .endpoints
+        .lock()
+        .ok()
+        .and_then(|mut all| all[index].take());
     let endpoint = endpoint.ok_or("the shard was started twice")?;
     let config = &plan.config;
     let memory = config.memory / plan.shards;
@@ -255,9 +279,13 @@ async fn start_shard(
     let id = ShardId(index as u16);
     let shard = Shard::new(env.clone(), id, plan.shards, endpoint, settings);
     env.spawn(Class::Latency, shard.clone().run()).detach();
-    env.spawn(Class::Background, shard.clone().retain()).detach();
+    env.spawn(Class::Background, shard.clone().retain())
+        .detach();
     if index == 0 {
-        shard.lead().await.map_err(|e| format!("the metadata log: {e}"))?;
+        shard
+            .lead()
+            .await
+            .map_err(|e| format!("the metadata log: {e}"))?;
     }
     shard.opened().await;
     let limits = Limits {
@@ -267,14 +295,17 @@ async fn start_shard(
         sessions: config.broker.fetch_sessions_max.div_ceil(plan.shards),
     };
     let broker = Broker::new(shard, plan.identity.clone(), limits);
-    let listener = env.listen(config.listen).await.map_err(|e| match e.kind() {
-        io::ErrorKind::AddrInUse => format!(
-            "{} is in use by another program. Stop that one, or choose another address with \
+    let listener = env
+        .listen(config.listen)
+        .await
+        .map_err(|e| match e.kind() {
+            io::ErrorKind::AddrInUse => format!(
+                "{} is in use by another program. Stop that one, or choose another address with \
              --listen HOST:PORT",
-            config.listen
-        ),
-        _ => format!("cannot listen on {}: {e}", config.listen),
-    })?;
+                config.listen
+            ),
+            _ => format!("cannot listen on {}: {e}", config.listen),
+        })?;
     Ok((broker, listener))
 }
 

@@ -50,8 +50,16 @@ pub fn load(args: std::env::ArgsOs) -> Result<Config, Stop> {
     if let Some(n) = a.cores {
         cores.truncate(n);
     }
-    let configs: Configs = a.set.iter().filter_map(|s| s.split_once('=')).map(|(k, v)| (k.into(), v.into())).collect();
-    let broker = BrokerConfig::resolve(&Layers { file: Some(&configs), ..Layers::default() });
+    let configs: Configs = a
+        .set
+        .iter()
+        .filter_map(|s| s.split_once('='))
+        .map(|(k, v)| (k.into(), v.into()))
+        .collect();
+    let broker = BrokerConfig::resolve(&Layers {
+        file: Some(&configs),
+        ..Layers::default()
+    });
     Ok(Config {
         listen: a.listen,
         data_dir: a.data_dir,
@@ -60,6 +68,9 @@ pub fn load(args: std::env::ArgsOs) -> Result<Config, Stop> {
         node_id: 1,
         advertise: (a.listen.ip().to_string(), a.listen.port()),
         broker,
-        local: Local { node: NodeId(1), configs },
+        local: Local {
+            node: NodeId(1),
+            configs,
+        },
     })
 }

@@ -50,7 +50,10 @@ struct Queue {
 
 impl Queue {
     fn push(&self, reply: LaterReply, permit: Permit) {
-        self.waiting.borrow_mut().push_back(Queued { reply, _permit: permit });
+        self.waiting.borrow_mut().push_back(Queued {
+            reply,
+            _permit: permit,
+        });
         self.open.set(self.open.get() + 1);
         self.changed.notify_all();
     }
@@ -76,7 +79,9 @@ impl Queue {
                 self.changed.wait().await;
                 continue;
             };
-            let Some(parts) = queued.reply.await else { break };
+            let Some(parts) = queued.reply.await else {
+                break;
+            };
             if !parts.is_empty() && stream.send(parts).await.is_err() {
                 break;
             }
@@ -94,9 +99,16 @@ pub async fn serve(broker: Rc<Broker>, stream: Stream) {
     let queue = Rc::new(Queue::default());
     let sender = {
         let queue = queue.clone();
-        broker.shard.env.spawn(Class::Latency, async move { queue.send_all(write).await })
+        broker
+            .shard
+            .env
+            .spawn(Class::Latency, async move { queue.send_all(write).await })
     };
-    let mut frames = Frames { stream: read, buf: Vec::new(), broker: broker.clone() };
+    let mut frames = Frames {
+        stream: read,
+        buf: Vec::new(),
+        broker: broker.clone(),
+    };
     if let Err(e) = read_loop(&broker, &mut frames, &queue).await {
         broker.complain(&e);
     }
@@ -115,7 +127,11 @@ pub enum Hangup {
     Bad(String),
 }
 
-async fn read_loop(broker: &Rc<Broker>, frames: &mut Frames, queue: &Rc<Queue>) -> Result<(), Hangup> {
+async fn read_loop(
+    broker: &Rc<Broker>,
+    frames: &mut Frames,
+    queue: &Rc<Queue>,
+) -> Result<(), Hangup> {
     while let Some((bytes, permit)) = frames.next().await? {
         if !queue.at_most(QUEUE_MAX).await {
             return Ok(());
@@ -130,8 +146,9 @@ async fn read_loop(broker: &Rc<Broker>, frames: &mut Frames, queue: &Rc<Queue>) 
         };
         let header = frame.header;
         if header.api == ApiKey::Produce {
-            let accepted =
-                kafka::produce::accept(broker, bytes.clone()).await.map_err(Hangup::Bad)?;
+            let accepted = kafka::produce::accept(broker, bytes.clone())
+                .await
+                .map_err(Hangup::Bad)?;
             if accepted.answered {
                 queue.push(accepted.reply, permit);
             } else {
@@ -197,7 +214,11 @@ impl Frames {
         self.buf.drain(..4 + have);
         let mut at = have;
         while at < len {
-            let n = self.stream.read(&mut body[at..len]).await.map_err(|_| Hangup::Gone)?;
+            let n = self
+                .stream
+                .read(&mut body[at..len])
+                .await
+                .map_err(|_| Hangup::Gone)?;
             if n == 0 {
                 return Ok(None);
             }
@@ -211,7 +232,11 @@ impl Frames {
         while self.buf.len() < len {
             let have = self.buf.len();
             self.buf.resize(have.max(len).max(PEEK), 0);
-            let n = self.stream.read(&mut self.buf[have..]).await.map_err(|_| Hangup::Gone)?;
+            let n = self
+                .stream
+                .read(&mut self.buf[have..])
+                .await
+                .map_err(|_| Hangup::Gone)?;
             self.buf.truncate(have + n);
             if n == 0 {
                 return Ok(false);

@@ -27,12 +27,14 @@ pub async fn log_dirs(
     let sizes = sizes(broker).await;
     let mut listed: Vec<(Rc<str>, Vec<DescribeLogDirsPartition>)> = Vec::new();
     let part = |id: TopicId, index: i32| {
-        sizes.get(&(id, index)).map(|&bytes| DescribeLogDirsPartition {
-            partition_index: index,
-            partition_size: bytes as i64,
-            offset_lag: 0,
-            is_future_key: false,
-        })
+        sizes
+            .get(&(id, index))
+            .map(|&bytes| DescribeLogDirsPartition {
+                partition_index: index,
+                partition_size: bytes as i64,
+                offset_lag: 0,
+                is_future_key: false,
+            })
     };
     match &request.topics {
         None => {
@@ -43,7 +45,9 @@ pub async fn log_dirs(
         }
         Some(wanted) => {
             for w in wanted {
-                let Some(t) = image.topic(w.topic) else { continue };
+                let Some(t) = image.topic(w.topic) else {
+                    continue;
+                };
                 let parts = w.partitions.iter().filter_map(|i| part(t.id, i)).collect();
                 listed.push((t.name.as_str().into(), parts));
             }
@@ -65,7 +69,13 @@ pub async fn log_dirs(
         ..DescribeLogDirsResult::default()
     };
     let results = vec![result].into();
-    encode(header, &DescribeLogDirsResponse { results, ..DescribeLogDirsResponse::default() })
+    encode(
+        header,
+        &DescribeLogDirsResponse {
+            results,
+            ..DescribeLogDirsResponse::default()
+        },
+    )
 }
 
 /// The sizes of all partitions that were ever touched since the start, bytes.
@@ -108,12 +118,18 @@ pub async fn init_producer_id(
     if request.transactional_id.is_some() {
         // Transactions have no coordinator here yet. Clients take this code as final and say so,
         // where a retriable one would keep them waiting for ever.
-        return encode(header, &failed(ErrorCode::TransactionalIdAuthorizationFailed));
+        return encode(
+            header,
+            &failed(ErrorCode::TransactionalIdAuthorizationFailed),
+        );
     }
     let response = match next_producer_id(broker).await {
-        Ok(producer_id) => {
-            InitProducerIdResponse { error_code: 0, producer_id, producer_epoch: 0, ..failed(ErrorCode::None) }
-        }
+        Ok(producer_id) => InitProducerIdResponse {
+            error_code: 0,
+            producer_id,
+            producer_epoch: 0,
+            ..failed(ErrorCode::None)
+        },
         Err(code) => failed(code),
     };
     encode(header, &response)

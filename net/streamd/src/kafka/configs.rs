@@ -3,9 +3,7 @@
 
 use std::rc::Rc;
 
-use streamd_core::config::{
-    Entry, Kind, Source, SynonymEntry, describe_broker, describe_topic,
-};
+use streamd_core::config::{Entry, Kind, Source, SynonymEntry, describe_broker, describe_topic};
 use streamd_core::meta::{ClusterImage, Command, Resource, validate};
 use streamd_io::Part;
 use streamd_model::{ErrorCode, NodeId};
@@ -21,7 +19,7 @@ use streamd_wire::kafka::generated::describe_configs_response::{
     DescribeConfigsResourceResult, DescribeConfigsResponse, DescribeConfigsResult,
     DescribeConfigsSynonym,
 };
-use streamd_wire::kafka::generated::incremental_alter_configs_request::IncrementalAlterConfigsRequest;
+use streamd_wire::kafka::generated::incremental_alter_configs_request as incremental_request;
 use streamd_wire::kafka::generated::incremental_alter_configs_response::{
     AlterConfigsResourceResponse as IncrementalResourceResponse, IncrementalAlterConfigsResponse,
 };
@@ -81,7 +79,13 @@ pub fn describe(
         },
     });
     let results = results.collect();
-    encode(header, &DescribeConfigsResponse { results, ..DescribeConfigsResponse::default() })
+    encode(
+        header,
+        &DescribeConfigsResponse {
+            results,
+            ..DescribeConfigsResponse::default()
+        },
+    )
 }
 
 /// What is no setting of the table but an option of the command, as Kafka's keys name it.
@@ -90,17 +94,36 @@ fn identity(broker: &Broker, wanted: &dyn Fn(&str) -> bool) -> Vec<Entry> {
     let url = format!("PLAINTEXT://{}:{}", id.host, id.port);
     let dir = broker.data_dir.display().to_string();
     [
-        ("advertised.listeners", url.clone(), Kind::List, "Where clients are told to connect."),
-        ("broker.id", id.node_id.to_string(), Kind::Int, "The id of this broker."),
+        (
+            "advertised.listeners",
+            url.clone(),
+            Kind::List,
+            "Where clients are told to connect.",
+        ),
+        (
+            "broker.id",
+            id.node_id.to_string(),
+            Kind::Int,
+            "The id of this broker.",
+        ),
         ("listeners", url, Kind::List, "Where this broker listens."),
         ("log.dirs", dir, Kind::List, "Where the data lives."),
-        ("node.id", id.node_id.to_string(), Kind::Int, "The id of this node."),
+        (
+            "node.id",
+            id.node_id.to_string(),
+            Kind::Int,
+            "The id of this node.",
+        ),
     ]
     .into_iter()
     .filter(|(name, ..)| wanted(name))
     .map(|(name, value, kind, doc)| Entry {
         name,
-        synonyms: vec![SynonymEntry { name, value: value.clone(), source: Source::Static }],
+        synonyms: vec![SynonymEntry {
+            name,
+            value: value.clone(),
+            source: Source::Static,
+        }],
         value: Some(value),
         source: Source::Static,
         kind,
@@ -115,9 +138,14 @@ fn entries(
     image: &ClusterImage,
     resource: &DescribeConfigsResource<'_>,
 ) -> Result<Vec<Entry>, Refusal> {
-    let keys: Option<Vec<&str>> =
-        resource.configuration_keys.as_ref().map(|keys| keys.iter().collect());
-    let wanted = |name: &str| keys.as_ref().is_none_or(|k| k.is_empty() || k.contains(&name));
+    let keys: Option<Vec<&str>> = resource
+        .configuration_keys
+        .as_ref()
+        .map(|keys| keys.iter().collect());
+    let wanted = |name: &str| {
+        keys.as_ref()
+            .is_none_or(|k| k.is_empty() || k.contains(&name))
+    };
     match target(resource.resource_type, resource.resource_name)? {
         Target::Topic(name) => {
             topics::check_name(name)?;
@@ -161,7 +189,11 @@ fn described(e: &Entry, (synonyms, doc): (bool, bool)) -> DescribeConfigsResourc
                 .iter()
                 .map(|s| {
                     let (name, source) = one(s);
-                    DescribeConfigsSynonym { name, value: Some(&s.value), source }
+                    DescribeConfigsSynonym {
+                        name,
+                        value: Some(&s.value),
+                        source,
+                    }
                 })
                 .collect()
         } else {
@@ -199,14 +231,18 @@ fn alteration(
 pub async fn alter(
     broker: &Rc<Broker>,
     header: ResponseHeader,
-    request: &IncrementalAlterConfigsRequest<'_>,
+    request: &incremental_request::IncrementalAlterConfigsRequest<'_>,
 ) -> Result<Vec<Part>, String> {
     let mut done = Vec::with_capacity(request.resources.len());
     for r in &request.resources {
         let ops: Vec<_> = r
             .configs
             .iter()
-            .map(|c| validate::ConfigOp { name: c.name, op: c.config_operation, value: c.value })
+            .map(|c| validate::ConfigOp {
+                name: c.name,
+                op: c.config_operation,
+                value: c.value,
+            })
             .collect();
         let outcome = match target(r.resource_type, r.resource_name) {
             Ok(target) => {
@@ -224,8 +260,10 @@ pub async fn alter(
         resource_name: r.resource_name,
     });
     let responses = responses.collect();
-    let response =
-        IncrementalAlterConfigsResponse { responses, ..IncrementalAlterConfigsResponse::default() };
+    let response = IncrementalAlterConfigsResponse {
+        responses,
+        ..IncrementalAlterConfigsResponse::default()
+    };
     encode(header, &response)
 }
 
@@ -253,12 +291,20 @@ pub async fn replace(
         };
         done.push((r, outcome));
     }
-    let responses = done.iter().map(|(r, outcome)| AlterConfigsResourceResponse {
-        error_code: outcome.as_ref().map_or_else(|e| e.code.code(), |()| 0),
-        error_message: outcome.as_ref().err().map(|e| e.text.as_str()),
-        resource_type: r.resource_type,
-        resource_name: r.resource_name,
-    });
+    let responses = done
+        .iter()
+        .map(|(r, outcome)| AlterConfigsResourceResponse {
+            error_code: outcome.as_ref().map_or_else(|e| e.code.code(), |()| 0),
+            error_message: outcome.as_ref().err().map(|e| e.text.as_str()),
+            resource_type: r.resource_type,
+            resource_name: r.resource_name,
+        });
     let responses = responses.collect();
-    encode(header, &AlterConfigsResponse { responses, ..AlterConfigsResponse::default() })
+    encode(
+        header,
+        &AlterConfigsResponse {
+            responses,
+            ..AlterConfigsResponse::default()
+        },
+    )
 }

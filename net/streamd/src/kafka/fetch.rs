@@ -48,11 +48,17 @@ pub async fn handle(
     };
     let env = &broker.shard.env;
     let entropy = (env.now(), env.random_u64());
-    let taken = broker.sessions.borrow_mut().take(ask, &mut wanted, &forgotten, entropy);
+    let taken = broker
+        .sessions
+        .borrow_mut()
+        .take(ask, &mut wanted, &forgotten, entropy);
     let mode = match taken {
         Ok(mode) => mode,
         Err(code) => {
-            let response = FetchResponse { error_code: code.code(), ..FetchResponse::default() };
+            let response = FetchResponse {
+                error_code: code.code(),
+                ..FetchResponse::default()
+            };
             return encode(header, &response, Vec::new());
         }
     };
@@ -74,12 +80,13 @@ pub async fn handle(
     poll.reply(broker, header, done)
 }
 
-fn read_request(
-    request: &FetchRequest<'_>,
-    version: i16,
-) -> (Vec<Wanted>, Vec<(TopicKey, i32)>) {
+fn read_request(request: &FetchRequest<'_>, version: i16) -> (Vec<Wanted>, Vec<(TopicKey, i32)>) {
     let key = |name: &str, id: TopicId| TopicKey {
-        name: if version < 13 { name.to_owned() } else { String::new() },
+        name: if version < 13 {
+            name.to_owned()
+        } else {
+            String::new()
+        },
         id: if version < 13 { TopicId::ZERO } else { id },
     };
     let mut wanted = Vec::new();
@@ -107,8 +114,18 @@ fn read_request(
 }
 
 fn failed(refusal: Refusal) -> ReadDone {
-    let none = Watermarks { start: -1, stable: -1, high: -1, flushed: -1, end: -1 };
-    ReadDone { marks: none, result: Err(refusal), diverging: None }
+    let none = Watermarks {
+        start: -1,
+        stable: -1,
+        high: -1,
+        flushed: -1,
+        end: -1,
+    };
+    ReadDone {
+        marks: none,
+        result: Err(refusal),
+        diverging: None,
+    }
 }
 
 impl LongPoll {
@@ -116,32 +133,47 @@ impl LongPoll {
     async fn run(&self, broker: &Rc<Broker>) -> Vec<ReadDone> {
         loop {
             let (done, ids) = self.read(broker).await;
-            let bytes: usize =
-                done.iter().filter_map(|d| d.result.as_ref().ok()).map(|p| p.bytes).sum();
-            let news = done.iter().any(|d| d.result.is_err() || d.diverging.is_some());
+            let bytes: usize = done
+                .iter()
+                .filter_map(|d| d.result.as_ref().ok())
+                .map(|p| p.bytes)
+                .sum();
+            let news = done
+                .iter()
+                .any(|d| d.result.is_err() || d.diverging.is_some());
             let left = self.deadline - broker.shard.env.now();
             if news || bytes >= self.bytes_min || self.wanted.is_empty() || left.is_zero() {
                 return done;
             }
-            self.wait(broker, &done, &ids, (self.bytes_min - bytes, left)).await;
+            self.wait(broker, &done, &ids, (self.bytes_min - bytes, left))
+                .await;
         }
     }
 
     fn resolve(&self, broker: &Broker) -> Vec<Result<PartitionId, Refusal>> {
         let image = broker.shard.image();
         let by_name = |name: &str| {
-            image.topic(name).map(|t| t.id).ok_or(ErrorCode::UnknownTopicOrPartition)
+            image
+                .topic(name)
+                .map(|t| t.id)
+                .ok_or(ErrorCode::UnknownTopicOrPartition)
         };
         self.wanted
             .iter()
             .map(|w| {
                 let topic = if w.topic.id != TopicId::ZERO {
-                    image.topic_by_id(w.topic.id).map(|t| t.id).ok_or(ErrorCode::UnknownTopicId)
+                    image
+                        .topic_by_id(w.topic.id)
+                        .map(|t| t.id)
+                        .ok_or(ErrorCode::UnknownTopicId)
                 } else {
                     by_name(&w.topic.name)
                 };
                 topic
-                    .map(|topic| PartitionId { topic, index: w.index })
+                    .map(|topic| PartitionId {
+                        topic,
+                        index: w.index,
+                    })
                     .map_err(|code| Refusal::new(code, code.message()))
             })
             .collect()
@@ -179,7 +211,10 @@ impl LongPoll {
         let mut answers: Vec<Pin<Box<dyn Future<Output = Option<Reply>>>>> = Vec::new();
         let mut owners = Vec::new();
         for (owner, items) in items.into_iter().enumerate().filter(|(_, i)| !i.is_empty()) {
-            let request = ReadRequest { items, bytes_max: self.bytes_max };
+            let request = ReadRequest {
+                items,
+                bytes_max: self.bytes_max,
+            };
             owners.push(owner);
             answers.push(broker.begin(owner, Request::Read(request)).await);
         }
@@ -194,7 +229,12 @@ impl LongPoll {
             let code = ErrorCode::NotLeaderOrFollower;
             failed(Refusal::new(code, "the owning core has stopped"))
         };
-        (done.into_iter().map(|d| d.unwrap_or_else(stopped)).collect(), ids)
+        (
+            done.into_iter()
+                .map(|d| d.unwrap_or_else(stopped))
+                .collect(),
+            ids,
+        )
     }
 
     /// Waits for `bytes` more, or until `left` is over.
@@ -216,7 +256,11 @@ impl LongPoll {
         let bytes = if groups.len() > 1 { 1 } else { bytes };
         let mut watches = Vec::with_capacity(groups.len());
         for (owner, items) in groups {
-            let request = Request::Watch(WatchRequest { items, bytes, wait: left });
+            let request = Request::Watch(WatchRequest {
+                items,
+                bytes,
+                wait: left,
+            });
             watches.push(broker.begin(owner, request).await);
         }
         first(watches).await;
@@ -243,10 +287,20 @@ impl LongPoll {
         for (at, (w, mut d)) in self.wanted.iter().zip(done).enumerate() {
             trim(&mut d, &mut left);
             let (data, plan) = partition_data(w, d, self.read_committed);
-            let now = (data.high_watermark, data.last_stable_offset, data.log_start_offset);
+            let now = (
+                data.high_watermark,
+                data.last_stable_offset,
+                data.log_start_offset,
+            );
             let same = data.error_code == 0 && plan.bytes == 0 && now == w.told;
-            let told = if data.error_code == 0 { now } else { (-1, -1, -1) };
-            let place = session.as_mut().and_then(|s| s.partitions_mut().get_mut(at));
+            let told = if data.error_code == 0 {
+                now
+            } else {
+                (-1, -1, -1)
+            };
+            let place = session
+                .as_mut()
+                .and_then(|s| s.partitions_mut().get_mut(at));
             if let Some(place) = place.filter(|p| p.index == w.index && p.topic == w.topic) {
                 place.told = told;
             }
@@ -269,8 +323,11 @@ impl LongPoll {
         if let Some(session) = session {
             session.rotate(turn);
         }
-        let response =
-            FetchResponse { session_id: id, responses: topics.into(), ..FetchResponse::default() };
+        let response = FetchResponse {
+            session_id: id,
+            responses: topics.into(),
+            ..FetchResponse::default()
+        };
         encode(header, &response, plans)
     }
 }
@@ -332,7 +389,9 @@ fn encode(
     plans: Vec<ReadPlan>,
 ) -> Result<Vec<Part>, String> {
     let mut writer = Writer::append_to(Vec::with_capacity(256));
-    header.encode(response, &mut writer).map_err(|e| format!("cannot encode a Fetch: {e}"))?;
+    header
+        .encode(response, &mut writer)
+        .map_err(|e| format!("cannot encode a Fetch: {e}"))?;
     let (head, holes) = writer.into_parts();
     let mut out = Vec::with_capacity(holes.len() * 2 + 1);
     let mut text: Vec<u8> = Vec::new();
@@ -365,7 +424,11 @@ fn encode(
 async fn first(mut all: Vec<Pin<Box<dyn Future<Output = Option<Reply>>>>>) {
     poll_fn(|cx| {
         let ready = all.iter_mut().any(|f| f.as_mut().poll(cx).is_ready());
-        if ready { Poll::Ready(()) } else { Poll::Pending }
+        if ready {
+            Poll::Ready(())
+        } else {
+            Poll::Pending
+        }
     })
     .await;
 }

@@ -1,5 +1,5 @@
-//! Metadata, DescribeCluster and DescribeTopicPartitions: what the image says, as clients ask for it.
-//! One node: it leads everything, and is the controller.
+//! Metadata, DescribeCluster and DescribeTopicPartitions: what the image says, as clients ask for
+//! it. One node: it leads everything, and is the controller.
 
 use std::collections::BTreeSet;
 use std::rc::Rc;
@@ -13,7 +13,7 @@ use streamd_wire::kafka::generated::describe_cluster_request::DescribeClusterReq
 use streamd_wire::kafka::generated::describe_cluster_response::{
     DescribeClusterBroker, DescribeClusterResponse,
 };
-use streamd_wire::kafka::generated::describe_topic_partitions_request::DescribeTopicPartitionsRequest;
+use streamd_wire::kafka::generated::describe_topic_partitions_request as partitions_request;
 use streamd_wire::kafka::generated::describe_topic_partitions_response::{
     Cursor, DescribeTopicPartitionsResponse, DescribeTopicPartitionsResponsePartition,
     DescribeTopicPartitionsResponseTopic,
@@ -36,7 +36,11 @@ const DESCRIBED_MAX: usize = 2000;
 
 enum Found {
     Topic(Arc<TopicMeta>),
-    Missing { name: Option<String>, id: TopicId, code: ErrorCode },
+    Missing {
+        name: Option<String>,
+        id: TopicId,
+        code: ErrorCode,
+    },
 }
 
 /// Answers Metadata, versions 0 to 13. May create topics (`auto.create.topics.enable`).
@@ -46,17 +50,22 @@ pub async fn metadata(
     request: &MetadataRequest<'_>,
 ) -> Result<Vec<Part>, String> {
     // Version 0 has no null: there an empty list asks for all topics.
-    let all = request.topics.as_ref().is_none_or(|t| header.version == 0 && t.is_empty());
+    let all = request
+        .topics
+        .as_ref()
+        .is_none_or(|t| header.version == 0 && t.is_empty());
     let mut found = Vec::new();
     if all {
         found.extend(broker.shard.image().topics().cloned().map(Found::Topic));
     } else if let Some(topics) = &request.topics {
         let create = header.version < 4 || request.allow_auto_topic_creation;
         for topic in topics {
-            found.push(match topic.name.filter(|_| topic.topic_id == TopicId::ZERO) {
-                Some(name) => by_name(broker, name, create).await,
-                None => by_id(&broker.shard.image(), topic.topic_id),
-            });
+            found.push(
+                match topic.name.filter(|_| topic.topic_id == TopicId::ZERO) {
+                    Some(name) => by_name(broker, name, create).await,
+                    None => by_id(&broker.shard.image(), topic.topic_id),
+                },
+            );
         }
     }
     let me = [broker.identity.node_id];
@@ -70,7 +79,10 @@ pub async fn metadata(
         .into(),
         cluster_id: Some(&broker.identity.cluster_id),
         controller_id: me[0],
-        topics: found.iter().map(|f| topic_response(f, &me, header.version)).collect(),
+        topics: found
+            .iter()
+            .map(|f| topic_response(f, &me, header.version))
+            .collect(),
         cluster_authorized_operations: NO_OPERATIONS,
         ..MetadataResponse::default()
     };
@@ -82,7 +94,11 @@ async fn by_name(broker: &Rc<Broker>, name: &str, create: bool) -> Found {
     if let Some(topic) = image.topic(name) {
         return Found::Topic(topic.clone());
     }
-    let missing = |code| Found::Missing { name: Some(name.to_owned()), id: TopicId::ZERO, code };
+    let missing = |code| Found::Missing {
+        name: Some(name.to_owned()),
+        id: TopicId::ZERO,
+        code,
+    };
     if let Err(refusal) = topics::check_name(name) {
         return missing(refusal.code);
     }
@@ -101,7 +117,11 @@ async fn by_name(broker: &Rc<Broker>, name: &str, create: bool) -> Found {
 fn by_id(image: &ClusterImage, id: TopicId) -> Found {
     match image.topic_by_id(id) {
         Some(topic) => Found::Topic(topic.clone()),
-        None => Found::Missing { name: None, id, code: ErrorCode::UnknownTopicId },
+        None => Found::Missing {
+            name: None,
+            id,
+            code: ErrorCode::UnknownTopicId,
+        },
     }
 }
 
@@ -111,14 +131,20 @@ fn topic_response<'a>(found: &'a Found, me: &'a [i32], version: i16) -> Metadata
             name: Some(&topic.name),
             topic_id: topic.id,
             is_internal: topic.is_internal(),
-            partitions: (0..topic.partitions).map(|i| partition_response(i, me)).collect(),
+            partitions: (0..topic.partitions)
+                .map(|i| partition_response(i, me))
+                .collect(),
             topic_authorized_operations: NO_OPERATIONS,
             ..MetadataResponseTopic::default()
         },
         Found::Missing { name, id, code } => MetadataResponseTopic {
             error_code: code.code(),
             // Null only since version 12.
-            name: if version >= 12 { name.as_deref() } else { Some(name.as_deref().unwrap_or("")) },
+            name: if version >= 12 {
+                name.as_deref()
+            } else {
+                Some(name.as_deref().unwrap_or(""))
+            },
             topic_id: *id,
             topic_authorized_operations: NO_OPERATIONS,
             ..MetadataResponseTopic::default()
@@ -180,12 +206,14 @@ pub fn cluster(
 pub fn topic_partitions(
     broker: &Broker,
     header: ResponseHeader,
-    request: &DescribeTopicPartitionsRequest<'_>,
+    request: &partitions_request::DescribeTopicPartitionsRequest<'_>,
 ) -> Result<Vec<Part>, String> {
     let image = broker.shard.image();
     let me = [broker.identity.node_id];
-    let (from, first) =
-        request.cursor.as_ref().map_or(("", 0), |c| (c.topic_name, c.partition_index.max(0)));
+    let (from, first) = request
+        .cursor
+        .as_ref()
+        .map_or(("", 0), |c| (c.topic_name, c.partition_index.max(0)));
     let names: BTreeSet<&str> = if request.topics.is_empty() {
         image.topics().map(|t| t.name.as_str()).collect()
     } else {
@@ -200,9 +228,16 @@ pub fn topic_partitions(
             out.push(missing_topic(name));
             continue;
         };
-        let begin = if *name == from { first.min(topic.partitions) } else { 0 };
+        let begin = if *name == from {
+            first.min(topic.partitions)
+        } else {
+            0
+        };
         if left == 0 {
-            next_cursor = Some(Cursor { topic_name: name, partition_index: begin });
+            next_cursor = Some(Cursor {
+                topic_name: name,
+                partition_index: begin,
+            });
             break;
         }
         let end = topic.partitions.min(begin.saturating_add(left as i32));
@@ -216,7 +251,10 @@ pub fn topic_partitions(
             ..DescribeTopicPartitionsResponseTopic::default()
         });
         if end < topic.partitions {
-            next_cursor = Some(Cursor { topic_name: name, partition_index: end });
+            next_cursor = Some(Cursor {
+                topic_name: name,
+                partition_index: end,
+            });
             break;
         }
     }
@@ -229,8 +267,10 @@ pub fn topic_partitions(
 }
 
 fn missing_topic(name: &str) -> DescribeTopicPartitionsResponseTopic<'_> {
-    let code = topics::check_name(name)
-        .map_or_else(|refusal: Refusal| refusal.code, |()| ErrorCode::UnknownTopicOrPartition);
+    let code = topics::check_name(name).map_or_else(
+        |refusal: Refusal| refusal.code,
+        |()| ErrorCode::UnknownTopicOrPartition,
+    );
     DescribeTopicPartitionsResponseTopic {
         error_code: code.code(),
         name: Some(name),

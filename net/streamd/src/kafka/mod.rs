@@ -23,7 +23,9 @@ use crate::broker::Broker;
 /// Encodes a whole response frame.
 fn encode<M: Message>(header: ResponseHeader, body: &M) -> Result<Vec<Part>, String> {
     let mut writer = Writer::append_to(Vec::with_capacity(512));
-    header.encode(body, &mut writer).map_err(|e| format!("cannot encode a response: {e}"))?;
+    header
+        .encode(body, &mut writer)
+        .map_err(|e| format!("cannot encode a response: {e}"))?;
     Ok(vec![Part::Bytes(Bytes::from(writer.into_parts().0))])
 }
 
@@ -31,8 +33,16 @@ fn encode<M: Message>(header: ResponseHeader, body: &M) -> Result<Vec<Part>, Str
 /// unknown version is answered in version 0 (KIP-511). Else the connection is closed.
 pub fn refuse(error: &FrameError) -> Option<Vec<Part>> {
     match *error {
-        FrameError::Version { api: ApiKey::ApiVersions, correlation_id, .. } => {
-            let header = ResponseHeader { api: ApiKey::ApiVersions, version: 0, correlation_id };
+        FrameError::Version {
+            api: ApiKey::ApiVersions,
+            correlation_id,
+            ..
+        } => {
+            let header = ResponseHeader {
+                api: ApiKey::ApiVersions,
+                version: 0,
+                correlation_id,
+            };
             let response = ApiVersionsResponse {
                 error_code: ErrorCode::UnsupportedVersion.code(),
                 api_keys: SERVED
@@ -70,15 +80,18 @@ pub async fn answer(broker: &Rc<Broker>, frame: &Frame<'_>) -> Result<Vec<Part>,
     let api = frame.header.api;
     macro_rules! decoded {
         () => {
-            &frame.decode().map_err(|e| format!("{} version {}: {e}", api.name(), header.version))?
+            &frame
+                .decode()
+                .map_err(|e| format!("{} version {}: {e}", api.name(), header.version))?
         };
     }
     match api {
         ApiKey::ApiVersions => encode(header, &api_versions()),
         ApiKey::Fetch => fetch::handle(broker, &frame.header, decoded!()).await,
-        ApiKey::ListOffsets => {
-            encode(header, &offsets::list_offsets(broker, header.version, decoded!()).await)
-        }
+        ApiKey::ListOffsets => encode(
+            header,
+            &offsets::list_offsets(broker, header.version, decoded!()).await,
+        ),
         ApiKey::OffsetForLeaderEpoch => {
             encode(header, &offsets::epoch_ends(broker, decoded!()).await)
         }

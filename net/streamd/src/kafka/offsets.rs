@@ -48,7 +48,10 @@ async fn ask_owners<Q, A>(
                 answers.push(Some(Err(refusal)));
             }
             Some(topic) => {
-                let id = PartitionId { topic: topic.id, index: a.index };
+                let id = PartitionId {
+                    topic: topic.id,
+                    index: a.index,
+                };
                 let owner = usize::from(broker.shard.owner(id).0);
                 groups[owner].push((id, a.query));
                 places[owner].push(at);
@@ -57,7 +60,11 @@ async fn ask_owners<Q, A>(
         }
     }
     let mut waits = Vec::new();
-    for (owner, group) in groups.into_iter().enumerate().filter(|(_, g)| !g.is_empty()) {
+    for (owner, group) in groups
+        .into_iter()
+        .enumerate()
+        .filter(|(_, g)| !g.is_empty())
+    {
         waits.push((owner, broker.begin(owner, wrap(group)).await));
     }
     for (owner, wait) in waits {
@@ -68,9 +75,15 @@ async fn ask_owners<Q, A>(
         }
     }
     let stopped = || {
-        Err(Refusal::new(ErrorCode::NotLeaderOrFollower, "the owning core has stopped"))
+        Err(Refusal::new(
+            ErrorCode::NotLeaderOrFollower,
+            "the owning core has stopped",
+        ))
     };
-    answers.into_iter().map(|a| a.unwrap_or_else(stopped)).collect()
+    answers
+        .into_iter()
+        .map(|a| a.unwrap_or_else(stopped))
+        .collect()
 }
 
 /// Answers ListOffsets, versions 1 to 11.
@@ -83,7 +96,11 @@ pub async fn list_offsets<'a>(
     for topic in &request.topics {
         for p in &topic.partitions {
             let query = (p.current_leader_epoch, p.timestamp);
-            asked.push(Asked { topic: topic.name, index: p.partition_index, query });
+            asked.push(Asked {
+                topic: topic.name,
+                index: p.partition_index,
+                query,
+            });
         }
     }
     let wrap = |group: Vec<(PartitionId, (i32, i64))>| {
@@ -94,7 +111,13 @@ pub async fn list_offsets<'a>(
         };
         Request::Offsets(group.into_iter().map(query).collect())
     };
-    let open = |reply| if let Reply::Offsets(o) = reply { o } else { Vec::new() };
+    let open = |reply| {
+        if let Reply::Offsets(o) = reply {
+            o
+        } else {
+            Vec::new()
+        }
+    };
     let mut answers = ask_owners(broker, asked, wrap, open).await.into_iter();
     let topics = request.topics.iter().map(|topic| ListOffsetsTopicResponse {
         name: topic.name,
@@ -121,7 +144,10 @@ pub async fn list_offsets<'a>(
             })
             .collect(),
     });
-    ListOffsetsResponse { topics: topics.collect(), ..ListOffsetsResponse::default() }
+    ListOffsetsResponse {
+        topics: topics.collect(),
+        ..ListOffsetsResponse::default()
+    }
 }
 
 /// Answers OffsetForLeaderEpoch, versions 2 to 4 (KIP-320).
@@ -133,31 +159,53 @@ pub async fn epoch_ends<'a>(
     for topic in &request.topics {
         for p in &topic.partitions {
             let query = (p.current_leader_epoch, p.leader_epoch);
-            asked.push(Asked { topic: topic.topic, index: p.partition, query });
+            asked.push(Asked {
+                topic: topic.topic,
+                index: p.partition,
+                query,
+            });
         }
     }
     let wrap = |group: Vec<(PartitionId, (i32, i32))>| {
-        let query = |(partition, (current, epoch))| EpochQuery { partition, current, epoch };
+        let query = |(partition, (current, epoch))| EpochQuery {
+            partition,
+            current,
+            epoch,
+        };
         Request::EpochEnds(group.into_iter().map(query).collect())
     };
-    let open = |reply| if let Reply::EpochEnds(e) = reply { e } else { Vec::new() };
+    let open = |reply| {
+        if let Reply::EpochEnds(e) = reply {
+            e
+        } else {
+            Vec::new()
+        }
+    };
     let mut answers = ask_owners(broker, asked, wrap, open).await.into_iter();
-    let topics = request.topics.iter().map(|topic| OffsetForLeaderTopicResult {
-        topic: topic.topic,
-        partitions: topic
-            .partitions
-            .iter()
-            .zip(&mut answers)
-            .map(|(p, answer)| {
-                let (code, (leader_epoch, end_offset)) = match answer {
-                    Ok(end) => (ErrorCode::None, end),
-                    Err(refusal) => (refusal.code, (-1, -1)),
-                };
-                let (error_code, partition) = (code.code(), p.partition);
-                EpochEndOffset { error_code, partition, leader_epoch, end_offset }
-            })
-            .collect(),
-    });
+    let topics = request
+        .topics
+        .iter()
+        .map(|topic| OffsetForLeaderTopicResult {
+            topic: topic.topic,
+            partitions: topic
+                .partitions
+                .iter()
+                .zip(&mut answers)
+                .map(|(p, answer)| {
+                    let (code, (leader_epoch, end_offset)) = match answer {
+                        Ok(end) => (ErrorCode::None, end),
+                        Err(refusal) => (refusal.code, (-1, -1)),
+                    };
+                    let (error_code, partition) = (code.code(), p.partition);
+                    EpochEndOffset {
+                        error_code,
+                        partition,
+                        leader_epoch,
+                        end_offset,
+                    }
+                })
+                .collect(),
+        });
     OffsetForLeaderEpochResponse {
         topics: topics.collect(),
         ..OffsetForLeaderEpochResponse::default()
@@ -172,11 +220,23 @@ pub async fn delete_records<'a>(
     let mut asked = Vec::new();
     for topic in &request.topics {
         for p in &topic.partitions {
-            asked.push(Asked { topic: topic.name, index: p.partition_index, query: p.offset });
+            asked.push(Asked {
+                topic: topic.name,
+                index: p.partition_index,
+                query: p.offset,
+            });
         }
     }
-    let open = |reply| if let Reply::DeleteRecords(d) = reply { d } else { Vec::new() };
-    let mut answers = ask_owners(broker, asked, Request::DeleteRecords, open).await.into_iter();
+    let open = |reply| {
+        if let Reply::DeleteRecords(d) = reply {
+            d
+        } else {
+            Vec::new()
+        }
+    };
+    let mut answers = ask_owners(broker, asked, Request::DeleteRecords, open)
+        .await
+        .into_iter();
     let topics = request.topics.iter().map(|topic| DeleteRecordsTopicResult {
         name: topic.name,
         partitions: topic
@@ -189,9 +249,16 @@ pub async fn delete_records<'a>(
                     Err(refusal) => (refusal.code, -1),
                 };
                 let (partition_index, error_code) = (p.partition_index, code.code());
-                DeleteRecordsPartitionResult { partition_index, low_watermark, error_code }
+                DeleteRecordsPartitionResult {
+                    partition_index,
+                    low_watermark,
+                    error_code,
+                }
             })
             .collect(),
     });
-    DeleteRecordsResponse { topics: topics.collect(), ..DeleteRecordsResponse::default() }
+    DeleteRecordsResponse {
+        topics: topics.collect(),
+        ..DeleteRecordsResponse::default()
+    }
 }

@@ -59,9 +59,7 @@ pub async fn accept(broker: &Rc<Broker>, bytes: Bytes) -> Result<Accepted, Strin
                     format!("acks={acks}; -1 (all), 0 and 1 are allowed"),
                 )),
                 (Err(refusal), _) => Err(refusal.clone()),
-                (Ok(topic), _) => {
-                    check(broker, topic, partition.index, (records, version)).await
-                }
+                (Ok(topic), _) => check(broker, topic, partition.index, (records, version)).await,
             };
             slots.push(match checked {
                 Err(refusal) => Slot::Known(Err(refusal)),
@@ -85,7 +83,10 @@ pub async fn accept(broker: &Rc<Broker>, bytes: Bytes) -> Result<Accepted, Strin
         }
         encode(&broker, &bytes, &outcomes)
     };
-    Ok(Accepted { reply: Box::pin(reply), answered: acks != 0 })
+    Ok(Accepted {
+        reply: Box::pin(reply),
+        answered: acks != 0,
+    })
 }
 
 fn find_topic(
@@ -118,7 +119,10 @@ async fn check(
         return Err(Refusal::new(ErrorCode::UnknownTopicOrPartition, text));
     }
     let Some(bytes) = records.filter(|r| !r.is_empty()) else {
-        return Err(Refusal::new(ErrorCode::InvalidRecord, "a partition without a record batch"));
+        return Err(Refusal::new(
+            ErrorCode::InvalidRecord,
+            "a partition without a record batch",
+        ));
     };
     let config = &topic.config;
     let rules = Rules {
@@ -131,8 +135,14 @@ async fn check(
         zstd: version >= 7,
     };
     let facts = validate(broker, &bytes, rules).await?;
-    let partition = PartitionId { topic: topic.id, index };
-    Ok(AppendItem { partition, batch: NewBatch { bytes, facts } })
+    let partition = PartitionId {
+        topic: topic.id,
+        index,
+    };
+    Ok(AppendItem {
+        partition,
+        batch: NewBatch { bytes, facts },
+    })
 }
 
 async fn validate(
@@ -153,7 +163,9 @@ async fn send(broker: &Rc<Broker>, owner: ShardId, items: Vec<AppendItem>) -> Gr
     if owner == broker.shard.mesh.id() || items.is_empty() {
         return Group::Local(broker.shard.append(items));
     }
-    Group::Remote(Box::pin(broker.shard.mesh.call(owner, Request::Append(items)).await))
+    Group::Remote(Box::pin(
+        broker.shard.mesh.call(owner, Request::Append(items)).await,
+    ))
 }
 
 async fn settle(groups: Vec<Group>, slots: Vec<Slot>) -> Vec<AppendDone> {
@@ -172,12 +184,13 @@ async fn settle(groups: Vec<Group>, slots: Vec<Slot>) -> Vec<AppendDone> {
         .into_iter()
         .map(|slot| match slot {
             Slot::Known(done) => done,
-            Slot::Sent(group, at) => {
-                settled[group].get_mut(at).and_then(Option::take).unwrap_or_else(|| {
+            Slot::Sent(group, at) => settled[group]
+                .get_mut(at)
+                .and_then(Option::take)
+                .unwrap_or_else(|| {
                     let text = "the owning core has stopped";
                     Err(Refusal::new(ErrorCode::NotLeaderOrFollower, text))
-                })
-            }
+                }),
         })
         .collect()
 }
@@ -199,7 +212,10 @@ fn encode(broker: &Broker, bytes: &Bytes, outcomes: &[AppendDone]) -> Option<Vec
             partition_responses: partitions.into(),
         });
     }
-    let response = ProduceResponse { responses: topics.into(), ..ProduceResponse::default() };
+    let response = ProduceResponse {
+        responses: topics.into(),
+        ..ProduceResponse::default()
+    };
     let mut writer = Writer::append_to(Vec::with_capacity(256));
     match ResponseHeader::from(&frame.header).encode(&response, &mut writer) {
         Ok(()) => Some(vec![Part::Bytes(Bytes::from(writer.into_parts().0))]),
@@ -212,7 +228,11 @@ fn encode(broker: &Broker, bytes: &Bytes, outcomes: &[AppendDone]) -> Option<Vec
 
 fn partition_response(index: i32, outcome: &AppendDone) -> PartitionProduceResponse<'_> {
     match outcome {
-        Ok(Placed { base, log_append_ms, log_start }) => PartitionProduceResponse {
+        Ok(Placed {
+            base,
+            log_append_ms,
+            log_start,
+        }) => PartitionProduceResponse {
             index,
             base_offset: *base,
             log_append_time_ms: *log_append_ms,
@@ -238,4 +258,3 @@ fn partition_response(index: i32, outcome: &AppendDone) -> PartitionProduceRespo
         },
     }
 }
-

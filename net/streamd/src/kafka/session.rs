@@ -129,7 +129,11 @@ pub enum Mode {
 impl Sessions {
     /// At most `max` sessions (`max.incremental.fetch.session.cache.slots`).
     pub fn new(max: usize) -> Sessions {
-        Sessions { all: Map::default(), max, partitions: 0 }
+        Sessions {
+            all: Map::default(),
+            max,
+            partitions: 0,
+        }
     }
 
     /// Takes in a request: `wanted` and `forgotten` are what it lists, `random` draws an id.
@@ -147,7 +151,10 @@ impl Sessions {
             }
             return Ok(self.begin(ask.by_id, wanted, (now, random)));
         }
-        let session = self.all.get_mut(&ask.id).ok_or(ErrorCode::FetchSessionIdNotFound)?;
+        let session = self
+            .all
+            .get_mut(&ask.id)
+            .ok_or(ErrorCode::FetchSessionIdNotFound)?;
         if session.epoch != ask.epoch {
             return Err(ErrorCode::InvalidFetchSessionEpoch);
         }
@@ -172,12 +179,7 @@ impl Sessions {
         Ok(Mode::Incremental(ask.id))
     }
 
-    fn begin(
-        &mut self,
-        by_id: bool,
-        wanted: &[Wanted],
-        (now, random): (Mono, u64),
-    ) -> Mode {
+    fn begin(&mut self, by_id: bool, wanted: &[Wanted], (now, random): (Mono, u64)) -> Mode {
         if self.max == 0 || self.partitions + wanted.len() > PARTITIONS_MAX {
             return Mode::Full;
         }
@@ -188,7 +190,12 @@ impl Sessions {
         if self.all.contains_key(&id) {
             return Mode::Full;
         }
-        let mut session = Session { epoch: 1, used: now, by_id, ..Session::default() };
+        let mut session = Session {
+            epoch: 1,
+            used: now,
+            by_id,
+            ..Session::default()
+        };
         for w in wanted {
             session.put(w.clone());
         }
@@ -200,7 +207,9 @@ impl Sessions {
     /// Makes room by ending the session that was idle longest, if that is two minutes or more.
     fn evict(&mut self, now: Mono) -> bool {
         let oldest = self.all.iter().min_by_key(|(id, s)| (s.used, **id));
-        let Some((&id, session)) = oldest else { return false };
+        let Some((&id, session)) = oldest else {
+            return false;
+        };
         if (now - session.used).as_secs() < 120 {
             return false;
         }
@@ -230,7 +239,10 @@ mod tests {
 
     fn wanted(name: &str, index: i32) -> Wanted {
         Wanted {
-            topic: TopicKey { name: name.into(), id: TopicId::ZERO },
+            topic: TopicKey {
+                name: name.into(),
+                id: TopicId::ZERO,
+            },
             index,
             offset: 0,
             bytes_max: 1,
@@ -241,7 +253,11 @@ mod tests {
     }
 
     fn ask(id: i32, epoch: i32) -> SessionAsk {
-        SessionAsk { id, epoch, by_id: false }
+        SessionAsk {
+            id,
+            epoch,
+            by_id: false,
+        }
     }
 
     #[test]
@@ -260,15 +276,30 @@ mod tests {
         assert_eq!(mode, Ok(Mode::Incremental(id)));
         let session = s.get_mut(id).unwrap();
         let names = |s: &Session| {
-            s.partitions().iter().map(|w| (w.topic.name.clone(), w.index)).collect::<Vec<_>>()
+            s.partitions()
+                .iter()
+                .map(|w| (w.topic.name.clone(), w.index))
+                .collect::<Vec<_>>()
         };
-        assert_eq!(names(session), [("a".into(), 1), ("b".into(), 0), ("c".into(), 5)]);
+        assert_eq!(
+            names(session),
+            [("a".into(), 1), ("b".into(), 0), ("c".into(), 5)]
+        );
         session.rotate(1);
-        assert_eq!(names(session), [("b".into(), 0), ("c".into(), 5), ("a".into(), 1)]);
-        session.put(Wanted { offset: 9, ..wanted("a", 1) });
+        assert_eq!(
+            names(session),
+            [("b".into(), 0), ("c".into(), 5), ("a".into(), 1)]
+        );
+        session.put(Wanted {
+            offset: 9,
+            ..wanted("a", 1)
+        });
         assert_eq!(session.partitions()[2].offset, 9);
         assert_eq!(session.partitions().len(), 3);
-        assert_eq!(s.take(ask(id, -1), &mut vec![], &[], (Mono(0), 0)), Ok(Mode::Full));
+        assert_eq!(
+            s.take(ask(id, -1), &mut vec![], &[], (Mono(0), 0)),
+            Ok(Mode::Full)
+        );
         assert_eq!(
             s.take(ask(id, 2), &mut vec![], &[], (Mono(0), 0)),
             Err(ErrorCode::FetchSessionIdNotFound)
@@ -281,7 +312,8 @@ mod tests {
         let mut s = Sessions::new(1);
         let minute = 60_000_000_000;
         let begin = |s: &mut Sessions, t: u64, r: u64| {
-            s.take(ask(0, 0), &mut vec![wanted("a", 0)], &[], (Mono(t), r)).unwrap()
+            s.take(ask(0, 0), &mut vec![wanted("a", 0)], &[], (Mono(t), r))
+                .unwrap()
         };
         assert_eq!(begin(&mut s, 0, 5), Mode::Began(5));
         assert_eq!(begin(&mut s, minute, 6), Mode::Full);

@@ -1,5 +1,5 @@
-//! CreateTopics, DeleteTopics, CreatePartitions: a request becomes commands of the metadata log, one
-//! for each topic, each checked apart and answered apart.
+//! CreateTopics, DeleteTopics, CreatePartitions: a request becomes commands of the metadata log,
+//! one for each topic, each checked apart and answered apart.
 
 use std::collections::BTreeMap;
 use std::rc::Rc;
@@ -42,9 +42,16 @@ pub fn check_name(name: &str) -> Result<(), Refusal> {
 
 /// Changes the metadata; gives the image with the change in it.
 pub async fn propose(broker: &Rc<Broker>, command: Command) -> Outcome<Arc<ClusterImage>> {
-    match broker.shard.ask(ShardId(0), Request::Propose(command)).await {
+    match broker
+        .shard
+        .ask(ShardId(0), Request::Propose(command))
+        .await
+    {
         Some(Reply::Propose(outcome)) => outcome,
-        _ => Err(Refusal::new(ErrorCode::NotController, "this broker is stopping")),
+        _ => Err(Refusal::new(
+            ErrorCode::NotController,
+            "this broker is stopping",
+        )),
     }
 }
 
@@ -87,7 +94,10 @@ pub async fn create(
     let mut outcomes = Vec::with_capacity(request.topics.len());
     for topic in &request.topics {
         let outcome = if seen.get(topic.name).is_some_and(|n| *n > 1) {
-            let text = format!("Topic '{}' stands in the request more than once.", topic.name);
+            let text = format!(
+                "Topic '{}' stands in the request more than once.",
+                topic.name
+            );
             Err(Refusal::new(ErrorCode::InvalidRequest, text))
         } else {
             create_one(broker, &topic, request.validate_only).await
@@ -97,38 +107,48 @@ pub async fn create(
     let image = broker.shard.image();
     let described: Vec<_> = outcomes
         .iter()
-        .map(|(_, o)| o.as_ref().map_or(Vec::new(), |t| describe_topic(&image.layers(Some(t)), &|_| true)))
+        .map(|(_, o)| {
+            o.as_ref().map_or(Vec::new(), |t| {
+                describe_topic(&image.layers(Some(t)), &|_| true)
+            })
+        })
         .collect();
-    let topics = outcomes.iter().zip(&described).map(|((name, outcome), entries)| match outcome {
-        Ok(topic) => CreatableTopicResult {
-            name,
-            topic_id: topic.id,
-            num_partitions: topic.partitions,
-            replication_factor: 1,
-            configs: Some(
-                entries
-                    .iter()
-                    .map(|e| CreatableTopicConfigs {
-                        name: e.name,
-                        value: e.value.as_deref(),
-                        read_only: e.read_only,
-                        config_source: e.source as i8,
-                        is_sensitive: false,
-                    })
-                    .collect(),
-            ),
-            ..CreatableTopicResult::default()
-        },
-        Err(refusal) => CreatableTopicResult {
-            name,
-            error_code: refusal.code.code(),
-            error_message: Some(&refusal.text),
-            num_partitions: -1,
-            replication_factor: -1,
-            ..CreatableTopicResult::default()
-        },
-    });
-    let response = CreateTopicsResponse { topics: topics.collect(), ..CreateTopicsResponse::default() };
+    let topics = outcomes
+        .iter()
+        .zip(&described)
+        .map(|((name, outcome), entries)| match outcome {
+            Ok(topic) => CreatableTopicResult {
+                name,
+                topic_id: topic.id,
+                num_partitions: topic.partitions,
+                replication_factor: 1,
+                configs: Some(
+                    entries
+                        .iter()
+                        .map(|e| CreatableTopicConfigs {
+                            name: e.name,
+                            value: e.value.as_deref(),
+                            read_only: e.read_only,
+                            config_source: e.source as i8,
+                            is_sensitive: false,
+                        })
+                        .collect(),
+                ),
+                ..CreatableTopicResult::default()
+            },
+            Err(refusal) => CreatableTopicResult {
+                name,
+                error_code: refusal.code.code(),
+                error_message: Some(&refusal.text),
+                num_partitions: -1,
+                replication_factor: -1,
+                ..CreatableTopicResult::default()
+            },
+        });
+    let response = CreateTopicsResponse {
+        topics: topics.collect(),
+        ..CreateTopicsResponse::default()
+    };
     encode(header, &response)
 }
 
@@ -138,8 +158,9 @@ async fn create_one(
     validate_only: bool,
 ) -> Outcome<Arc<TopicMeta>> {
     let assignments = topic.assignments.iter();
-    let assignments: Vec<(i32, Vec<i32>)> =
-        assignments.map(|a| (a.partition_index, a.broker_ids.iter().collect())).collect();
+    let assignments: Vec<(i32, Vec<i32>)> = assignments
+        .map(|a| (a.partition_index, a.broker_ids.iter().collect()))
+        .collect();
     let configs: Vec<_> = topic.configs.iter().map(|c| (c.name, c.value)).collect();
     let wanted = validate::NewTopic {
         name: topic.name,
@@ -160,7 +181,12 @@ async fn create_one(
     } else {
         propose(broker, command).await?
     };
-    let gone = || Refusal::new(ErrorCode::UnknownTopicOrPartition, "deleted at once by another");
+    let gone = || {
+        Refusal::new(
+            ErrorCode::UnknownTopicOrPartition,
+            "deleted at once by another",
+        )
+    };
     image.topic(topic.name).cloned().ok_or_else(gone)
 }
 
@@ -170,7 +196,10 @@ pub async fn delete(
     header: ResponseHeader,
     request: &DeleteTopicsRequest<'_>,
 ) -> Result<Vec<Part>, String> {
-    let by_name = request.topic_names.iter().map(|name| (Some(name), TopicId::ZERO));
+    let by_name = request
+        .topic_names
+        .iter()
+        .map(|name| (Some(name), TopicId::ZERO));
     let by_either = request.topics.iter().map(|t| (t.name, t.topic_id));
     let mut done: Vec<(Option<String>, TopicId, Outcome<()>)> = Vec::new();
     for (name, id) in by_name.chain(by_either) {
@@ -189,14 +218,22 @@ pub async fn delete(
         };
         done.push((name, id, outcome));
     }
-    let responses = done.iter().map(|(name, topic_id, outcome)| DeletableTopicResult {
-        name: name.as_deref(),
-        topic_id: *topic_id,
-        error_code: outcome.as_ref().map_or_else(|r| r.code.code(), |()| 0),
-        error_message: outcome.as_ref().err().map(|r| r.text.as_str()),
-    });
+    let responses = done
+        .iter()
+        .map(|(name, topic_id, outcome)| DeletableTopicResult {
+            name: name.as_deref(),
+            topic_id: *topic_id,
+            error_code: outcome.as_ref().map_or_else(|r| r.code.code(), |()| 0),
+            error_message: outcome.as_ref().err().map(|r| r.text.as_str()),
+        });
     let responses = responses.collect();
-    encode(header, &DeleteTopicsResponse { responses, ..DeleteTopicsResponse::default() })
+    encode(
+        header,
+        &DeleteTopicsResponse {
+            responses,
+            ..DeleteTopicsResponse::default()
+        },
+    )
 }
 
 /// Answers CreatePartitions, versions 0 to 3.
@@ -207,15 +244,26 @@ pub async fn create_partitions(
 ) -> Result<Vec<Part>, String> {
     let mut done = Vec::with_capacity(request.topics.len());
     for topic in &request.topics {
-        done.push((topic.name, more_partitions(broker, &topic, request.validate_only).await));
+        done.push((
+            topic.name,
+            more_partitions(broker, &topic, request.validate_only).await,
+        ));
     }
-    let results = done.iter().map(|(name, outcome)| CreatePartitionsTopicResult {
-        name,
-        error_code: outcome.as_ref().map_or_else(|r| r.code.code(), |()| 0),
-        error_message: outcome.as_ref().err().map(|r| r.text.as_str()),
-    });
+    let results = done
+        .iter()
+        .map(|(name, outcome)| CreatePartitionsTopicResult {
+            name,
+            error_code: outcome.as_ref().map_or_else(|r| r.code.code(), |()| 0),
+            error_message: outcome.as_ref().err().map(|r| r.text.as_str()),
+        });
     let results = results.collect();
-    encode(header, &CreatePartitionsResponse { results, ..CreatePartitionsResponse::default() })
+    encode(
+        header,
+        &CreatePartitionsResponse {
+            results,
+            ..CreatePartitionsResponse::default()
+        },
+    )
 }
 
 async fn more_partitions(
