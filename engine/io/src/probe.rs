@@ -314,3 +314,95 @@ fn check_direct_io(dir: &Path) -> Result<(), ProbeError> {
         Err(e) => Err(fail(e)),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::conformance::test_dir;
+
+    #[test]
+    fn this_machine_will_do() {
+        let dir = test_dir();
+        let report = probe(dir.path(), 2).unwrap();
+        assert!(report.to_string().starts_with("kernel "), "{report}");
+        let left: Vec<_> = fs::read_dir(dir.path()).unwrap().collect();
+        assert!(left.is_empty(), "the probe leaves nothing behind: {left:?}");
+    }
+
+    #[test]
+    fn kernels() {
+        for good in ["5.11.0", "5.15.0-91-generic", "6.18.44", "10.0", "odd"] {
+            assert!(check_kernel(good).is_ok(), "{good}");
+        }
+        for old in ["5.10.200-amd64", "4.19", "5.4.0-1"] {
+            let text = check_kernel(old).unwrap_err().to_string();
+            assert!(text.contains(old) && text.contains("5.11"), "{text}");
+        }
+    }
+
+    #[test]
+    fn locked_memory() {
+        let options = RuntimeOptions::default();
+        assert!(check_memlock(None, 1000, &options).unwrap());
+        // What an ordinary user has by default: enough for the rings, and for two shards' buffers.
+        assert!(check_memlock(Some(8 << 20), 2, &options).unwrap());
+        assert!(!check_memlock(Some(8 << 20), 16, &options).unwrap());
+        let text = check_memlock(Some(64 << 10), 2, &options)
+            .unwrap_err()
+            .to_string();
+        assert!(
+            text.contains("64 KiB") && text.contains("LimitMEMLOCK"),
+            "{text}"
+        );
+        // It counts three times (see `RuntimeOptions::io_memory`).
+        assert!(options.io_memory <= 2 << 20);
+    }
+
+    #[test]
+    fn file_systems_and_directories() {
+        let e = probe(Path::new("/nonexistent/dir"), 1).unwrap_err();
+        assert!(matches!(e, ProbeError::Dir { .. }), "{e}");
+        assert!(e.to_string().contains("/nonexistent/dir"), "{e}");
+        // /proc takes no new file at all.
+        let e = check_direct_io(Path::new("/proc")).unwrap_err();
+        assert!(matches!(e, ProbeError::Dir { .. }), "{e}");
+    }
+
+    /// Makes `io_uring_setup` fail with `errno` on this thread and all that it starts.
+    fn forbid_io_uring(errno: u32) {
+        let op = |code, jt, jf, k| libc::sock_filter { code, jt, jf, k };
+        let mut program = [
+            // The number of the call; if it is not io_uring_setup, allow.
+            op(0x20, 0, 0, 0),
+            op(0x15, 0, 1, libc::SYS_io_uring_setup as u32),
+            op(0x06, 0, 0, 0x0005_0000 | errno),
+            op(0x06, 0, 0, 0x7fff_0000),
+        ];
+        let filter = libc::sock_fprog {
+            len: program.len() as u16,
+            filter: program.as_mut_ptr(),
+        };
+        // SAFETY: the program is valid for the call, which copies it.
+        unsafe {
+            assert_eq!(libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0), 0);
+            assert_eq!(libc::prctl(libc::PR_SET_SECCOMP, 2, &filter), 0);
+        }
+    }
+
+    #[test]
+    fn io_uring_that_is_forbidden_or_missing() {
+        for (errno, word) in [(libc::EPERM, "seccomp"), (libc::ENOSYS, "CONFIG_IO_URING")] {
+            let text = std::thread::spawn(move || {
+                let dir = test_dir();
+                forbid_io_uring(errno as u32);
+                probe(dir.path(), 1).unwrap_err().to_string()
+            })
+            .join()
+            .unwrap();
+            assert!(text.contains(word), "{text}");
+        }
+        let disabled = Some("2".to_string());
+        let text = ProbeError::IoUringForbidden { disabled }.to_string();
+        assert!(text.contains("kernel.io_uring_disabled is 2"), "{text}");
+    }
+}

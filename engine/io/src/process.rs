@@ -167,3 +167,62 @@ pub mod signal {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_lock_per_directory() {
+        let dir = tempfile::tempdir().unwrap();
+        let lock = lock_dir(dir.path()).unwrap();
+        let e = lock_dir(dir.path()).err().unwrap();
+        assert_eq!(e.kind(), io::ErrorKind::WouldBlock);
+        let text = e.to_string();
+        assert!(
+            text.contains(&format!("process {}", std::process::id())),
+            "{text}"
+        );
+        drop(lock);
+        let lock = lock_dir(dir.path()).unwrap();
+        assert_eq!(lock.path(), dir.path().join("LOCK"));
+        let missing = lock_dir(&dir.path().join("none")).err().unwrap();
+        assert_eq!(missing.kind(), io::ErrorKind::NotFound);
+    }
+
+    #[test]
+    fn there_is_a_core() {
+        let cores = available_cores();
+        assert!(!cores.is_empty() && cores.is_sorted());
+        assert_eq!(
+            cores.len(),
+            std::thread::available_parallelism().unwrap().get()
+        );
+    }
+
+    #[test]
+    fn signals_wait_until_asked_for() {
+        signal::block().unwrap();
+        assert_eq!(
+            signal::wait_timeout(std::time::Duration::ZERO).unwrap(),
+            None
+        );
+        // SAFETY: signals this thread, which holds both back.
+        unsafe { libc::pthread_kill(libc::pthread_self(), libc::SIGINT) };
+        assert_eq!(signal::wait().unwrap(), signal::Stop::Int);
+        // SAFETY: as above.
+        unsafe { libc::pthread_kill(libc::pthread_self(), libc::SIGTERM) };
+        let minute = std::time::Duration::from_secs(60);
+        assert_eq!(
+            signal::wait_timeout(minute).unwrap(),
+            Some(signal::Stop::Term)
+        );
+    }
+
+    #[test]
+    fn open_files_go_to_the_hard_limit() {
+        let limit = signal::raise_open_files().unwrap();
+        assert!(limit >= 1024);
+        assert_eq!(signal::raise_open_files().unwrap(), limit);
+    }
+}

@@ -28,7 +28,9 @@ pub struct RuntimeOptions {
     /// A directory on the file system that holds the data: each shard tries direct I/O there
     /// before it starts. Without it that happens when the first file is opened.
     pub data_dir: Option<PathBuf>,
-    pub(crate) knobs: uring::Knobs,
+    /// Leave it: what tests switch off.
+    #[doc(hidden)]
+    pub knobs: uring::Knobs,
 }
 
 impl Default for RuntimeOptions {

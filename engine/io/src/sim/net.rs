@@ -203,9 +203,11 @@ impl ReadHalf {
                 0 => r.range(1..most as u64 + 1) as usize,
                 _ => most,
             });
-            for (to, from) in buf.iter_mut().zip(pipe.bytes.drain(..n)) {
-                *to = from;
-            }
+            let (a, b) = pipe.bytes.as_slices();
+            let first = a.len().min(n);
+            buf[..first].copy_from_slice(&a[..first]);
+            buf[first..n].copy_from_slice(&b[..n - first]);
+            pipe.bytes.drain(..n);
             if let Some(waker) = pipe.writer.take() {
                 waker.wake();
             }

@@ -15,7 +15,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use streamd_model::Mono;
 
 use super::net;
-use super::shard::{Shard, Turn, clock_ns};
+use super::shard::{Shard, Turn, YIELD_AFTER, clock_ns};
 use crate::env::{Class, DirEntry, DiskSpace, Stats};
 use crate::file::{self, OpenOptions};
 use crate::stream;
@@ -73,14 +73,14 @@ impl Env {
                 return Poll::Ready(());
             }
             yielded = true;
-            self.0.defer(cx.waker().clone());
+            self.0.yield_turn(cx.waker());
             Poll::Pending
         })
         .await;
     }
 
     pub(crate) async fn yield_if_needed(&self) {
-        if self.0.should_yield() {
+        if self.0.busy_for() > YIELD_AFTER {
             self.yield_now().await;
         }
     }

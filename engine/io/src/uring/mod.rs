@@ -26,7 +26,8 @@ pub(crate) use env::Env;
 pub(crate) use file::{File, SharedFd};
 pub(crate) use net::{Listener, ReadHalf, Stream, WriteHalf};
 pub(crate) use prime::polled_io_verdict;
-pub(crate) use start::{Knobs, executor, run};
+pub use start::Knobs;
+pub(crate) use start::{executor, run};
 
 /// glommio's error as the operating system's, where there is one.
 fn io_err<T>(e: glommio::GlommioError<T>) -> std::io::Error {

@@ -26,7 +26,9 @@ use crate::task::Body;
 /// After so much time without a look at the rings, tasks are deferred (ns).
 const BUSY_MAX: u64 = 1_000_000;
 /// `yield_if_needed` yields after so much (ns).
-const YIELD_AFTER: u64 = 500_000;
+pub(super) const YIELD_AFTER: u64 = 500_000;
+/// A task that yields waits for the reactor when its last look is older than this (ns).
+const PASS_AFTER: u64 = 100_000;
 /// A turn that is longer than this is corrected by the time for which the thread lacked a core (ns).
 const DELAY_FROM: u64 = 1_000_000;
 /// At most one line about stalls in this time (ns).
@@ -133,8 +135,19 @@ impl Shard {
         }
     }
 
-    pub(super) fn should_yield(&self) -> bool {
-        clock_ns().saturating_sub(self.busy_since.get()) > YIELD_AFTER
+    /// Wakes `waker` after the other ready tasks, and after the reactor if its last look at the
+    /// rings is not quite fresh.
+    pub(super) fn yield_turn(&self, waker: &Waker) {
+        if self.busy_for() > PASS_AFTER {
+            self.defer(waker.clone());
+        } else {
+            waker.wake_by_ref();
+        }
+    }
+
+    /// How long ago the reactor looked at the rings (ns).
+    pub(super) fn busy_for(&self) -> u64 {
+        clock_ns().saturating_sub(self.busy_since.get())
     }
 
     /// The pump: for every round of deferred tasks, one pass of the reactor, which comes when all

@@ -19,7 +19,7 @@ use crate::runtime::RuntimeOptions;
 
 /// What tests switch to show that a guard is needed.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Knobs {
+pub struct Knobs {
     /// glommio's preemption timer. Long, so that it hardly ever fires between a look at the rings
     /// and the first task.
     pub preempt: Duration,
