@@ -8,7 +8,7 @@ use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::os::unix::fs::FileExt;
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use bytes::Bytes;
 use glommio::io::{BufferedFile, DmaFile};
@@ -231,8 +231,13 @@ fn read_buffered(file: &std::fs::File, pos: u64, len: usize) -> io::Result<Bytes
 }
 
 fn write_zeros(file: &std::fs::File, from: u64, to: u64) -> io::Result<()> {
-    let mut zeros = AlignedBuf::new(1 << 20);
-    zeros.fill(0);
+    // One for all: buffers of the blocking threads would stay in their pools.
+    static ZEROS: OnceLock<Bytes> = OnceLock::new();
+    let zeros = ZEROS.get_or_init(|| {
+        let mut zeros = AlignedBuf::new(512 << 10);
+        zeros.fill(0);
+        zeros.freeze()
+    });
     let mut at = from;
     while at < to {
         let n = ((to - at) as usize).min(zeros.len());

@@ -29,7 +29,7 @@ const BUSY_MAX: u64 = 1_000_000;
 pub(super) const YIELD_AFTER: u64 = 500_000;
 /// A task that yields waits for the reactor when its last look is older than this (ns).
 const PASS_AFTER: u64 = 100_000;
-/// A turn that is longer than this is corrected by the time for which the thread lacked a core (ns).
+/// A longer turn than this is corrected by the time for which the thread lacked a core (ns).
 const DELAY_FROM: u64 = 1_000_000;
 /// At most one line about stalls in this time (ns).
 const STALL_LINE_EVERY: u64 = 1_000_000_000;
@@ -40,8 +40,8 @@ pub(crate) fn clock_ns() -> u64 {
     EPOCH.get_or_init(Instant::now).elapsed().as_nanos() as u64
 }
 
-/// Resolves after the reactor has looked at its rings: a timer that is due at once. (One that is due
-/// when it is first asked never reaches the reactor.)
+/// Resolves after the reactor has looked at its rings: a timer that is due at once. (One that is
+/// due when it is first asked never reaches the reactor.)
 pub(super) async fn reactor_pass() {
     let mut after = Duration::from_nanos(500);
     loop {

@@ -4,7 +4,8 @@
 //! wake from another thread goes through the home's queue and its bell: one task that never ends,
 //! so that its glommio waker, the only one that other threads touch, is never the last reference.
 //!
-//! Invariants: `ready` counts tasks that wait for a turn, each at most once; a glommio waker is dropped on its own thread, or not at all.
+//! Invariants: `ready` counts tasks that wait for a turn, each at most once; a glommio waker is
+//! dropped on its own thread, or not at all.
 
 use std::cell::Cell;
 use std::mem::ManuallyDrop;
