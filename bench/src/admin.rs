@@ -112,7 +112,7 @@ impl Admin {
         match served {
             Some((_, min, max)) if *min <= wanted => Ok(wanted.min(*max)),
             Some((_, min, _)) => Err(Failure::new(format!(
-                "the broker serves {} only from version {min} on, this client speaks up to {wanted}",
+                "the broker serves {} from version {min} on, this client speaks up to {wanted}",
                 api.name()
             ))),
             None => Err(Failure::new(format!(

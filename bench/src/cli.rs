@@ -6,7 +6,7 @@ use clap::{Args, Parser, Subcommand};
 
 use crate::admin::resolve;
 use crate::batch::Codec;
-use crate::failure::{Context, Failure, Result};
+use crate::failure::{Failure, Result};
 use crate::workload::{Kind, Target, Workload, records_in};
 
 /// Measures any broker that speaks the Kafka protocol.
@@ -172,7 +172,7 @@ pub struct TableArgs {
 
 fn config(text: &str) -> Result<(String, String)> {
     let (name, value) = text.split_once('=').ok_or_else(|| {
-        Failure::new(format!(
+        Failure::usage(format!(
             "--topic-config \"{text}\": expected NAME=VALUE, as in flush.messages=1"
         ))
     })?;
@@ -229,7 +229,7 @@ impl LoadArgs {
 /// It is something else.
 pub fn side(text: &str) -> Result<Target> {
     let wrong = || {
-        Failure::new(format!(
+        Failure::usage(format!(
             "\"{text}\": expected NAME=HOST:PORT or NAME=HOST:PORT,PID"
         ))
     };
@@ -237,9 +237,7 @@ pub fn side(text: &str) -> Result<Target> {
     let (address, pid) = match rest.split_once(',') {
         None => (rest, None),
         Some((address, pid)) => {
-            let pid = pid
-                .parse()
-                .context(|| format!("\"{text}\": the PID \"{pid}\""))?;
+            let pid = pid.parse().map_err(|_| wrong())?;
             (address, Some(pid))
         }
     };
@@ -266,7 +264,9 @@ mod tests {
         let side_a = side("A=127.0.0.1:9092,77").unwrap();
         assert_eq!((side_a.name.as_str(), side_a.pid), ("A", Some(77)));
         assert_eq!(side("B=127.0.0.1:1").unwrap().pid, None);
-        assert!(side("127.0.0.1:1").is_err() && side("A=127.0.0.1:1,x").is_err());
+        for wrong in ["127.0.0.1:1", "A=127.0.0.1:1,x"] {
+            assert_eq!(side(wrong).unwrap_err().exit_code(), 2, "{wrong}");
+        }
     }
 
     #[test]

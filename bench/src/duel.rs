@@ -76,7 +76,7 @@ pub fn chosen(names: &[String], seconds: f64) -> Result<Vec<Workload>> {
     };
     if let Some(unknown) = names.iter().find(|name| !all.iter().any(|c| fits(name, c))) {
         let known: Vec<_> = all.iter().map(|case| case.name.as_str()).collect();
-        return Err(Failure::new(format!(
+        return Err(Failure::usage(format!(
             "there is no case \"{unknown}\"; the cases are {}",
             known.join(", ")
         )));

@@ -40,7 +40,7 @@ use clap::Parser;
 use serde::Serialize;
 
 use cli::{Cli, Command, DuelArgs, LimitsArgs, LoadArgs, TableArgs};
-use failure::{Context, Result};
+use failure::{Context, Failure, Result};
 use limits::Limits;
 use progress::Progress;
 use workload::Kind;
@@ -50,7 +50,7 @@ fn main() -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => {
             eprintln!("bench: {failure}");
-            ExitCode::FAILURE
+            ExitCode::from(failure.exit_code())
         }
     }
 }
@@ -72,12 +72,19 @@ fn dispatch(cli: &Cli) -> Result<()> {
 
 fn table_run(cli: &Cli, args: &TableArgs) -> Result<()> {
     let table = table::run(args)?;
+    table
+        .failed
+        .iter()
+        .for_each(|why| eprintln!("bench: {why}"));
     if cli.json {
         let mut cases = table.cases.iter().chain(&table.durable);
         return cases.try_for_each(|case| print(true, case, String::new));
     }
     print!("{}", markdown::results(&table));
-    Ok(())
+    match table.failed.len() {
+        0 => Ok(()),
+        failed => Err(Failure::new(format!("{failed} case(s) were not measured"))),
+    }
 }
 
 fn duel_run(cli: &Cli, args: &DuelArgs) -> Result<()> {

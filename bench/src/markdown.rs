@@ -1,7 +1,8 @@
 //! `bench/RESULTS.md` as text.
 
 use crate::duel::Case;
-use crate::ratio::Comparison;
+use crate::outcome::Interval;
+use crate::ratio::{Comparison, Spread};
 use crate::report::{CLIENT_SHARE_MAX, ms, number};
 use crate::table::{IDLE_PARTITIONS, Table, limit_of};
 
@@ -15,9 +16,18 @@ pub fn results(table: &Table) -> String {
         table.kafka_version
     );
     out += &cases(&table.cases, "Kafka");
+    out += &disturbance(table);
     if !table.durable.is_empty() {
         out += "\n## Kafka with durable acknowledgements (`flush.messages=1`)\n\n";
         out += &cases(&table.durable, "Kafka, flushed");
+    }
+    if !table.failed.is_empty() {
+        let lines: Vec<_> = table
+            .failed
+            .iter()
+            .map(|why| format!("- {why}\n"))
+            .collect();
+        out += &format!("\n## Not measured\n\n{}", lines.concat());
     }
     out += &idle(table);
     out += &limits(table);
@@ -33,18 +43,19 @@ fn head(table: &Table) -> String {
     format!(
         "# Results\n\n\
          Made by\n```\n{}\n```\non {}, commit {commit}, on {}.\n\n\
-         Broker and client share the machine over loopback. Both brokers run all the time and are \
-         loaded in turn, A B A B; ratios (streamd/Kafka) are taken pair by pair and shown as \
-         **median** (least–greatest) of {pairs} pairs, other figures as medians. One more pair \
-         before them does not count, and both were warmed up before the first. MB is 10^6 bytes of \
-         record values before compression. Broker CPU is user and system time of the whole process \
-         over the measured interval; what the kernel's own threads do for it (writing back the page \
-         cache) is not in it, but in *other CPU* with everything else on the machine. Before every run \
-         the file system is synced, so that nobody pays for the other's write-back. \
-         ¹ marks rows where the client took more than a third of that broker's CPU. A load is named \
-         by record size, partitions and compression: batches of 64 KiB, 5 requests in flight, acks \
-         -1; `small` is one 1 KiB record a request on 32 connections; `latency-N` is open loop at N \
-         records/s of 1 KiB, latency from the time that a request was due.\n",
+         Broker and client share the machine over loopback. Both brokers run all the time and \
+         are loaded in turn, A B A B; ratios (streamd/Kafka) are taken pair by pair and shown \
+         as **median** (least–greatest) of {pairs} pairs, other figures as medians. One more \
+         pair before them does not count, both were warmed up before the first, and before \
+         every run the file system is synced, so that nobody pays for the other's write-back. \
+         MB is 10^6 bytes of record values before compression. Broker CPU is user and system \
+         time of the whole process over the measured interval; what the kernel's own threads \
+         do for it (writing back the page cache) is not in it, but in *other CPU* with \
+         everything else on the machine. ¹ marks rows where the client took more than a third \
+         of that broker's CPU. A load is named by record size, partitions and compression: \
+         batches of 64 KiB, 5 requests in flight, acks -1; `small` is one 1 KiB record a \
+         request on 32 connections; `latency-N` is open loop at N records/s of 1 KiB, latency \
+         from the time that a request was due.\n",
         table.command,
         table.origin.date,
         table.origin.text()
@@ -94,6 +105,24 @@ fn cases(cases: &[Case], other: &str) -> String {
         );
     }
     out
+}
+
+/// How much of the machine somebody else had.
+fn disturbance(table: &Table) -> String {
+    let cores = table.origin.cores as f64;
+    let percent = |i: &Interval| i.other_cpu_ms / (i.seconds * 10.0 * cores).max(1e-9);
+    let runs = || table.cases.iter().flat_map(|case| &case.pairs);
+    let a = Spread::of(runs().map(|pair| percent(&pair.0.interval)));
+    let b = Spread::of(runs().map(|pair| percent(&pair.1.interval)));
+    let (Some(a), Some(b)) = (a, b) else {
+        return String::new();
+    };
+    format!(
+        "\nEverything else on the machine, the kernel's write-back included, took {:.0} % of it \
+         during streamd's runs and {:.0} % during Kafka's (medians; the most was {:.0} % and \
+         {:.0} %).\n",
+        a.median, b.median, a.max, b.max
+    )
 }
 
 fn side_a(comparison: Option<Comparison>, unit: f64) -> String {
@@ -192,7 +221,6 @@ mod tests {
     use super::*;
     use crate::limits::Limits;
     use crate::machine::Origin;
-    use crate::ratio::Spread;
     use crate::table::Idle;
     use crate::workload::Workload;
 
@@ -246,6 +274,7 @@ mod tests {
             }],
             cases: vec![case],
             durable: Vec::new(),
+            failed: vec!["streamd in small: it fell silent".into()],
         }
     }
 
@@ -266,6 +295,10 @@ mod tests {
     #[test]
     fn ratios_marks_and_distances_are_shown() {
         let text = results(&table());
+        assert!(
+            text.contains("## Not measured\n\n- streamd in small"),
+            "{text}"
+        );
         assert!(
             text.contains("| fetch-1k-p12 | 0.500 ¹ | 2.00 | **0.250**"),
             "{text}"

@@ -83,7 +83,7 @@ pub fn check(workload: &Workload) -> Result<()> {
         if (min..=max).contains(&value) {
             Ok(())
         } else {
-            Err(Failure::new(format!(
+            Err(Failure::usage(format!(
                 "{what} is {value}, allowed are {min} to {max}"
             )))
         }
@@ -102,12 +102,12 @@ pub fn check(workload: &Workload) -> Result<()> {
     let batch = workload.batch_records.saturating_mul(workload.size + 16);
     within("the batch's bytes", batch as i64, 1, 256 << 20)?;
     if let Some(rate) = workload.rate.filter(|rate| !(*rate > 0.0 && *rate <= 1e9)) {
-        return Err(Failure::new(format!(
+        return Err(Failure::usage(format!(
             "--rate is {rate}, allowed are more than 0 to 1e9 records a second"
         )));
     }
     if matches!(workload.stop(), Stop::After(0) | Stop::Records(0)) {
-        return Err(Failure::new("--seconds or --records must be more than 0"));
+        return Err(Failure::usage("--seconds or --records must be more than 0"));
     }
     Ok(())
 }

@@ -53,6 +53,18 @@ impl TempDir {
         Ok(TempDir(path))
     }
 
+    /// Makes a directory anew: what was there is removed.
+    ///
+    /// # Errors
+    /// It cannot be removed or made.
+    pub fn anew(path: PathBuf) -> Result<TempDir> {
+        if path.exists() {
+            fs::remove_dir_all(&path).context(|| format!("cannot remove {}", path.display()))?;
+        }
+        fs::create_dir_all(&path).context(|| format!("cannot make {}", path.display()))?;
+        Ok(TempDir(path))
+    }
+
     /// Where it is.
     pub fn path(&self) -> &Path {
         &self.0
@@ -149,15 +161,11 @@ impl Server {
                 .env("KPORT", port.to_string());
             command
         };
-        for what in ["install", "wipe"] {
-            let status = script_command(what).status();
-            let status = status.context(|| format!("cannot run {}", script.display()))?;
-            if !status.success() {
-                return Err(Failure::new(format!(
-                    "{} {what} failed ({status})",
-                    script.display()
-                )));
-            }
+        let status = script_command("install").status();
+        let status = status.context(|| format!("cannot run {}", script.display()))?;
+        if !status.success() {
+            let script = script.display();
+            return Err(Failure::new(format!("{script} install failed ({status})")));
         }
         let address = SocketAddr::from(([127, 0, 0, 1], port));
         let begun = Instant::now();

@@ -18,9 +18,9 @@ use crate::machine::{self, Origin};
 use crate::procfs::Usage;
 use crate::progress::Progress;
 use crate::run;
-use crate::server::{Server, streamd_path};
+use crate::server::{Server, TempDir, streamd_path};
 use crate::sys;
-use crate::workload::{Kind, Target};
+use crate::workload::{Kind, Target, Workload};
 
 /// Partitions of the topic that the idle brokers have.
 pub const IDLE_PARTITIONS: i32 = 100;
@@ -55,6 +55,8 @@ pub struct Table {
     pub cases: Vec<Case>,
     /// streamd against Kafka with durable acknowledgements.
     pub durable: Vec<Case>,
+    /// Why cases are missing.
+    pub failed: Vec<String>,
 }
 
 struct Places {
@@ -92,14 +94,13 @@ pub fn run(args: &TableArgs) -> Result<Table> {
         Vec::new()
     };
     let progress = Progress::new((cases.len() + durable.len()) * (args.pairs + 1) + 6);
-    let data = places.work.join("streamd");
-    if data.exists() {
-        fs::remove_dir_all(&data).context(|| format!("cannot remove {}", data.display()))?;
-    }
+    // Declared before the brokers: removed after they have stopped.
+    let data = TempDir::anew(places.work.join("streamd"))?;
+    let _kafka_data = TempDir::anew(places.work.join("kafka/data"))?;
     sys::sync();
     let each = Duration::from_secs(1);
     let limits = Limits::measure(&places.work, each, |what| progress.step(what))?;
-    let streamd = Server::streamd(&streamd_path(args.streamd.as_deref())?, &data)?;
+    let streamd = Server::streamd(&streamd_path(args.streamd.as_deref())?, data.path())?;
     let kafka = Server::kafka(&places.script, &places.work.join("kafka"), args.kafka_port)?;
     progress.step("idle");
     let idle = watch_idle(&[&streamd, &kafka], args.idle_seconds)?;
@@ -116,22 +117,35 @@ pub fn run(args: &TableArgs) -> Result<Table> {
         idle,
         cases: Vec::new(),
         durable: Vec::new(),
+        failed: Vec::new(),
     };
-    for load in &cases {
-        let case = duel::case((&a, &b), load, args.pairs, &progress)?;
-        table.cases.push(case);
-    }
+    let against =
+        |other: &Target, load: &Workload| duel::case((&a, other), load, args.pairs, &progress);
+    table.cases = run_cases(&cases, &mut table.failed, |load| against(&b, load));
     let flushed = Target {
         name: "Kafka, flush.messages=1".into(),
         configs: vec![("flush.messages".into(), "1".into())],
-        ..b
+        ..b.clone()
     };
-    for load in &durable {
-        let case = duel::case((&a, &flushed), load, args.pairs, &progress)?;
-        table.durable.push(case);
-    }
+    table.durable = run_cases(&durable, &mut table.failed, |load| against(&flushed, load));
     save(&table, &places.root)?;
     Ok(table)
+}
+
+/// Runs cases; one that fails is noted, for the others are worth having all the same.
+fn run_cases(
+    loads: &[Workload],
+    failed: &mut Vec<String>,
+    one: impl Fn(&Workload) -> Result<Case>,
+) -> Vec<Case> {
+    let mut cases = Vec::new();
+    for load in loads {
+        match one(load) {
+            Ok(case) => cases.push(case),
+            Err(failure) => failed.push(failure.to_string()),
+        }
+    }
+    cases
 }
 
 /// The command line without the program's directory.
