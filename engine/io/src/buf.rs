@@ -18,7 +18,7 @@ use glommio::io::DmaBuffer;
 pub const BLOCK: usize = 4096;
 
 /// What a thread keeps of buffers that are not in use (bytes).
-pub const POOL_BYTES_MAX: usize = 8 << 20;
+pub const POOL_BYTES_MAX: usize = 32 << 20;
 
 thread_local! {
     static POOL: RefCell<Pool> = const { RefCell::new(Pool::new()) };

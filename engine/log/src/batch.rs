@@ -150,9 +150,10 @@ impl BatchHeader {
     pub fn parse(bytes: &[u8]) -> Result<BatchHeader, BatchError> {
         if bytes.len() > 16 && bytes[16] != 2 {
             let magic = bytes[16] as i8;
+            // What Kafka 4 answers: old formats are known but refused, others are damage.
             let code = match magic {
-                0 | 1 => ErrorCode::UnsupportedForMessageFormat,
-                _ => ErrorCode::InvalidRecord,
+                0 | 1 => ErrorCode::InvalidRecord,
+                _ => ErrorCode::CorruptMessage,
             };
             return Err(BatchError::new(
                 code,
@@ -160,7 +161,7 @@ impl BatchHeader {
             ));
         }
         if bytes.len() < HEADER {
-            return Err(BatchError::corrupt(format!(
+            return Err(BatchError::invalid(format!(
                 "{} bytes, shorter than a record batch header of {HEADER}",
                 bytes.len()
             )));

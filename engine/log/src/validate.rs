@@ -58,24 +58,16 @@ pub struct Validation<'a> {
 pub fn check_header(bytes: &[u8], rules: &Rules) -> Result<BatchHeader, BatchError> {
     let header = BatchHeader::parse(bytes)?;
     if header.size != bytes.len() {
-        // Kafka takes exactly one batch per partition since Produce 3.
+        // Kafka takes exactly one whole batch per partition since Produce 3.
         let text = if header.size < bytes.len() {
             format!(
                 "{} bytes after the batch: exactly one is taken",
                 bytes.len() - header.size
             )
         } else {
-            format!(
-                "a batch of {} bytes of which {} came",
-                header.size,
-                bytes.len()
-            )
+            format!("a batch of {} bytes of which {} came", header.size, bytes.len())
         };
-        return Err(if header.size < bytes.len() {
-            BatchError::invalid(text)
-        } else {
-            BatchError::corrupt(text)
-        });
+        return Err(BatchError::invalid(text));
     }
     if header.size > rules.batch_bytes_max {
         return Err(BatchError::new(

@@ -144,7 +144,7 @@ fn faults_get_kafkas_codes() {
     assert_eq!(code(&bad), ErrorCode::CorruptMessage, "CRC");
     assert_eq!(
         code(&good[..good.len() - 1]),
-        ErrorCode::CorruptMessage,
+        ErrorCode::InvalidRecord,
         "cut short"
     );
     assert_eq!(
@@ -152,11 +152,11 @@ fn faults_get_kafkas_codes() {
         ErrorCode::InvalidRecord,
         "two"
     );
-    assert_eq!(code(&good[..20]), ErrorCode::CorruptMessage);
+    assert_eq!(code(&good[..20]), ErrorCode::InvalidRecord);
     for (magic, expected) in [
-        (0, ErrorCode::UnsupportedForMessageFormat),
-        (1, ErrorCode::UnsupportedForMessageFormat),
-        (3, ErrorCode::InvalidRecord),
+        (0, ErrorCode::InvalidRecord),
+        (1, ErrorCode::InvalidRecord),
+        (3, ErrorCode::CorruptMessage),
     ] {
         let mut bad = good.clone();
         bad[16] = magic;

@@ -27,6 +27,11 @@ const STOP_POLL: Duration = Duration::from_millis(20);
 /// How long connections get to finish when the broker stops.
 const DRAIN: Duration = Duration::from_millis(200);
 
+/// The most that the tails of a shard's partitions may take, bytes. What is written passes through
+/// this memory again and again; were it larger, each byte would be written to memory that was never
+/// touched before, which costs more than all else that is done with it.
+const TAIL_MAX: usize = 48 << 20;
+
 /// What a shard tells the main thread.
 enum Report {
     Listening(SocketAddr),
@@ -234,6 +239,8 @@ async fn run_shard(env: Env, index: usize, plan: Arc<Plan>) {
             ));
             let accept = accept(broker.clone(), listener, plan.max_connections());
             let accepting = env.spawn(Class::Latency, accept);
+            env.spawn(Class::Background, conn::sweep(broker.clone()))
+                .detach();
             while !plan.stop.load(Ordering::Acquire) {
                 env.sleep(STOP_POLL).await;
             }
@@ -271,7 +278,7 @@ async fn start_shard(
     let memory = config.memory / plan.shards;
     let settings = Settings {
         data_dir: config.data_dir.clone(),
-        tail_bytes: memory / 2,
+        tail_bytes: (memory / 4).min(TAIL_MAX),
         local: config.local.clone(),
         durable: config.broker.durable,
         retention_check: Duration::from_millis(config.broker.retention_check_interval_ms),
@@ -322,17 +329,12 @@ async fn accept(broker: Rc<Broker>, listener: Listener, max: usize) {
                 continue;
             }
         };
-        if broker.connections.get() >= max {
+        if broker.lives.borrow().len() >= max {
             broker.complain_text("max.connections is reached");
             continue;
         }
-        broker.connections.set(broker.connections.get() + 1);
-        let broker = broker.clone();
-        env.spawn(Class::Latency, async move {
-            conn::serve(broker.clone(), stream).await;
-            broker.connections.set(broker.connections.get() - 1);
-        })
-        .detach();
+        env.spawn(Class::Latency, conn::serve(broker.clone(), stream))
+            .detach();
     }
 }
 

@@ -1,6 +1,7 @@
 //! What the handlers of one shard share: the shard, its budgets, its fetch sessions.
 
 use std::cell::{Cell, RefCell};
+use std::collections::BTreeMap;
 use std::future::Future;
 use std::path::PathBuf;
 use std::pin::Pin;
@@ -13,7 +14,7 @@ use streamd_io::local::Budget;
 use streamd_model::{Mono, ShardId};
 use streamd_shard::{Reply, Request, Shard};
 
-use crate::conn::Hangup;
+use crate::conn::{Hangup, Life};
 use crate::kafka::session::Sessions;
 
 /// At most one line about bad clients in this time; the others are counted.
@@ -37,8 +38,9 @@ pub struct Broker {
     pub producer_ids: RefCell<IdBlock>,
     /// The fetch sessions of this shard.
     pub sessions: RefCell<Sessions>,
-    /// Open connections of this shard.
-    pub connections: Cell<usize>,
+    /// The open connections of this shard.
+    pub lives: RefCell<BTreeMap<u64, Rc<Life>>>,
+    next_life: Cell<u64>,
     complaints: Cell<(Mono, u64)>,
 }
 
@@ -80,9 +82,18 @@ impl Broker {
             request_bytes_max: limits.request_bytes_max,
             fetch_bytes_max: limits.fetch_bytes_max,
             sessions: RefCell::new(Sessions::new(limits.sessions)),
-            connections: Cell::new(0),
+            lives: RefCell::default(),
+            next_life: Cell::new(0),
             complaints: Cell::default(),
         })
+    }
+
+    /// Takes a new connection into the list that the sweeper goes through; gives its key.
+    pub fn register(&self, life: Rc<Life>) -> u64 {
+        let key = self.next_life.get();
+        self.next_life.set(key + 1);
+        self.lives.borrow_mut().insert(key, life);
+        key
     }
 
     /// Begins a request to shard `owner`, which may be this one. When this returns, another

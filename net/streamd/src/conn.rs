@@ -10,10 +10,13 @@ use std::collections::VecDeque;
 use std::future::Future;
 use std::pin::Pin;
 use std::rc::Rc;
+use std::time::Duration;
 
 use bytes::Bytes;
+use futures_lite::future;
 use streamd_io::local::{Notify, Permit};
-use streamd_io::{Class, Part, ReadHalf, Stream, WriteHalf};
+use streamd_io::{Class, Env, Part, ReadHalf, Stream, WriteHalf};
+use streamd_model::Mono;
 use streamd_wire::kafka::{ApiKey, Frame};
 
 use crate::broker::Broker;
@@ -24,6 +27,16 @@ use crate::kafka;
 const PEEK: usize = 2048;
 /// Frames above this size are read into pooled memory.
 const SMALL: usize = 4096;
+/// Memory for a large frame is reserved in steps of so many bytes.
+const RESERVE: usize = 256 << 10;
+/// The first piece of memory for a large frame; a usual request fits in.
+const FIRST_ALLOC: usize = 2 << 20;
+/// How long a frame waits for memory before its connection is given up.
+const RESERVE_WAIT: Duration = Duration::from_secs(10);
+/// How often a shard looks for dead connections.
+const SWEEP_EVERY: Duration = Duration::from_secs(5);
+/// A connection that sends nothing for so long in the middle of a frame is closed.
+const STUCK: Duration = Duration::from_secs(30);
 /// Replies that may wait in one connection.
 const QUEUE_MAX: usize = 256;
 
@@ -35,7 +48,7 @@ pub type LaterReply = Pin<Box<dyn Future<Output = Option<Reply>>>>;
 
 struct Queued {
     reply: LaterReply,
-    _permit: Permit,
+    _permits: Vec<Permit>,
 }
 
 /// The replies of a connection, in order.
@@ -49,10 +62,10 @@ struct Queue {
 }
 
 impl Queue {
-    fn push(&self, reply: LaterReply, permit: Permit) {
+    fn push(&self, reply: LaterReply, permits: Vec<Permit>) {
         self.waiting.borrow_mut().push_back(Queued {
             reply,
-            _permit: permit,
+            _permits: permits,
         });
         self.open.set(self.open.get() + 1);
         self.changed.notify_all();
@@ -72,19 +85,21 @@ impl Queue {
     }
 
     /// Sends replies until the connection ends.
-    async fn send_all(&self, mut stream: WriteHalf) {
+    async fn send_all(&self, mut stream: WriteHalf, life: &Life, env: &Env) {
         while !self.ended.get() {
             let next = self.waiting.borrow_mut().pop_front();
             let Some(queued) = next else {
                 self.changed.wait().await;
                 continue;
             };
-            let Some(parts) = queued.reply.await else {
-                break;
-            };
+            life.busy.set(true);
+            let parts = queued.reply.await;
+            life.busy.set(false);
+            let Some(parts) = parts else { break };
             if !parts.is_empty() && stream.send(parts).await.is_err() {
                 break;
             }
+            life.last.set(env.now());
             self.open.set(self.open.get() - 1);
             self.changed.notify_all();
         }
@@ -93,29 +108,70 @@ impl Queue {
     }
 }
 
+/// What the sweeper of a shard looks at.
+pub struct Life {
+    /// When bytes last came or went.
+    last: Cell<Mono>,
+    /// Whether a frame is under way, begun but not complete.
+    partial: Cell<bool>,
+    /// Whether a request is being worked on.
+    busy: Cell<bool>,
+    kill: Notify,
+}
+
+/// Ends the connections of this shard that have nothing to say: those that stopped in the middle of
+/// a frame, and those that were idle too long (`connections.max.idle.ms`). For ever.
+pub async fn sweep(broker: Rc<Broker>) {
+    let env = broker.shard.env.clone();
+    loop {
+        env.sleep(SWEEP_EVERY).await;
+        let now = env.now();
+        let idle = broker.shard.image().broker().connection_idle_ms;
+        let idle = idle.map_or(Duration::MAX, Duration::from_millis);
+        for life in broker.lives.borrow().values() {
+            let limit = if life.partial.get() { STUCK } else { idle };
+            if !life.busy.get() && now - life.last.get() > limit {
+                life.kill.notify_all();
+            }
+        }
+    }
+}
+
 /// Serves a connection until either side ends it.
 pub async fn serve(broker: Rc<Broker>, stream: Stream) {
     let (read, write) = stream.split();
+    let env = broker.shard.env.clone();
+    let life = Rc::new(Life {
+        last: Cell::new(env.now()),
+        partial: Cell::new(false),
+        busy: Cell::new(false),
+        kill: Notify::new(),
+    });
+    let key = broker.register(life.clone());
     let queue = Rc::new(Queue::default());
     let sender = {
-        let queue = queue.clone();
-        broker
-            .shard
-            .env
-            .spawn(Class::Latency, async move { queue.send_all(write).await })
+        let (queue, life, env_) = (queue.clone(), life.clone(), env.clone());
+        let send = async move { queue.send_all(write, &life, &env_).await };
+        env.spawn(Class::Latency, send)
     };
     let mut frames = Frames {
         stream: read,
         buf: Vec::new(),
         broker: broker.clone(),
+        life: life.clone(),
     };
-    if let Err(e) = read_loop(&broker, &mut frames, &queue).await {
-        broker.complain(&e);
-    }
-    // What was accepted is still answered, unless the peer is gone.
-    queue.at_most(0).await;
+    let served = async {
+        if let Err(e) = read_loop(&broker, &mut frames, &queue).await {
+            broker.complain(&e);
+        }
+        // What was accepted is still answered, unless the peer is gone.
+        queue.at_most(0).await;
+        queue.end();
+        sender.await;
+    };
+    future::or(served, life.kill.wait()).await;
     queue.end();
-    sender.await;
+    broker.lives.borrow_mut().remove(&key);
 }
 
 /// Why a connection is closed from our side.
@@ -132,7 +188,7 @@ async fn read_loop(
     frames: &mut Frames,
     queue: &Rc<Queue>,
 ) -> Result<(), Hangup> {
-    while let Some((bytes, permit)) = frames.next().await? {
+    while let Some((bytes, permits)) = frames.next().await? {
         if !queue.at_most(QUEUE_MAX).await {
             return Ok(());
         }
@@ -140,7 +196,7 @@ async fn read_loop(
             Ok(frame) => frame,
             Err(e) => {
                 let reply = kafka::refuse(&e).ok_or_else(|| Hangup::Bad(e.to_string()))?;
-                queue.push(Box::pin(async { Some(reply) }), permit);
+                queue.push(Box::pin(async { Some(reply) }), permits);
                 continue;
             }
         };
@@ -150,7 +206,7 @@ async fn read_loop(
                 .await
                 .map_err(Hangup::Bad)?;
             if accepted.answered {
-                queue.push(accepted.reply, permit);
+                queue.push(accepted.reply, permits);
             } else {
                 // acks=0: nobody waits, but a failure still ends the connection, as with Kafka.
                 let queue = queue.clone();
@@ -158,7 +214,7 @@ async fn read_loop(
                     if accepted.reply.await.is_none() {
                         queue.end();
                     }
-                    drop(permit);
+                    drop(permits);
                 };
                 broker.shard.env.spawn(Class::Latency, done).detach();
             }
@@ -167,8 +223,10 @@ async fn read_loop(
         if !queue.at_most(0).await {
             return Ok(());
         }
+        frames.life.busy.set(true);
         let reply = kafka::answer(broker, &frame).await.map_err(Hangup::Bad)?;
-        queue.push(Box::pin(async { Some(reply) }), permit);
+        frames.life.busy.set(false);
+        queue.push(Box::pin(async { Some(reply) }), permits);
     }
     Ok(())
 }
@@ -179,12 +237,16 @@ struct Frames {
     /// Bytes that were read but belong to the next frame.
     buf: Vec<u8>,
     broker: Rc<Broker>,
+    life: Rc<Life>,
 }
 
+/// A frame without its length, and the memory that is reserved for it.
+type Reserved = (Bytes, Vec<Permit>);
+
 impl Frames {
-    /// The next frame without its length, and the memory that is reserved for it. `None` at the
-    /// end of the stream.
-    async fn next(&mut self) -> Result<Option<(Bytes, Permit)>, Hangup> {
+    /// The next frame. `None` at the end of the stream.
+    async fn next(&mut self) -> Result<Option<Reserved>, Hangup> {
+        self.life.partial.set(!self.buf.is_empty());
         if !self.fill(4).await? {
             return Ok(None);
         }
@@ -198,46 +260,99 @@ impl Frames {
                 )));
             }
         };
-        let permit = self.broker.requests.acquire(len).await;
-        if len <= SMALL {
+        let mut permits = vec![self.reserve(len.min(RESERVE)).await?];
+        let frame = if len <= SMALL {
             if !self.fill(4 + len).await? {
                 return Ok(None);
             }
             let rest = self.buf.split_off(4 + len);
             let mut frame = std::mem::replace(&mut self.buf, rest);
             frame.drain(..4);
-            return Ok(Some((Bytes::from(frame), permit)));
-        }
-        let mut body = self.broker.shard.env.alloc(len);
+            Bytes::from(frame)
+        } else {
+            match self.large(len, &mut permits).await? {
+                Some(frame) => frame,
+                None => return Ok(None),
+            }
+        };
+        self.life.partial.set(false);
+        Ok(Some((frame, permits)))
+    }
+
+    /// Reads a large frame. Memory is reserved, and got, as the bytes come: a peer that announces
+    /// much and sends little holds little.
+    async fn large(
+        &mut self,
+        len: usize,
+        permits: &mut Vec<Permit>,
+    ) -> Result<Option<Bytes>, Hangup> {
+        let env = self.broker.shard.env.clone();
+        let mut body = env.alloc(len.min(FIRST_ALLOC));
         let have = (self.buf.len() - 4).min(len);
         body[..have].copy_from_slice(&self.buf[4..4 + have]);
         self.buf.drain(..4 + have);
-        let mut at = have;
+        let (mut at, mut reserved) = (have, len.min(RESERVE));
         while at < len {
-            let n = self
-                .stream
-                .read(&mut body[at..len])
-                .await
-                .map_err(|_| Hangup::Gone)?;
+            if at == reserved {
+                let more = RESERVE.min(len - at);
+                permits.push(self.reserve(more).await?);
+                reserved += more;
+            }
+            if at == body.len() {
+                let mut larger = env.alloc(len.min(at * 2));
+                larger[..at].copy_from_slice(&body);
+                body = larger;
+            }
+            let end = reserved.min(body.len());
+            let n = self.read(|buf| &mut buf[at..end], &mut body).await?;
             if n == 0 {
                 return Ok(None);
             }
             at += n;
         }
-        Ok(Some((body.freeze().slice(..len), permit)))
+        Ok(Some(body.freeze().slice(..len)))
+    }
+
+    async fn read(
+        &mut self,
+        part: impl Fn(&mut [u8]) -> &mut [u8],
+        whole: &mut [u8],
+    ) -> Result<usize, Hangup> {
+        let n = self
+            .stream
+            .read(part(whole))
+            .await
+            .map_err(|_| Hangup::Gone)?;
+        self.life.last.set(self.broker.shard.env.now());
+        self.life.partial.set(true);
+        Ok(n)
+    }
+
+    /// Waits for memory; gives up when there is none for long, since those who hold it may wait
+    /// for more themselves.
+    async fn reserve(&self, bytes: usize) -> Result<Permit, Hangup> {
+        let budget = &self.broker.requests;
+        if let Some(permit) = budget.try_acquire(bytes) {
+            return Ok(permit);
+        }
+        let late = async {
+            self.broker.shard.env.sleep(RESERVE_WAIT).await;
+            Err(Hangup::Bad(format!(
+                "no memory for {bytes} bytes of a request for a long time"
+            )))
+        };
+        future::or(async { Ok(budget.acquire(bytes).await) }, late).await
     }
 
     /// Reads until `len` bytes are there; false when the stream ends before.
     async fn fill(&mut self, len: usize) -> Result<bool, Hangup> {
         while self.buf.len() < len {
-            let have = self.buf.len();
-            self.buf.resize(have.max(len).max(PEEK), 0);
-            let n = self
-                .stream
-                .read(&mut self.buf[have..])
-                .await
-                .map_err(|_| Hangup::Gone)?;
-            self.buf.truncate(have + n);
+            let mut buf = std::mem::take(&mut self.buf);
+            let have = buf.len();
+            buf.resize(have.max(len).max(PEEK), 0);
+            let n = self.read(|buf| &mut buf[have..], &mut buf).await?;
+            buf.truncate(have + n);
+            self.buf = buf;
             if n == 0 {
                 return Ok(false);
             }

@@ -24,6 +24,9 @@ use crate::broker::Broker;
 /// Parts of up to so many bytes are copied beside the header: cheaper than a call of their own.
 const COPY_MAX: usize = 4096;
 
+/// The longest poll: a client that went away meanwhile is found out then.
+const WAIT_MAX: Duration = Duration::from_secs(60);
+
 struct LongPoll {
     wanted: Vec<Wanted>,
     mode: Mode,
@@ -67,7 +70,7 @@ pub async fn handle(
     {
         wanted = session.partitions().to_vec();
     }
-    let wait = Duration::from_millis(request.max_wait_ms.max(0) as u64);
+    let wait = Duration::from_millis(request.max_wait_ms.max(0) as u64).min(WAIT_MAX);
     let poll = LongPoll {
         wanted,
         mode,
