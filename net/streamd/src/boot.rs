@@ -329,6 +329,7 @@ async fn accept(broker: Rc<Broker>, listener: Listener, max: usize) {
                 continue;
             }
         };
+        env.yield_if_needed().await;
         if broker.lives.borrow().len() >= max {
             broker.complain_text("max.connections is reached");
             continue;

@@ -27,10 +27,11 @@ use crate::kafka;
 const PEEK: usize = 2048;
 /// Frames above this size are read into pooled memory.
 const SMALL: usize = 4096;
-/// Memory for a large frame is reserved in steps of so many bytes.
-const RESERVE: usize = 256 << 10;
-/// The first piece of memory for a large frame; a usual request fits in.
-const FIRST_ALLOC: usize = 2 << 20;
+/// The first piece of memory for a large frame. A request with one batch of the usual size fits.
+const FIRST_ALLOC: usize = 128 << 10;
+/// The second one, when the first is full. A request of `max.request.size` fits; after that each
+/// piece is twice the one before.
+const SECOND_ALLOC: usize = 2 << 20;
 /// How long a frame waits for memory before its connection is given up.
 const RESERVE_WAIT: Duration = Duration::from_secs(10);
 /// How often a shard looks for dead connections.
@@ -260,7 +261,7 @@ impl Frames {
                 )));
             }
         };
-        let mut permits = vec![self.reserve(len.min(RESERVE)).await?];
+        let mut permits = vec![self.reserve(len.min(FIRST_ALLOC)).await?];
         let frame = if len <= SMALL {
             if !self.fill(4 + len).await? {
                 return Ok(None);
@@ -291,19 +292,16 @@ impl Frames {
         let have = (self.buf.len() - 4).min(len);
         body[..have].copy_from_slice(&self.buf[4..4 + have]);
         self.buf.drain(..4 + have);
-        let (mut at, mut reserved) = (have, len.min(RESERVE));
+        let mut at = have;
         while at < len {
-            if at == reserved {
-                let more = RESERVE.min(len - at);
-                permits.push(self.reserve(more).await?);
-                reserved += more;
-            }
             if at == body.len() {
-                let mut larger = env.alloc(len.min(at * 2));
+                let size = len.min(SECOND_ALLOC.max(at * 2));
+                permits.push(self.reserve(size - at).await?);
+                let mut larger = env.alloc(size);
                 larger[..at].copy_from_slice(&body);
                 body = larger;
             }
-            let end = reserved.min(body.len());
+            let end = len.min(body.len());
             let n = self.read(|buf| &mut buf[at..end], &mut body).await?;
             if n == 0 {
                 return Ok(None);
