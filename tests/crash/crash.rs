@@ -1,9 +1,10 @@
 //! Rounds of SIGKILL at random moments under load, a restart, and a full read.
 //!
 //! Shown after each restart: offsets have no gaps; every acknowledged batch is where its
-//! acknowledgement said, byte for byte; each producer's records are there once and in order, also the
-//! ones that it had to send again. At the end of each topic Kafka's own DumpLogSegments reads every
-//! segment. `STREAMD_CRASH_ROUNDS` sets the rounds (10), `STREAMD_CRASH_SEED` repeats a run's choices.
+//! acknowledgement said, byte for byte; each producer's records are there once and in order, also
+//! the ones that it had to send again. At the end of each topic Kafka's own DumpLogSegments reads
+//! every segment. `STREAMD_CRASH_ROUNDS` sets the rounds (10), `STREAMD_CRASH_SEED` repeats a
+//! run's choices.
 
 mod dump;
 mod load;

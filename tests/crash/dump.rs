@@ -9,8 +9,8 @@ use streamd_tests::run::output;
 
 use crate::load::PARTITIONS;
 
-/// Every segment of a topic is read whole and without a fault. What the active one has beyond its last
-/// batch, zeros that were set aside, is left out.
+/// Every segment of a topic is read whole and without a fault. What the active one has beyond its
+/// last batch, zeros that were set aside, is left out.
 pub fn assert_readable(data: &Path, topic: &str) {
     let copies = tempfile::TempDir::new().expect("a temporary folder");
     let mut files = Vec::new();

@@ -1,8 +1,9 @@
 //! What no client should send. The broker answers as Kafka does or closes that connection, goes on
 //! serving others within a second, and its memory stays within a budget.
 //!
-//! Error codes were each checked against Apache Kafka 4.4; where Kafka leaves a choice (or does what a
-//! broker should not, such as inflating a bomb whole) the test names every answer that it takes.
+//! Error codes were each checked against Apache Kafka 4.4; where Kafka leaves a choice (or does
+//! what a broker should not, such as inflating a bomb whole) the test names every answer that it
+//! takes.
 
 mod batches;
 mod bombs;
