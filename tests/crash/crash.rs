@@ -189,7 +189,10 @@ fn kill_9_under_load_loses_and_doubles_nothing() {
             let load = Duration::from_millis(100 + noise.below(1500));
             round(&mut broker, &mut producers, load);
             let total = check(&addr, &topic, &producers);
-            println!("round {n}: killed after {load:?}, {total} records hold");
+            let acked: u64 = producers.iter().map(Producer::acked).sum();
+            println!(
+                "round {n}: killed after {load:?}: {acked} records acknowledged, {total} hold"
+            );
         }
         dump::assert_readable(&broker.data_dir(), &topic);
         for producer in &mut producers {

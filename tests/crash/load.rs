@@ -63,6 +63,11 @@ impl Producer {
         }
     }
 
+    /// Records that were acknowledged.
+    pub fn acked(&self) -> u64 {
+        self.acked.iter().map(|a| a.sent.count).sum()
+    }
+
     /// Sends until `stop`; a lost connection ends it earlier, with what is open in `pending`.
     pub fn run(&mut self, addr: &str, stop: &AtomicBool) -> io::Result<()> {
         let mut connection = Connection::try_open(addr)?;
