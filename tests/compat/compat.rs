@@ -1,9 +1,10 @@
 //! Stock clients against one broker: each writes in all its codecs, reads its own and Java's topics
 //! back by assignment, is read by Java, and runs its admin calls.
 //!
-//! What the drivers can't do is listed where it is: `Client::codecs` (zstd in Node before 22.15) and
-//! in `Client::reads_of_java`; and kcat sets no timestamps and writes null values only in place of all empty ones. kafkajs has
-//! no consumer without a group, so its driver fetches through the same client's broker connection.
+//! What the drivers can't do is listed where it is: `Client::codecs` (zstd in Node before 22.15)
+//! and in `Client::reads_of_java`; and kcat sets no timestamps and writes null values only in
+//! place of all empty ones. kafkajs has no consumer without a group, so its driver fetches
+//! through the same client's broker connection.
 
 mod cli;
 mod kcat;

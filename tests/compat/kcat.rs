@@ -1,4 +1,5 @@
-//! kcat (Debian's, with an old librdkafka): writes by its own means, reads its own and Java's topics.
+//! kcat (Debian's, with an old librdkafka): writes by its own means, reads its own and Java's
+//! topics.
 
 use std::fs;
 

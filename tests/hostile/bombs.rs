@@ -1,5 +1,6 @@
-//! Small batches that inflate to a gigabyte. The broker may look into them or not, but neither its
-//! memory nor its other clients may suffer. (Kafka inflates them in a stream and finds bad records.)
+//! Small batches that inflate to a gigabyte. The broker may look into them or not, but neither
+//! its memory nor its other clients may suffer. (Kafka inflates them in a stream and finds bad
+//! records.)
 
 use std::io::Write as _;
 use std::thread;
@@ -44,18 +45,14 @@ fn lz4(first: &[u8]) -> Vec<u8> {
     let mut encoder = FrameEncoder::with_frame_info(info, Vec::new());
     encoder.write_all(first).expect("writing to memory");
     encoder.flush().expect("writing to memory");
+    let start = encoder.get_ref().len();
     encoder
         .write_all(&vec![0; 4 << 20])
         .expect("writing to memory");
-    let before = encoder.get_ref().len();
     encoder.flush().expect("writing to memory");
     let mut out = encoder.get_ref().clone();
-    let block = if before == out.len() {
-        Vec::new()
-    } else {
-        out[before..].to_vec()
-    };
-    assert!(block.is_empty() || block.len() > 10_000, "a block of 4 MiB");
+    let block = out[start..].to_vec();
+    assert!(block.len() > (4 << 20) / 256, "a whole block of 4 MiB");
     for _ in 1..GIB / (4 << 20) {
         out.extend(&block);
     }
@@ -66,7 +63,8 @@ fn lz4(first: &[u8]) -> Vec<u8> {
 /// Run-length blocks of 128 KiB in four bytes each.
 fn zstd(first: &[u8]) -> Vec<u8> {
     const RUN: usize = 128 << 10;
-    let mut out = vec![0x28, 0xb5, 0x2f, 0xfd, 0x00, 0x38]; // window of 128 KiB, no size, no checksum
+    // Magic, no size and no checksum, a window of 128 KiB.
+    let mut out = vec![0x28, 0xb5, 0x2f, 0xfd, 0x00, 0x38];
     let block = |kind: usize, size: usize, last: usize| {
         (size << 3 | kind << 1 | last).to_le_bytes()[..3].to_vec()
     };
@@ -153,4 +151,30 @@ fn bombs_of_one_record_do_no_harm() {
         let right = [NONE, INVALID_RECORD, CORRUPT_MESSAGE, 10];
         explode(&fixture, &topic, &bomb(codec, &first), &right);
     }
+}
+
+/// The bombs are what they say: a decoder gets the gigabyte out of them.
+#[test]
+fn bombs_are_real() {
+    use std::io::{copy, sink};
+    let first = [1, 2, 3];
+    let whole = (GIB + first.len()) as u64;
+    let deflated = gzip(&first);
+    let mut decoder = flate2::bufread::DeflateDecoder::new(&deflated[10..]);
+    assert_eq!(
+        copy(&mut decoder, &mut sink()).expect("deflated bytes"),
+        whole
+    );
+    let frame = zstd(&first);
+    let mut decoder = ::zstd::stream::read::Decoder::new(&frame[..]).expect("a decoder");
+    assert_eq!(
+        copy(&mut decoder, &mut sink()).expect("a zstd frame"),
+        whole
+    );
+    let frame = lz4(&first);
+    let mut decoder = lz4_flex::frame::FrameDecoder::new(&frame[..]);
+    assert_eq!(
+        copy(&mut decoder, &mut sink()).expect("an lz4 frame"),
+        whole
+    );
 }

@@ -121,8 +121,8 @@ fn readers_that_never_read() {
     fixture.assert_serves_on();
 }
 
-/// Each announces a megabyte or a hundred, sends little of it, and stays. Kafka sets aside all that is
-/// announced, and dies of the hundreds; it is spared them.
+/// Each announces a megabyte or a hundred, sends little of it, and stays. Kafka sets aside all
+/// that is announced, and dies of the hundreds; it is spared them.
 #[test]
 fn writers_that_stop_in_the_middle_of_a_frame() {
     let fixture = Fixture::shared();

@@ -1,8 +1,9 @@
 //! What no client should send. The broker answers as Kafka does or closes that connection, goes on
 //! serving others within a second, and its memory stays within a budget.
 //!
-//! Error codes were each checked against Apache Kafka 4.4; where Kafka leaves a choice (or does what a
-//! broker should not, such as inflating a bomb whole) the test names every answer that it takes.
+//! Error codes were each checked against Apache Kafka 4.4; where Kafka leaves a choice (or does
+//! what a broker should not, such as inflating a bomb whole) the test names every answer that it
+//! takes.
 
 mod batches;
 mod bombs;
@@ -14,7 +15,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
 use streamd_tests::batch::{Batch, decode};
-use streamd_tests::broker::{Broker, external, resident};
+use streamd_tests::broker::{Broker, external, forget_peak, resident};
 use streamd_tests::client::now_ms;
 use streamd_tests::wire::{Answer, Body, Connection};
 
@@ -53,9 +54,13 @@ impl Fixture {
         fixture
     }
 
-    /// Waits for the other tests, so that their load doesn't count in this one's times.
+    /// Waits for the other tests, so that their load doesn't count in this one's times and memory.
     fn turn(&self) -> MutexGuard<'_, ()> {
-        self.turn.lock().unwrap_or_else(PoisonError::into_inner)
+        let turn = self.turn.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(pid) = self.broker.as_ref().and_then(Broker::pid) {
+            forget_peak(pid);
+        }
+        turn
     }
 
     fn addr(&self) -> String {

