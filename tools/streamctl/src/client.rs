@@ -207,6 +207,22 @@ impl Client {
         Ok(metadata)
     }
 
+    /// Waits until the broker knows a topic and all its leaders, at most so long.
+    ///
+    /// # Errors
+    /// No broker answers.
+    pub fn wait_for(&mut self, name: &str, at_most: Duration) -> Result<()> {
+        let deadline = Instant::now() + at_most.min(self.timeout);
+        loop {
+            let topics = self.metadata(Which::These(&[name]))?.topics;
+            let led = |t: &Topic| t.error == 0 && t.partitions.iter().all(|p| p.leader >= 0);
+            if topics.first().is_some_and(led) || Instant::now() > deadline {
+                return Ok(());
+            }
+            thread::sleep(RETRY_PAUSE / 5);
+        }
+    }
+
     /// The metadata of one topic, as soon as every partition of it has a leader. With `create` the
     /// broker may make the topic; the second value says whether it had to.
     ///

@@ -1,5 +1,6 @@
 //! `streamctl config ...`: the settings of topics and brokers.
 
+use comfy_table::ContentArrangement;
 use serde_json::{Value, json};
 use streamd_wire::kafka::describe_configs_request::DescribeConfigsResource;
 use streamd_wire::kafka::incremental_alter_configs_request::{
@@ -222,6 +223,8 @@ fn show(global: &Global, resource: Resource, name: &str, settings: &[Setting]) -
         return Ok(());
     }
     let mut table = out::table(&["Setting", "Value", "Set by", "Note"]);
+    // Some values are long lists: on a terminal they are folded in their column.
+    table.set_content_arrangement(ContentArrangement::Dynamic);
     for s in settings {
         let note = if s.read_only { "read-only" } else { "" };
         table.add_row([&s.name, &s.shown(), source_name(s.source), note]);
@@ -246,7 +249,7 @@ fn alter(
     let conn = whom(client, resource, name)?;
     conn.need(ApiKey::IncrementalAlterConfigs, i16::MAX)?;
     let answer = conn.call(&request, i16::MAX)?;
-    for result in answer.responses.iter().filter(|r| r.error_code != 0) {
+    if let Some(result) = answer.responses.iter().find(|r| r.error_code != 0) {
         return Err(Failure::code(
             &title(resource, name),
             result.error_code,

@@ -376,8 +376,7 @@ mod tests {
         assert_eq!(conn.version(ApiKey::Fetch, i16::MAX), None);
         let text = conn
             .need(ApiKey::Fetch, 12)
-            .err()
-            .expect("not served")
+            .expect_err("not served")
             .to_string();
         assert!(text.contains("does not serve Fetch"), "{text}");
     }

@@ -69,11 +69,11 @@ pub fn describe(what: &str, code: i16, words: Option<&str>) -> String {
     let words = words
         .filter(|w| !w.is_empty())
         .or(known.map(ErrorCode::message));
-    let mut text = format!("{what}: {}", words.unwrap_or("no reason given").trim());
-    if !text.ends_with(['.', '!', '?']) {
-        text.push('.');
-    }
-    text.push_str(&format!(" ({name}, code {code})"));
+    let words = words
+        .unwrap_or("no reason given")
+        .trim()
+        .trim_end_matches('.');
+    let mut text = format!("{what}: {words} ({name}, code {code}).");
     if let Some(hint) = known.and_then(hint) {
         text.push(' ');
         text.push_str(hint);
@@ -140,9 +140,9 @@ mod tests {
         );
         assert_eq!(
             describe("it", 999, None),
-            "it: no reason given. (an error unknown here, code 999)"
+            "it: no reason given (an error unknown here, code 999)."
         );
-        assert!(describe("it", 36, Some("taken")).starts_with("it: taken. (TopicAlready"));
+        assert!(describe("it", 36, Some("taken")).starts_with("it: taken (TopicAlready"));
     }
 
     #[test]

@@ -1,5 +1,7 @@
 //! `streamctl topic ...`: create, list, describe, delete, grow.
 
+use std::time::Duration;
+
 use serde_json::{Value, json};
 use streamd_wire::kafka::create_partitions_request::CreatePartitionsTopic;
 use streamd_wire::kafka::create_topics_request::{CreatableTopic, CreatableTopicConfig};
@@ -10,9 +12,13 @@ use streamd_wire::kafka::{
 
 use crate::cli::{Global, Topic as Command};
 use crate::client::{Client, Which};
+use crate::conn::Conn;
 use crate::describe;
 use crate::failure::{Failure, Result, describe as sentence};
 use crate::out;
+
+/// How long a topic that was created may take to be seen.
+const VISIBLE: Duration = Duration::from_secs(5);
 
 /// Runs the command.
 ///
@@ -65,7 +71,25 @@ fn create(global: &Global, client: &mut Client, topic: CreatableTopic<'_>) -> Re
         timeout_ms,
         validate_only: false,
     };
-    let answer = conn.call(&request, i16::MAX)?;
+    let (text, document) = created(conn, &request, &topic)?;
+    // Brokers learn of a topic a little after it was made; whoever types next shall find it.
+    client.wait_for(name, VISIBLE)?;
+    out::say(text);
+    if global.json {
+        out::json(&document)
+    } else {
+        Ok(())
+    }
+}
+
+/// Creates the topic; what became of it, in words and as a document.
+fn created(
+    conn: &mut Conn,
+    request: &CreateTopicsRequest<'_>,
+    topic: &CreatableTopic<'_>,
+) -> Result<(String, Value)> {
+    let name = topic.name;
+    let answer = conn.call(request, i16::MAX)?;
     let Some(result) = answer.topics.iter().next() else {
         return Err(Failure::failed(format!(
             "the broker says nothing about topic `{name}`"
@@ -92,18 +116,14 @@ fn create(global: &Global, client: &mut Client, topic: CreatableTopic<'_>) -> Re
         let partitions = out::plural(partitions as u64, "partition");
         text.push_str(&format!(" with {partitions}, replication factor {copies}"));
     }
-    out::say(text);
-    if global.json {
-        let id =
-            (result.topic_id != streamd_model::TopicId::ZERO).then(|| result.topic_id.to_base64());
-        return out::json(&json!({
-            "name": name,
-            "id": id,
-            "partitions": partitions,
-            "replication_factor": copies,
-        }));
-    }
-    Ok(())
+    let id = (result.topic_id != streamd_model::TopicId::ZERO).then(|| result.topic_id.to_base64());
+    let document = json!({
+        "name": name,
+        "id": id,
+        "partitions": partitions,
+        "replication_factor": copies,
+    });
+    Ok((text, document))
 }
 
 fn list(global: &Global, client: &mut Client, all: bool) -> Result<()> {
@@ -210,7 +230,7 @@ fn alter(global: &Global, client: &mut Client, name: &str, count: i32) -> Result
         validate_only: false,
     };
     let answer = client.controller()?.call(&request, i16::MAX)?;
-    for result in answer.results.iter().filter(|r| r.error_code != 0) {
+    if let Some(result) = answer.results.iter().find(|r| r.error_code != 0) {
         let what = format!("cannot give topic `{name}` {count} partitions");
         return Err(Failure::code(
             &what,
