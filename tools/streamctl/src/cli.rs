@@ -34,23 +34,26 @@ Exit codes: 0 as asked, 1 it failed, 2 wrong usage.";
 /// What is true for every command.
 #[derive(Clone, Debug, Args)]
 pub struct Global {
-    /// The broker to ask first; several may be given with commas between them
+    /// The broker to ask first, or several with commas between them
     #[arg(
         long,
         global = true,
+        help_heading = "Options of every command",
         env = "STREAMCTL_BOOTSTRAP",
+        hide_env_values = true,
         value_name = "HOST:PORT",
         default_value = "127.0.0.1:9092",
         value_parser = parse_bootstrap
     )]
     pub bootstrap: Bootstrap,
-    /// Print JSON: one document, or one line per item where there is no end to them
-    #[arg(long, global = true)]
+    /// Print JSON: one document, or a line for each record or batch
+    #[arg(long, global = true, help_heading = "Options of every command")]
     pub json: bool,
     /// How long to wait for a broker, such as 500ms, 10s, 2m
     #[arg(
         long,
         global = true,
+        help_heading = "Options of every command",
         value_name = "TIME",
         default_value = "30s",
         value_parser = parse_duration

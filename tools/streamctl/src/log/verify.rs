@@ -199,7 +199,13 @@ fn text(segments: &[Segment], verified: &[Verified]) -> String {
         "Result",
     ]);
     let mut findings = Vec::new();
+    let mut empty = 0;
     for (segment, v) in segments.iter().zip(verified) {
+        // A broker keeps many partitions in which nothing was ever written.
+        if v.batches == 0 && v.damaged == 0 && segments.len() > 1 {
+            empty += 1;
+            continue;
+        }
         let path = segment.path.display().to_string();
         let offset = |n: Option<i64>| n.map_or_else(|| "-".into(), |n| n.to_string());
         let result = match (v.damaged, v.missing) {
@@ -233,7 +239,17 @@ fn text(segments: &[Segment], verified: &[Verified]) -> String {
             ));
         }
     }
-    let mut text = out::text(&table);
+    let mut text = String::new();
+    if empty < segments.len() as u64 {
+        text = out::text(&table);
+    }
+    if empty > 0 {
+        let gap = if text.is_empty() { "" } else { "\n" };
+        text.push_str(&format!(
+            "{gap}{} without a batch",
+            out::plural(empty, "file")
+        ));
+    }
     if !findings.is_empty() {
         text.push_str("\n\n");
         text.push_str(&findings.join("\n"));
