@@ -432,7 +432,12 @@ impl<'a> Producer<'a> {
             _ => "acknowledged",
         };
         let records = out::plural(acked, "record");
-        out::say(format_args!("{}: {records} {verb}", self.command.topic));
+        let of = if acked < self.read {
+            format!(" of {} read", out::count(self.read))
+        } else {
+            String::new()
+        };
+        out::say(format_args!("{}: {records}{of} {verb}", self.command.topic));
         for slot in &used {
             let records = out::plural(slot.acked, "record");
             match slot.offsets {
