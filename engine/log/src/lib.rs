@@ -13,6 +13,7 @@ pub mod index;
 pub mod log;
 pub mod lookup;
 pub mod read_plan;
+pub mod record_view;
 pub mod records;
 pub mod recover;
 pub mod retain;

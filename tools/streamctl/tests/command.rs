@@ -1,0 +1,192 @@
+//! The command as a script meets it: exit codes, what is on which stream, broken pipes.
+
+use std::io::Read;
+use std::net::TcpListener;
+use std::path::Path;
+use std::process::{Command, Output, Stdio};
+
+use streamd_log::batch::{NewRecord, Writer, build, stamp};
+
+fn streamctl(arguments: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_streamctl"));
+    command
+        .args(arguments)
+        .env_remove("STREAMCTL_BOOTSTRAP")
+        .stdin(Stdio::null());
+    command
+}
+
+fn run(arguments: &[&str]) -> (i32, String, String) {
+    let Output {
+        status,
+        stdout,
+        stderr,
+    } = streamctl(arguments).output().expect("runs");
+    let text = |bytes| String::from_utf8(bytes).expect("text");
+    (
+        status.code().expect("ends by itself"),
+        text(stdout),
+        text(stderr),
+    )
+}
+
+/// A segment of `batches` batches with 3 records each, and zeros behind.
+fn segment(dir: &Path, batches: i64, zeros: usize) -> String {
+    let record = NewRecord {
+        timestamp: 1_700_000_000_000,
+        key: Some(b"k"),
+        value: Some(b"v"),
+    };
+    let mut bytes = Vec::new();
+    for i in 0..batches {
+        let mut batch = build(
+            &[record.clone(), record.clone(), record.clone()],
+            Writer::default(),
+        );
+        stamp(&mut batch, i * 3, 7);
+        bytes.extend_from_slice(&batch);
+    }
+    bytes.resize(bytes.len() + zeros, 0);
+    let path = dir.join("00000000000000000000.log");
+    std::fs::write(&path, bytes).expect("written");
+    path.to_str().expect("UTF-8").to_owned()
+}
+
+#[test]
+fn wrong_usage_is_2() {
+    for arguments in [
+        &["nonsense"][..],
+        &[],
+        &["topic", "create"],
+        &["--bootstrap", "nowhere", "cluster"],
+        &["--timeout", "0", "cluster"],
+        &["topic", "create", "t", "-p", "0"],
+        &["config", "set", "topic", "t", "no-pair"],
+        &["config", "describe", "broker", "first"],
+        &["consume", "t", "--format", "%q"],
+        &["produce", "t", "--acks", "2"],
+    ] {
+        let (code, stdout, stderr) = run(arguments);
+        assert_eq!((code, stdout.as_str()), (2, ""), "{arguments:?}: {stderr}");
+        assert!(!stderr.is_empty(), "{arguments:?}");
+    }
+}
+
+#[test]
+fn help_is_data_and_has_examples() {
+    for arguments in [
+        &["--help"][..],
+        &["consume", "--help"],
+        &["log", "verify", "--help"],
+    ] {
+        let (code, stdout, stderr) = run(arguments);
+        assert_eq!((code, stderr.as_str()), (0, ""), "{arguments:?}");
+        assert!(stdout.contains("Example"), "{stdout}");
+    }
+    for shell in ["bash", "zsh", "fish"] {
+        let (code, stdout, _) = run(&["completions", shell]);
+        assert!(code == 0 && stdout.contains("streamctl"), "{shell}");
+    }
+}
+
+#[test]
+fn nobody_at_the_address_is_1_with_advice() {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("bind");
+    let address = listener.local_addr().expect("address").to_string();
+    drop(listener);
+    let (code, stdout, stderr) = run(&["--bootstrap", &address, "topic", "list"]);
+    assert_eq!((code, stdout.as_str()), (1, ""));
+    assert_eq!(
+        stderr,
+        format!(
+            "streamctl: cannot connect to {address}: connection refused. Is streamd running \
+             there? Start it with `streamd`, or name another with --bootstrap HOST:PORT\n"
+        )
+    );
+}
+
+#[test]
+fn a_silent_broker_is_given_up() {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("bind");
+    let address = listener.local_addr().expect("address").to_string();
+    let (code, _, stderr) = run(&["--bootstrap", &address, "--timeout", "200ms", "cluster"]);
+    assert_eq!(code, 1);
+    assert!(stderr.contains("did not answer within 200 ms"), "{stderr}");
+}
+
+#[test]
+fn a_sound_segment_is_dumped_and_verified() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let path = segment(dir.path(), 4, 8192);
+    let (code, stdout, stderr) = run(&["log", "verify", &path]);
+    assert_eq!(
+        (code, stderr.as_str()),
+        (0, "1 file, 12 records: sound\n"),
+        "{stdout}"
+    );
+    assert!(stdout.contains("8.0 KiB  ok"), "{stdout}");
+    let (code, stdout, _) = run(&["log", "dump", dir.path().to_str().expect("UTF-8")]);
+    assert_eq!((code, stdout.lines().count()), (0, 2 + 4 + 1), "{stdout}");
+    assert!(
+        stdout.ends_with("8192  zeros, allocated ahead\n"),
+        "{stdout}"
+    );
+    let (code, stdout, _) = run(&["log", "dump", &path, "--records", "--json"]);
+    assert_eq!((code, stdout.lines().count()), (0, 5));
+    let first = stdout.lines().next().expect("a line");
+    assert!(
+        first.contains(r#""last_offset":2"#) && first.contains(r#""value":"v""#),
+        "{first}"
+    );
+}
+
+#[test]
+fn a_damaged_segment_is_1_and_says_where() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let path = segment(dir.path(), 4, 0);
+    let mut bytes = std::fs::read(&path).expect("read");
+    let batch = bytes.len() / 4;
+    bytes[2 * batch + 70] ^= 0x20;
+    bytes.truncate(bytes.len() - 5);
+    std::fs::write(&path, bytes).expect("written");
+    let (code, stdout, stderr) = run(&["log", "verify", &path]);
+    assert_eq!(code, 1, "{stdout}");
+    assert!(stderr.contains("1 of 1 file damaged"), "{stderr}");
+    let crc = format!(
+        "byte {}: the CRC of the batch at offset 6 is wrong",
+        2 * batch
+    );
+    assert!(stdout.contains(&crc), "{stdout}");
+    let torn = format!(
+        "byte {}: a batch of {batch} bytes, of which the file has",
+        3 * batch
+    );
+    assert!(stdout.contains(&torn), "{stdout}");
+    let (code, stdout, _) = run(&["log", "dump", &path]);
+    assert!(
+        code == 1 && stdout.contains("  BAD  ") && stdout.contains("DAMAGED"),
+        "{stdout}"
+    );
+}
+
+#[test]
+fn a_reader_that_goes_away_is_no_failure() {
+    let dir = tempfile::tempdir().expect("a directory");
+    // More than a pipe holds.
+    let path = segment(dir.path(), 5000, 0);
+    let mut child = streamctl(&["log", "dump", &path])
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("runs");
+    let mut some = [0; 100];
+    child
+        .stdout
+        .take()
+        .expect("piped")
+        .read_exact(&mut some)
+        .expect("read");
+    let output = child.wait_with_output().expect("ends");
+    assert_eq!(output.status.code(), Some(0));
+    assert_eq!(String::from_utf8_lossy(&output.stderr), "");
+}
