@@ -1,76 +1,538 @@
-//! Interim settings until the real ones land.
-use std::net::SocketAddr;
-use std::path::PathBuf;
+//! The settings: flags over environment over file over defaults. Whatever is wrong stops the start
+//! with where it stands, what was read and what is allowed.
+//!
+//! Kafka's own keys (`num.partitions`, `log.retention.ms`, ...) go through the one table in `core`.
+
+use std::collections::BTreeMap;
+use std::ffi::OsString;
+use std::net::{SocketAddr, ToSocketAddrs};
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::Parser;
-use streamd_core::config::{BrokerConfig, Configs, Layers};
+use streamd_core::config::{BrokerConfig, Configs, Layers, broker_key, nearest};
 use streamd_core::meta::Local;
 use streamd_model::NodeId;
 
+/// The smallest memory that a shard can work with, bytes.
+const MEMORY_PER_SHARD_MIN: usize = 32 << 20;
+
+const EXAMPLES: &str = "\
+Examples:
+  streamd                                         a broker on 127.0.0.1:9092, data in ./streamd-data
+  streamd --listen 0.0.0.0:9092 --advertise broker1.example:9092
+  streamd --cores 4 --memory 2GiB --set num.partitions=12
+  streamd --config /etc/streamd.toml
+
+The file is TOML: the options by their names without dashes in front, and Kafka's keys under [kafka]:
+  listen = \"0.0.0.0:9092\"
+  memory = \"2GiB\"
+  [kafka]
+  num.partitions = 12
+  log.retention.hours = 24
+
+A flag wins over the environment, the environment over the file, the file over the default.";
+
+/// A Kafka-compatible event log. Started without options it is a broker for this machine alone.
+/// What it acknowledges is on stable storage.
 #[derive(Parser)]
+#[command(name = "streamd", version, after_help = EXAMPLES)]
 struct Args {
-    #[arg(long, default_value = "127.0.0.1:9092")]
-    listen: SocketAddr,
-    #[arg(long, default_value = "streamd-data")]
-    data_dir: PathBuf,
-    #[arg(long)]
-    cores: Option<usize>,
-    #[arg(long, default_value_t = 1024)]
-    memory: usize,
-    #[arg(long)]
+    /// A TOML file with settings
+    #[arg(long, value_name = "FILE", env = "STREAMD_CONFIG")]
+    config: Option<PathBuf>,
+    /// Where to listen for clients [default: 127.0.0.1:9092]
+    #[arg(long, value_name = "HOST:PORT", env = "STREAMD_LISTEN")]
+    listen: Option<String>,
+    /// The address that clients are told to connect to [default: that of --listen]
+    #[arg(long, value_name = "HOST:PORT", env = "STREAMD_ADVERTISE")]
+    advertise: Option<String>,
+    /// Where the data lives [default: ./streamd-data]
+    #[arg(long, value_name = "DIR", env = "STREAMD_DATA_DIR")]
+    data_dir: Option<String>,
+    /// How many cores, or which ones, as in 0,2-3 [default: all that the process may use]
+    #[arg(long, value_name = "N|LIST", env = "STREAMD_CORES")]
+    cores: Option<String>,
+    /// How much memory for buffers, as in 512MiB [default: a quarter of the machine's]
+    #[arg(long, value_name = "SIZE", env = "STREAMD_MEMORY")]
+    memory: Option<String>,
+    /// The id of this node, 0 or more [default: 1]
+    #[arg(long, value_name = "N", env = "STREAMD_NODE_ID")]
+    node_id: Option<String>,
+    /// One of Kafka's broker settings; may be given again and again
+    #[arg(long = "set", value_name = "KEY=VALUE")]
     set: Vec<String>,
 }
 
-/// Settings.
+/// What the broker is started with.
 pub struct Config {
+    /// Where to listen.
     pub listen: SocketAddr,
+    /// The data directory.
     pub data_dir: PathBuf,
+    /// The cores, one shard each.
     pub cores: Vec<usize>,
+    /// Memory for buffers, all shards together, bytes.
     pub memory: usize,
+    /// This node's id.
     pub node_id: i32,
+    /// The host and port that clients are told.
     pub advertise: (String, u16),
+    /// Kafka's settings in force.
     pub broker: BrokerConfig,
+    /// Kafka's settings as they were given.
     pub local: Local,
 }
 
-/// Why not.
-pub struct Stop(clap::Error);
+/// Why there is nothing to start.
+pub enum Stop {
+    /// The command line: help, version or wrong usage.
+    Usage(clap::Error),
+    /// A setting; the sentence says which and how to mend it.
+    Setting(String),
+}
+
 impl Stop {
+    /// Says why and gives the exit code: 0 for help, 2 for what was wrong.
     pub fn exit(self) -> ExitCode {
-        let _ = self.0.print();
-        ExitCode::from(2)
+        match self {
+            Stop::Usage(e) => {
+                // Nothing can be done about an output that is closed.
+                let _ = e.print();
+                ExitCode::from(e.exit_code() as u8)
+            }
+            Stop::Setting(text) => {
+                eprintln!("streamd: {text}");
+                ExitCode::from(2)
+            }
+        }
     }
 }
 
-/// Reads.
-pub fn load(args: std::env::ArgsOs) -> Result<Config, Stop> {
-    let a = Args::try_parse_from(args).map_err(Stop)?;
-    let mut cores = streamd_io::available_cores();
-    if let Some(n) = a.cores {
-        cores.truncate(n);
+/// A value and where it stands, for messages.
+struct Given {
+    text: String,
+    place: String,
+}
+
+impl Given {
+    fn bad(&self, expected: &str) -> String {
+        format!(
+            "{}: {:?} is not right; expected {expected}",
+            self.place, self.text
+        )
     }
-    let configs: Configs = a
-        .set
-        .iter()
-        .filter_map(|s| s.split_once('='))
-        .map(|(k, v)| (k.into(), v.into()))
-        .collect();
+}
+
+/// The names of the options that the file may have.
+const OPTIONS: [&str; 6] = [
+    "listen",
+    "advertise",
+    "data-dir",
+    "cores",
+    "memory",
+    "node-id",
+];
+
+/// What the file says.
+#[derive(Default)]
+struct FileSettings {
+    options: BTreeMap<String, Given>,
+    kafka: BTreeMap<String, Given>,
+}
+
+/// Reads the settings. `args` begins with the program's name.
+pub fn load(args: impl IntoIterator<Item = OsString>) -> Result<Config, Stop> {
+    let args = Args::try_parse_from(args).map_err(Stop::Usage)?;
+    settle(args).map_err(Stop::Setting)
+}
+
+fn settle(args: Args) -> Result<Config, String> {
+    let mut file = match &args.config {
+        Some(path) => read_file(path)?,
+        None => FileSettings::default(),
+    };
+    let mut pick = |name: &str, flag: &Option<String>| match flag {
+        Some(text) => {
+            let place = format!(
+                "--{name} (or STREAMD_{})",
+                name.replace('-', "_").to_uppercase()
+            );
+            Some(Given {
+                text: text.clone(),
+                place,
+            })
+        }
+        None => file.options.remove(name),
+    };
+    let listen = pick("listen", &args.listen);
+    let advertise = pick("advertise", &args.advertise);
+    let data_dir = pick("data-dir", &args.data_dir);
+    let cores = pick("cores", &args.cores);
+    let memory = pick("memory", &args.memory);
+    let node_id = pick("node-id", &args.node_id);
+
+    let listen = listen.map_or(Ok(SocketAddr::from(([127, 0, 0, 1], 9092))), |g| {
+        address(&g)
+    })?;
+    let advertise = match advertise {
+        Some(g) => host_port(&g)?,
+        None => default_advertise(listen)?,
+    };
+    let cores = match cores {
+        Some(g) => read_cores(&g)?,
+        None => streamd_io::available_cores(),
+    };
+    let memory = match memory {
+        Some(g) => size(&g)?,
+        None => quarter_of_memory(),
+    };
+    let least = MEMORY_PER_SHARD_MIN * cores.len();
+    if memory < least {
+        return Err(format!(
+            "--memory: {} MiB is too little; {} shard(s) need {} MiB at least",
+            memory >> 20,
+            cores.len(),
+            least >> 20
+        ));
+    }
+    let node_id = node_id.map_or(Ok(1), |g| {
+        let id = g.text.parse().ok().filter(|id: &i32| *id >= 0);
+        id.ok_or_else(|| g.bad("a number from 0 to 2147483647"))
+    })?;
+    let configs = kafka_settings(file.kafka, &args.set)?;
     let broker = BrokerConfig::resolve(&Layers {
         file: Some(&configs),
         ..Layers::default()
     });
     Ok(Config {
-        listen: a.listen,
-        data_dir: a.data_dir,
+        listen,
+        data_dir: data_dir.map_or_else(|| "streamd-data".into(), |g| g.text.into()),
         cores,
-        memory: a.memory << 20,
-        node_id: 1,
-        advertise: (a.listen.ip().to_string(), a.listen.port()),
+        memory,
+        node_id,
+        advertise,
         broker,
         local: Local {
-            node: NodeId(1),
+            node: NodeId(node_id),
             configs,
         },
     })
+}
+
+/// Kafka's keys, from the file and from `--set`, each checked by the table.
+fn kafka_settings(file: BTreeMap<String, Given>, set: &[String]) -> Result<Configs, String> {
+    let mut all = file;
+    for pair in set {
+        let Some((key, value)) = pair.split_once('=') else {
+            return Err(format!(
+                "--set {pair}: expected KEY=VALUE, as in num.partitions=12"
+            ));
+        };
+        let place = format!("--set {pair}");
+        all.insert(
+            key.trim().to_owned(),
+            Given {
+                text: value.trim().to_owned(),
+                place,
+            },
+        );
+    }
+    let mut configs = Configs::new();
+    for (key, given) in all {
+        broker_key(&key)
+            .and_then(|k| k.parse(&given.text))
+            .map_err(|(_, text)| format!("{}: {text}", given.place))?;
+        configs.insert(key, given.text);
+    }
+    Ok(configs)
+}
+
+fn read_file(path: &Path) -> Result<FileSettings, String> {
+    let shown = path.display();
+    let text = std::fs::read_to_string(path)
+        .map_err(|e| format!("--config {shown}: cannot read it: {e}"))?;
+    let table: toml::Table = text.parse().map_err(|e| format!("{shown}: {e}"))?;
+    let mut out = FileSettings::default();
+    for (key, value) in table {
+        let place = |key: &str| format!("{shown}:{}: {key}", line_of(&text, key));
+        if key == "kafka" {
+            let toml::Value::Table(keys) = value else {
+                return Err(format!("{}: expected a table [kafka]", place("kafka")));
+            };
+            flatten("", keys, &mut |name, value| {
+                let text = scalar(&value).ok_or_else(|| {
+                    format!("{}: expected text, a number or true or false", place(&name))
+                })?;
+                let place = place(&name);
+                out.kafka.insert(name, Given { text, place });
+                Ok(())
+            })?;
+            continue;
+        }
+        if !OPTIONS.contains(&key.as_str()) {
+            let near = nearest(&key, OPTIONS.iter().copied().chain(["kafka"]));
+            let hint = near.map_or(String::new(), |n| format!(" Did you mean {n}?"));
+            return Err(format!(
+                "{}: there is no such setting. Allowed are {} and [kafka].{hint}",
+                place(&key),
+                OPTIONS.join(", ")
+            ));
+        }
+        let Some(text) = scalar(&value) else {
+            return Err(format!("{}: expected text or a number", place(&key)));
+        };
+        let place = place(&key);
+        out.options.insert(key, Given { text, place });
+    }
+    Ok(out)
+}
+
+/// `log.retention.ms = 5` is a table in a table for TOML; here it is one key.
+fn flatten(
+    prefix: &str,
+    table: toml::Table,
+    each: &mut dyn FnMut(String, toml::Value) -> Result<(), String>,
+) -> Result<(), String> {
+    for (key, value) in table {
+        let name = if prefix.is_empty() {
+            key
+        } else {
+            format!("{prefix}.{key}")
+        };
+        match value {
+            toml::Value::Table(inner) => flatten(&name, inner, each)?,
+            value => each(name, value)?,
+        }
+    }
+    Ok(())
+}
+
+fn scalar(value: &toml::Value) -> Option<String> {
+    match value {
+        toml::Value::String(s) => Some(s.clone()),
+        toml::Value::Integer(n) => Some(n.to_string()),
+        toml::Value::Float(x) => Some(x.to_string()),
+        toml::Value::Boolean(b) => Some(b.to_string()),
+        _ => None,
+    }
+}
+
+/// The line (from 1) where a key stands; 1 when it is written in a way that is not found.
+fn line_of(text: &str, key: &str) -> usize {
+    let stands = |line: &str| {
+        let name = line.split(['=', '#']).next().unwrap_or("").trim();
+        let name = name.trim_matches(['[', ']', '"', '\'', ' ']);
+        name == key || key.ends_with(&format!(".{name}")) && line.contains('=')
+    };
+    text.lines().position(stands).map_or(1, |at| at + 1)
+}
+
+fn address(given: &Given) -> Result<SocketAddr, String> {
+    let expected = "HOST:PORT, as in 127.0.0.1:9092";
+    let mut found = given
+        .text
+        .to_socket_addrs()
+        .map_err(|e| format!("{} ({e})", given.bad(expected)))?;
+    found.next().ok_or_else(|| given.bad(expected))
+}
+
+fn host_port(given: &Given) -> Result<(String, u16), String> {
+    let bad = || given.bad("HOST:PORT, as clients reach it, as in broker1.example:9092");
+    let (host, port) = given.text.rsplit_once(':').ok_or_else(bad)?;
+    let port = port.parse().ok().filter(|p| *p > 0).ok_or_else(bad)?;
+    let host = host.trim_matches(['[', ']']);
+    if host.is_empty() || host == "0.0.0.0" || host == "::" {
+        return Err(bad());
+    }
+    Ok((host.to_owned(), port))
+}
+
+fn default_advertise(listen: SocketAddr) -> Result<(String, u16), String> {
+    if listen.ip().is_unspecified() {
+        return Err(format!(
+            "--listen {listen} takes clients on every address, but they must be told one: add \
+             --advertise HOST:PORT, as they reach this machine"
+        ));
+    }
+    Ok((listen.ip().to_string(), listen.port()))
+}
+
+/// `N` cores, or a list with ranges. A lone number is a count.
+fn read_cores(given: &Given) -> Result<Vec<usize>, String> {
+    let available = streamd_io::available_cores();
+    let expected = format!(
+        "a number of cores from 1 to {}, or a list out of {available:?}, as in 0,2-3",
+        available.len()
+    );
+    let bad = || given.bad(&expected);
+    if let Ok(count) = given.text.trim().parse::<usize>() {
+        let few = available.get(..count).filter(|c| !c.is_empty());
+        return few.map(<[usize]>::to_vec).ok_or_else(bad);
+    }
+    let mut cores = Vec::new();
+    for part in given
+        .text
+        .split(',')
+        .map(str::trim)
+        .filter(|p| !p.is_empty())
+    {
+        let (from, to) = part.split_once('-').unwrap_or((part, part));
+        let from: usize = from.trim().parse().map_err(|_| bad())?;
+        let to: usize = to.trim().parse().map_err(|_| bad())?;
+        if to < from || to - from > 4096 {
+            return Err(bad());
+        }
+        cores.extend(from..=to);
+    }
+    let known = cores.iter().all(|c| available.contains(c));
+    let mut once = cores.clone();
+    once.sort_unstable();
+    once.dedup();
+    if cores.is_empty() || !known || once.len() != cores.len() {
+        return Err(bad());
+    }
+    Ok(cores)
+}
+
+/// `512MiB`, `2GiB`, `1.5g`, or bytes.
+fn size(given: &Given) -> Result<usize, String> {
+    let bad = || given.bad("a size, as in 512MiB or 2GiB");
+    let text = given.text.trim().to_ascii_lowercase();
+    let digits = text
+        .find(|c: char| !c.is_ascii_digit() && c != '.')
+        .unwrap_or(text.len());
+    let number: f64 = text[..digits].parse().map_err(|_| bad())?;
+    let shift = match text[digits..].trim() {
+        "" | "b" => 0,
+        "k" | "kb" | "kib" => 10,
+        "m" | "mb" | "mib" => 20,
+        "g" | "gb" | "gib" => 30,
+        _ => return Err(bad()),
+    };
+    let bytes = number * (1u64 << shift) as f64;
+    if (0.0..1e15).contains(&bytes) {
+        Ok(bytes as usize)
+    } else {
+        Err(bad())
+    }
+}
+
+fn quarter_of_memory() -> usize {
+    let text = std::fs::read_to_string("/proc/meminfo").unwrap_or_default();
+    let kib: Option<usize> = text
+        .lines()
+        .find_map(|l| l.strip_prefix("MemTotal:"))
+        .and_then(|l| l.trim().strip_suffix("kB")?.trim().parse().ok());
+    kib.map_or(1 << 30, |kib| (kib << 10) / 4)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read(args: &[&str]) -> Result<Config, String> {
+        let args = std::iter::once("streamd")
+            .chain(args.iter().copied())
+            .map(OsString::from);
+        load(args).map_err(|stop| match stop {
+            Stop::Usage(e) => e.to_string(),
+            Stop::Setting(text) => text,
+        })
+    }
+
+    fn error(args: &[&str]) -> String {
+        read(args).err().expect("a setting is wrong")
+    }
+
+    fn file(text: &str) -> (tempfile::TempDir, String) {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("s.toml");
+        std::fs::write(&path, text).unwrap();
+        let path = path.display().to_string();
+        (dir, path)
+    }
+
+    #[test]
+    fn nothing_is_needed() {
+        let c = read(&[]).unwrap();
+        assert_eq!(c.listen.to_string(), "127.0.0.1:9092");
+        assert_eq!(c.data_dir, Path::new("streamd-data"));
+        assert_eq!(c.advertise, ("127.0.0.1".to_owned(), 9092));
+        assert_eq!(c.cores, streamd_io::available_cores());
+        assert!(c.broker.durable && c.node_id == 1);
+    }
+
+    #[test]
+    fn a_flag_wins_over_the_file() {
+        let (_dir, path) = file(
+            "listen = \"127.0.0.1:7000\"\nnode-id = 5\n[kafka]\nnum.partitions = 4\n\
+             log.retention.ms = 60000\n",
+        );
+        let c = read(&[
+            "--config",
+            &path,
+            "--node-id",
+            "7",
+            "--set",
+            "num.partitions=6",
+        ])
+        .unwrap();
+        assert_eq!(
+            (c.listen.port(), c.node_id, c.broker.num_partitions),
+            (7000, 7, 6)
+        );
+        assert_eq!(c.local.configs["log.retention.ms"], "60000");
+    }
+
+    #[test]
+    fn wrong_settings_say_where_and_what() {
+        let says = |args: &[&str], parts: &[&str]| {
+            let text = error(args);
+            for part in parts {
+                assert!(text.contains(part), "{text:?} lacks {part:?}");
+            }
+        };
+        says(
+            &["--listen", "nowhere"],
+            &["--listen", "\"nowhere\"", "HOST:PORT"],
+        );
+        says(&["--listen", "0.0.0.0:9092"], &["--advertise"]);
+        says(&["--cores", "0"], &["--cores", "from 1 to"]);
+        says(&["--cores", "7-5"], &["--cores"]);
+        says(&["--memory", "lots"], &["--memory", "2GiB"]);
+        says(&["--memory", "1MiB"], &["too little"]);
+        says(&["--node-id=-3"], &["node-id"]);
+        says(&["--set", "num.partitions"], &["KEY=VALUE"]);
+        says(&["--set", "num.partitions=x"], &["num.partitions", "x"]);
+        says(&["--set", "num.partition=3"], &["num.partitions"]);
+        says(
+            &["--config", "/no/such/file"],
+            &["/no/such/file", "cannot read"],
+        );
+        let (_dir, path) = file("listen = \"127.0.0.1:1\"\nlissten = 3\n");
+        says(
+            &["--config", &path],
+            &[":2: lissten", "Did you mean listen?"],
+        );
+        let (_dir, path) = file("\n\n[kafka]\n# why\nlog.retention.ms = \"soon\"\n");
+        says(&["--config", &path], &[":5: log.retention.ms", "soon"]);
+        let (_dir, path) = file("listen = \n");
+        says(&["--config", &path], &["line 1"]);
+    }
+
+    #[test]
+    fn sizes_and_cores() {
+        let given = |text: &str| Given {
+            text: text.into(),
+            place: "here".into(),
+        };
+        assert_eq!(size(&given("1.5 GiB")), Ok(3 << 29));
+        assert_eq!(size(&given("64m")), Ok(64 << 20));
+        assert_eq!(size(&given("4096")), Ok(4096));
+        assert!(size(&given("5 apples")).is_err());
+        let first = streamd_io::available_cores()[0];
+        assert_eq!(read_cores(&given(&format!("{first},"))), Ok(vec![first]));
+        assert!(read_cores(&given("4000,")).is_err());
+    }
 }
