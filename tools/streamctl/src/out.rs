@@ -45,7 +45,7 @@ pub fn line(text: impl std::fmt::Display) -> Result<()> {
 /// Prints one JSON document.
 ///
 /// # Errors
-/// As [`line`].
+/// As [`line()`].
 pub fn json(value: &Value) -> Result<()> {
     line(format_args!("{value:#}"))
 }
