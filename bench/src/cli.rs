@@ -44,15 +44,23 @@ pub enum Command {
     Table(TableArgs),
 }
 
-/// A load from the command line.
+/// Which broker is measured.
 #[derive(Debug, Args)]
-pub struct LoadArgs {
+pub struct BrokerArgs {
     /// The broker.
     #[arg(long, value_name = "HOST:PORT")]
     pub target: String,
     /// The broker's process on this machine, to read its CPU time and memory.
     #[arg(long)]
     pub pid: Option<u32>,
+}
+
+/// A load from the command line.
+#[derive(Debug, Args)]
+pub struct LoadArgs {
+    /// The broker.
+    #[command(flatten)]
+    pub broker: BrokerArgs,
     /// Bytes of a record.
     #[arg(long, default_value_t = 1024)]
     pub size: usize,
@@ -186,9 +194,9 @@ impl LoadArgs {
     /// The address or a config cannot be read.
     pub fn target(&self) -> Result<Target> {
         Ok(Target {
-            name: self.target.clone(),
-            address: resolve(&self.target)?,
-            pid: self.pid,
+            name: self.broker.target.clone(),
+            address: resolve(&self.broker.target)?,
+            pid: self.broker.pid,
             configs: self
                 .topic_configs
                 .iter()

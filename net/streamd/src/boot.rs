@@ -68,7 +68,7 @@ pub fn run(config: Config) -> Result<(), String> {
     let shards = config.cores.len();
     let endpoints = mesh(shards, MAILBOX).into_iter().map(Some).collect();
     let mut options = RuntimeOptions::default();
-    options.cores = config.cores.clone();
+    options.cores.clone_from(&config.cores);
     options.data_dir = Some(config.data_dir.clone());
     let plan = Arc::new(Plan {
         config,

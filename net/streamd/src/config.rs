@@ -24,7 +24,7 @@ Examples:
   streamd --cores 4 --memory 2GiB --set num.partitions=12
   streamd --config /etc/streamd.toml
 
-The file is TOML: the options by their names without dashes in front, and Kafka's keys under [kafka]:
+The file is TOML: the options by their names, and Kafka's keys under [kafka]:
   listen = \"0.0.0.0:9092\"
   memory = \"2GiB\"
   [kafka]
@@ -183,19 +183,7 @@ fn settle(args: Args) -> Result<Config, String> {
         Some(g) => read_cores(&g)?,
         None => streamd_io::available_cores(),
     };
-    let memory = match memory {
-        Some(g) => size(&g)?,
-        None => quarter_of_memory(),
-    };
-    let least = MEMORY_PER_SHARD_MIN * cores.len();
-    if memory < least {
-        return Err(format!(
-            "--memory: {} MiB is too little; {} shard(s) need {} MiB at least",
-            memory >> 20,
-            cores.len(),
-            least >> 20
-        ));
-    }
+    let memory = enough_memory(memory, cores.len())?;
     let node_id = node_id.map_or(Ok(1), |g| {
         let id = g.text.parse().ok().filter(|id: &i32| *id >= 0);
         id.ok_or_else(|| g.bad("a number from 0 to 2147483647"))
@@ -416,6 +404,19 @@ fn size(given: &Given) -> Result<usize, String> {
     } else {
         Err(bad())
     }
+}
+
+fn enough_memory(given: Option<Given>, shards: usize) -> Result<usize, String> {
+    let memory = given.map_or_else(|| Ok(quarter_of_memory()), |g| size(&g))?;
+    let least = MEMORY_PER_SHARD_MIN * shards;
+    if memory >= least {
+        return Ok(memory);
+    }
+    Err(format!(
+        "--memory: {} MiB is too little; {shards} shard(s) need {} MiB at least",
+        memory >> 20,
+        least >> 20
+    ))
 }
 
 fn quarter_of_memory() -> usize {

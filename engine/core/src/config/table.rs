@@ -317,7 +317,9 @@ topic_keys! {
 }
 
 macro_rules! broker_keys {
-    ($($name:literal, $how:expr, $default:literal, $dynamic:literal, $effect:expr, $doc:literal;)*) => {
+    ($(
+        $name:literal, $how:expr, $default:literal, $dynamic:literal, $effect:expr, $doc:literal;
+    )*) => {
         /// The settings of brokers that are not the default of a topic's.
         pub const BROKER_KEYS: &[BrokerKey] = &[$(BrokerKey {
             name: $name,
