@@ -7,7 +7,7 @@ use crate::batch::Codec;
 
 /// The most that one batch may inflate to, bytes. Far above what `max.message.bytes` and a real
 /// ratio give, far below what would hold a shard up for long.
-pub const INFLATED_MAX: u64 = 64 << 20;
+pub const INFLATED_MAX: u64 = 256 << 20;
 
 /// What xerial's snappy stream begins with: magic, then two version numbers.
 const XERIAL_MAGIC: [u8; 8] = [0x82, b'S', b'N', b'A', b'P', b'P', b'Y', 0];

@@ -163,6 +163,25 @@ fn field<F: Feed>(f: &mut F) -> Result<bool, BatchError> {
     Ok(false)
 }
 
+fn header_count(n: i32) -> Result<i32, BatchError> {
+    if n >= 0 {
+        return Ok(n);
+    }
+    Err(BatchError::invalid(format!("a record with {n} headers")))
+}
+
+fn null_header() -> BatchError {
+    BatchError::invalid("a record header with a null key")
+}
+
+fn check_size(stated: i32, read: u64) -> Result<(), BatchError> {
+    if i64::from(stated) == read as i64 {
+        return Ok(());
+    }
+    let text = format!("a record that states {stated} bytes but takes {read}");
+    Err(BatchError::invalid(text))
+}
+
 fn record<F: Feed>(f: &mut F) -> Result<RecordMeta, BatchError> {
     let size = varint(f)?;
     let from = f.at();
@@ -171,24 +190,13 @@ fn record<F: Feed>(f: &mut F) -> Result<RecordMeta, BatchError> {
     let offset_delta = varint(f)?;
     let null_key = field(f)?;
     field(f)?;
-    let headers = varint(f)?;
-    if headers < 0 {
-        return Err(BatchError::invalid(format!(
-            "a record with {headers} headers"
-        )));
-    }
-    for _ in 0..headers {
+    for _ in 0..header_count(varint(f)?)? {
         if field(f)? {
-            return Err(BatchError::invalid("a record header with a null key"));
+            return Err(null_header());
         }
         field(f)?;
     }
-    let read = f.at() - from;
-    if i64::from(size) != read as i64 {
-        return Err(BatchError::invalid(format!(
-            "a record that states {size} bytes but takes {read}"
-        )));
-    }
+    check_size(size, f.at() - from)?;
     Ok(RecordMeta {
         offset_delta,
         timestamp_delta,
@@ -196,9 +204,99 @@ fn record<F: Feed>(f: &mut F) -> Result<RecordMeta, BatchError> {
     })
 }
 
+/// What comes next in a record of a stream.
+#[derive(Clone, Copy, Default)]
+enum Next {
+    #[default]
+    Record,
+    Value,
+    Headers,
+    HeaderKey,
+    HeaderValue,
+}
+
+/// A record of a stream that was begun. A key or value may be as long as the whole stream, so the
+/// walk can stop inside one and go on later.
+#[derive(Default)]
+struct Begun {
+    next: Next,
+    /// Bytes of the field to step over.
+    skip: u64,
+    size: i32,
+    from: u64,
+    headers: i32,
+    meta: Option<RecordMeta>,
+}
+
+impl Begun {
+    /// Walks on to the end of the record, or until `until` bytes of the stream were handed out.
+    fn walk(&mut self, f: &mut Stream<'_>, until: u64) -> Result<Option<RecordMeta>, BatchError> {
+        loop {
+            while self.skip > 0 {
+                if f.at() >= until {
+                    return Ok(None);
+                }
+                let step = self.skip.min(WINDOW as u64);
+                f.skip(step)?;
+                self.skip -= step;
+            }
+            if matches!(self.next, Next::HeaderKey) && self.headers == 0 {
+                check_size(self.size, f.at() - self.from)?;
+                self.next = Next::Record;
+                return self.meta.take().map(Some).ok_or_else(cut);
+            }
+            self.field(f)?;
+        }
+    }
+
+    fn field(&mut self, f: &mut Stream<'_>) -> Result<(), BatchError> {
+        match self.next {
+            Next::Record => {
+                self.size = varint(f)?;
+                self.from = f.at();
+                f.byte()?;
+                let (timestamp_delta, offset_delta) = (varlong(f)?, varint(f)?);
+                let null_key = self.length(f)? < 0;
+                self.meta = Some(RecordMeta {
+                    offset_delta,
+                    timestamp_delta,
+                    null_key,
+                });
+                self.next = Next::Value;
+            }
+            Next::Value => {
+                self.length(f)?;
+                self.next = Next::Headers;
+            }
+            Next::Headers => {
+                self.headers = header_count(varint(f)?)?;
+                self.next = Next::HeaderKey;
+            }
+            Next::HeaderKey => {
+                self.headers -= 1;
+                if self.length(f)? < 0 {
+                    return Err(null_header());
+                }
+                self.next = Next::HeaderValue;
+            }
+            Next::HeaderValue => {
+                self.length(f)?;
+                self.next = Next::HeaderKey;
+            }
+        }
+        Ok(())
+    }
+
+    fn length(&mut self, f: &mut Stream<'_>) -> Result<i32, BatchError> {
+        let n = varint(f)?;
+        self.skip = n.max(0) as u64;
+        Ok(n)
+    }
+}
+
 enum Kind<'a> {
     Slice(Slice<'a>),
-    Stream(Box<Stream<'a>>),
+    Stream(Box<Stream<'a>>, Begun),
 }
 
 /// Walks the records of one batch.
@@ -225,31 +323,38 @@ impl<'a> Walker<'a> {
             let inflate = Inflate::new(codec, records)
                 .map_err(|e| BatchError::invalid(format!("cannot decompress: {e}")))?;
             let window = vec![0; WINDOW];
-            Kind::Stream(Box::new(Stream {
+            let stream = Stream {
                 inflate,
                 window,
                 from: 0,
                 to: 0,
                 before: 0,
-            }))
+            };
+            Kind::Stream(Box::new(stream), Begun::default())
         };
         Ok(Walker { kind })
     }
 
-    /// The next record; an error where the bytes do not make one.
+    /// The next record; an error where the bytes do not make one. `None` when a compressed batch
+    /// was walked up to position `until` inside a record: call again with more.
     #[inline]
-    pub fn next_record(&mut self) -> Result<RecordMeta, BatchError> {
+    pub fn next_record(&mut self, until: u64) -> Result<Option<RecordMeta>, BatchError> {
         match &mut self.kind {
-            Kind::Slice(f) => record(f),
-            Kind::Stream(f) => record(f.as_mut()),
+            Kind::Slice(f) => record(f).map(Some),
+            Kind::Stream(f, begun) => begun.walk(f, until),
         }
+    }
+
+    /// The next record, however long it takes.
+    pub fn whole_record(&mut self) -> Result<RecordMeta, BatchError> {
+        self.next_record(u64::MAX)?.ok_or_else(cut)
     }
 
     /// Uncompressed bytes walked so far.
     pub fn position(&self) -> u64 {
         match &self.kind {
             Kind::Slice(f) => f.at(),
-            Kind::Stream(f) => f.at(),
+            Kind::Stream(f, _) => f.at(),
         }
     }
 
@@ -257,7 +362,7 @@ impl<'a> Walker<'a> {
     pub fn at_end(&mut self) -> Result<bool, BatchError> {
         match &mut self.kind {
             Kind::Slice(f) => f.done(),
-            Kind::Stream(f) => f.done(),
+            Kind::Stream(f, _) => f.done(),
         }
     }
 }
@@ -277,7 +382,7 @@ pub fn first_at_or_after(
     }
     let mut walker = Walker::new(batch, header)?;
     for _ in 0..header.count {
-        let r = walker.next_record()?;
+        let r = walker.whole_record()?;
         let t = header.base_timestamp.saturating_add(r.timestamp_delta);
         if t >= at_least {
             return Ok(Some((header.base_offset + i64::from(r.offset_delta), t)));
@@ -296,7 +401,7 @@ pub fn latest_from(
     let mut walker = Walker::new(batch, header)?;
     let mut best: Option<(i64, i64)> = None;
     for _ in 0..header.count {
-        let r = walker.next_record()?;
+        let r = walker.whole_record()?;
         let offset = header.base_offset + i64::from(r.offset_delta);
         let t = match header.is_log_append_time() {
             true => header.max_timestamp,

@@ -65,7 +65,11 @@ pub fn check_header(bytes: &[u8], rules: &Rules) -> Result<BatchHeader, BatchErr
                 bytes.len() - header.size
             )
         } else {
-            format!("a batch of {} bytes of which {} came", header.size, bytes.len())
+            format!(
+                "a batch of {} bytes of which {} came",
+                header.size,
+                bytes.len()
+            )
         };
         return Err(BatchError::invalid(text));
     }
@@ -133,7 +137,9 @@ impl<'a> Validation<'a> {
     pub fn step(&mut self, bytes: u64) -> Result<Option<Facts>, BatchError> {
         let until = self.walker.position().saturating_add(bytes);
         while self.next < self.header.count {
-            let r = self.walker.next_record()?;
+            let Some(r) = self.walker.next_record(until)? else {
+                return Ok(None);
+            };
             if r.offset_delta != self.next {
                 return Err(BatchError::invalid(format!(
                     "record {} has offset delta {}: they must go up by one",

@@ -273,9 +273,9 @@ fn timestamps_are_put_right() {
 
 #[test]
 fn bombs_end_at_the_limit() {
-    let zeros = vec![0u8; 100 << 20];
+    let zeros = vec![0u8; 300 << 20];
     let batch = plain(1);
-    // One record that states 100 MiB of value: length, attributes, deltas, null key, value.
+    // One record that states 300 MiB of value: length, attributes, deltas, null key, value.
     let mut head = Vec::new();
     let varint = |out: &mut Vec<u8>, v: i64| {
         let mut z = (v << 1) as u64;

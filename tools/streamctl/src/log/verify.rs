@@ -169,7 +169,7 @@ fn walk(header: &BatchHeader, bytes: &[u8]) -> std::result::Result<(), BatchErro
     let mut walker = Walker::new(bytes, header)?;
     let mut before = -1;
     for _ in 0..header.count {
-        let delta = walker.next_record()?.offset_delta;
+        let delta = walker.whole_record()?.offset_delta;
         if delta <= before || delta > header.last_offset_delta {
             return Err(bad(format!(
                 "a record with offset delta {delta} after {before}, of at most {}",
