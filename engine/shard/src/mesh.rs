@@ -4,12 +4,12 @@
 //! Queues are bounded; the receiving loop never waits for a send, so two full queues that face
 //! each other still drain.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::future::Future;
 use std::sync::Arc;
 
 use streamd_core::meta::{ClusterImage, Command};
-use streamd_io::local::{OneSender, oneshot};
+use streamd_io::local::{Notify, OneSender, oneshot};
 use streamd_io::mailbox::Endpoint;
 use streamd_model::{Map, Offset, PartitionId, ShardId};
 
@@ -75,6 +75,8 @@ pub enum Envelope {
         /// What is asked.
         request: Request,
     },
+    /// The process is to end; from the main thread.
+    Stop,
     /// An answer.
     Answer {
         /// The id of the call.
@@ -89,6 +91,8 @@ pub struct Mesh {
     id: ShardId,
     shards: usize,
     endpoint: Endpoint<Envelope>,
+    stopping: Cell<bool>,
+    stop: Notify,
     waiting: RefCell<(u64, Map<u64, OneSender<Reply>>)>,
 }
 
@@ -108,6 +112,8 @@ impl Mesh {
             id,
             shards,
             endpoint,
+            stopping: Cell::new(false),
+            stop: Notify::new(),
             waiting: RefCell::default(),
         }
     }
@@ -147,6 +153,13 @@ impl Mesh {
         async move { receiver.await.ok() }
     }
 
+    /// Waits until the process is to end.
+    pub async fn stopped(&self) {
+        while !self.stopping.get() {
+            self.stop.wait().await;
+        }
+    }
+
     /// Answers a call.
     pub async fn answer(&self, to: ShardId, id: u64, reply: Reply) {
         self.endpoint
@@ -159,6 +172,10 @@ impl Mesh {
         loop {
             match self.endpoint.recv().await {
                 Envelope::Call { from, id, request } => return (from, id, request),
+                Envelope::Stop => {
+                    self.stopping.set(true);
+                    self.stop.notify_all();
+                }
                 Envelope::Answer { id, reply } => {
                     let waiting = self.waiting.borrow_mut().1.remove(&id);
                     if let Some(sender) = waiting {

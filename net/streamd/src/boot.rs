@@ -2,10 +2,9 @@
 //! one shard per core is started, and a signal stops them all.
 
 use std::io::{Read, Write};
-use std::net::SocketAddr;
+use std::net::{SocketAddr, TcpListener};
 use std::path::Path;
 use std::rc::Rc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
@@ -22,8 +21,8 @@ use crate::conn;
 
 /// Messages that may wait for one shard from each other.
 const MAILBOX: usize = 1024;
-/// How often a shard looks whether it is to stop.
-const STOP_POLL: Duration = Duration::from_millis(20);
+/// How often a stopping shard looks whether it is closed.
+const CLOSE_POLL: Duration = Duration::from_millis(5);
 /// How long connections get to finish when the broker stops.
 const DRAIN: Duration = Duration::from_millis(200);
 
@@ -43,13 +42,12 @@ struct Plan {
     config: Config,
     identity: Arc<Identity>,
     shards: usize,
-    stop: AtomicBool,
     endpoints: Mutex<Vec<Option<Endpoint<Envelope>>>>,
     report: Mutex<Sender<Report>>,
 }
 
 /// Runs the broker until a signal ends it.
-pub fn run(config: Config) -> Result<(), String> {
+pub fn run(mut config: Config) -> Result<(), String> {
     let started = Instant::now();
     signal::block().map_err(|e| format!("cannot take charge of signals: {e}"))?;
     signal::raise_open_files().map_err(|e| format!("cannot raise the limit of open files: {e}"))?;
@@ -62,11 +60,14 @@ pub fn run(config: Config) -> Result<(), String> {
     })?;
     let _lock = lock(dir)?;
     probe(dir, config.cores.len()).map_err(|e| e.to_string())?;
+    take_port(&mut config)?;
     let identity = Arc::new(identity(&config)?);
     announce(&config, &identity);
     let (report, reports) = channel();
     let shards = config.cores.len();
-    let endpoints = mesh(shards, MAILBOX).into_iter().map(Some).collect();
+    let endpoints: Vec<Endpoint<Envelope>> = mesh(shards, MAILBOX);
+    let stoppers: Vec<_> = (0..shards).map(|to| endpoints[0].sender(to)).collect();
+    let endpoints = endpoints.into_iter().map(Some).collect();
     let mut options = RuntimeOptions::default();
     options.cores.clone_from(&config.cores);
     options.data_dir = Some(config.data_dir.clone());
@@ -74,7 +75,6 @@ pub fn run(config: Config) -> Result<(), String> {
         config,
         identity,
         shards,
-        stop: AtomicBool::new(false),
         endpoints: Mutex::new(endpoints),
         report: Mutex::new(report),
     });
@@ -89,7 +89,9 @@ pub fn run(config: Config) -> Result<(), String> {
         signal::wait().map_err(|e| format!("cannot wait for signals: {e}"))?;
         eprintln!("stopping: finishing writes");
     }
-    plan.stop.store(true, Ordering::Release);
+    for shard in &stoppers {
+        shard.send_blocking(Envelope::Stop);
+    }
     runtime.join().map_err(|e| format!("a shard failed: {e}"))?;
     if ready.is_ok() {
         eprintln!("stopped cleanly");
@@ -97,13 +99,28 @@ pub fn run(config: Config) -> Result<(), String> {
     ready.map(|_| ())
 }
 
+/// Makes sure that nobody listens there, and chooses a port when 0 is asked for. The shards share
+/// the port among themselves, so the system would let another process of this user share it too.
+fn take_port(config: &mut Config) -> Result<(), String> {
+    let listen = config.listen;
+    let bound = TcpListener::bind(listen).and_then(|l| l.local_addr());
+    let bound = bound.map_err(|e| match e.kind() {
+        io::ErrorKind::AddrInUse => format!(
+            "{listen} is in use by another program. Stop that one, or choose another address \
+             with --listen HOST:PORT"
+        ),
+        _ => format!("cannot listen on {listen}: {e}. Choose another with --listen HOST:PORT"),
+    })?;
+    if config.advertise.1 == 0 {
+        config.advertise.1 = bound.port();
+    }
+    config.listen = bound;
+    Ok(())
+}
+
 fn lock(dir: &Path) -> Result<DirLock, String> {
     lock_dir(dir).map_err(|e| match e.kind() {
-        io::ErrorKind::WouldBlock => format!(
-            "the data directory {} is in use by another streamd ({e}). Stop that one, or choose \
-             another directory with --data-dir",
-            dir.display()
-        ),
+        io::ErrorKind::WouldBlock => format!("another streamd is at work here: {e} (--data-dir)"),
         _ => format!("cannot lock the data directory {}: {e}", dir.display()),
     })
 }
@@ -241,18 +258,13 @@ async fn run_shard(env: Env, index: usize, plan: Arc<Plan>) {
             let accepting = env.spawn(Class::Latency, accept);
             env.spawn(Class::Background, conn::sweep(broker.clone()))
                 .detach();
-            while !plan.stop.load(Ordering::Acquire) {
-                env.sleep(STOP_POLL).await;
-            }
+            broker.shard.mesh.stopped().await;
             drop(accepting);
             env.sleep(DRAIN).await;
             stop_shard(&broker, index).await;
         }
         Err(why) => {
             tell(Report::Failed(why));
-            while !plan.stop.load(Ordering::Acquire) {
-                env.sleep(STOP_POLL).await;
-            }
         }
     }
 }
@@ -294,7 +306,18 @@ async fn start_shard(
             .await
             .map_err(|e| format!("the metadata log: {e}"))?;
     }
-    shard.opened().await;
+    // Another shard may have failed, so that this one never gets its partitions.
+    let opened = async {
+        shard.opened().await;
+        true
+    };
+    let stopped = async {
+        shard.mesh.stopped().await;
+        false
+    };
+    if !futures_lite::future::or(opened, stopped).await {
+        return Err("stopped before its partitions were open".to_owned());
+    }
     let limits = Limits {
         request_memory: memory / 4,
         request_bytes_max: config.broker.request_bytes_max,
@@ -305,14 +328,7 @@ async fn start_shard(
     let listener = env
         .listen(config.listen)
         .await
-        .map_err(|e| match e.kind() {
-            io::ErrorKind::AddrInUse => format!(
-                "{} is in use by another program. Stop that one, or choose another address with \
-             --listen HOST:PORT",
-                config.listen
-            ),
-            _ => format!("cannot listen on {}: {e}", config.listen),
-        })?;
+        .map_err(|e| format!("cannot listen on {}: {e}", config.listen))?;
     Ok((broker, listener))
 }
 
@@ -344,7 +360,7 @@ async fn stop_shard(broker: &Rc<Broker>, index: usize) {
     if index > 0 {
         // Shard 0 asks for it, so that nobody is gone while others still need an answer.
         while !broker.shard.is_closed() {
-            broker.shard.env.sleep(STOP_POLL).await;
+            broker.shard.env.sleep(CLOSE_POLL).await;
         }
         return;
     }
