@@ -406,10 +406,10 @@ mod tests {
         }
         assert_eq!(s.check(&of(0)), Verdict::Append, "the oldest is forgotten");
         let before = s.len();
-        let gone = s.expire(1490, 500);
+        let gone = s.expire(1489, 500);
         assert_eq!(s.len(), before - gone);
         assert_ne!(s.check(&of(99)), Verdict::Append);
-        assert_eq!(s.expire(1490 + 1, 500), 1);
+        assert_eq!(s.expire(1490, 500), 1);
     }
 
     /// What is in the log, as a list: the naive model.
