@@ -443,12 +443,15 @@ impl Shard {
         Ok((opened.log, producers))
     }
 
-    /// Looks after retention, for ever.
+    /// Looks after retention, and forgets producers that were silent for long. For ever.
     pub async fn retain(self: Rc<Self>) {
         loop {
             self.env.sleep(self.settings.retention_check).await;
             let mine: Vec<_> = self.partitions.borrow().values().cloned().collect();
+            let idle_ms = self.image().broker().producer_id_expiration_ms;
             for partition in mine {
+                let now_ms = self.env.wall_ms();
+                partition.producers.borrow_mut().expire(now_ms, idle_ms);
                 self.retain_one(&partition).await;
                 self.env.yield_if_needed().await;
             }
