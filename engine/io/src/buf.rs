@@ -2,17 +2,16 @@
 //!
 //! Invariants: a buffer's address and length are multiples of [`BLOCK`]; the length is the one of
 //! its size class, never trimmed, so that a buffer always fits its class when it comes back; the
-//! pool of a thread never holds more than [`POOL_BYTES_MAX`]. Memory comes from the global
-//! allocator (never from a ring's registered memory), so a buffer may move between threads.
+//! pool of a thread never holds more than [`POOL_BYTES_MAX`].
 
+use std::alloc::{Layout, alloc, dealloc, handle_alloc_error};
 use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::mem::ManuallyDrop;
 use std::ops::{Deref, DerefMut};
-use std::rc::Rc;
+use std::ptr::NonNull;
 
 use bytes::Bytes;
-use glommio::io::DmaBuffer;
 
 /// The unit of direct I/O: positions and lengths of direct writes are multiples of it (bytes).
 pub const BLOCK: usize = 4096;
@@ -24,9 +23,46 @@ thread_local! {
     static POOL: RefCell<Pool> = const { RefCell::new(Pool::new()) };
 }
 
+/// Initialised memory of the global allocator.
+struct Memory {
+    at: NonNull<u8>,
+    len: usize,
+}
+
+// SAFETY: it owns its memory, like a `Box<[u8]>`.
+unsafe impl Send for Memory {}
+// SAFETY: shared access only reads.
+unsafe impl Sync for Memory {}
+
+impl Memory {
+    /// `len` is a multiple of `BLOCK`, and not 0.
+    fn new(len: usize) -> Memory {
+        let layout = Memory::layout(len);
+        // SAFETY: the layout is not empty.
+        let Some(at) = NonNull::new(unsafe { alloc(layout) }) else {
+            handle_alloc_error(layout)
+        };
+        // SAFETY: `at` owns `len` bytes. Writing touches its pages now and not in the middle of
+        // a write to the disk.
+        unsafe { std::ptr::write_bytes(at.as_ptr(), 0, len) };
+        Memory { at, len }
+    }
+
+    fn layout(len: usize) -> Layout {
+        Layout::from_size_align(len, BLOCK).expect("a buffer is smaller than the address space")
+    }
+}
+
+impl Drop for Memory {
+    fn drop(&mut self) {
+        // SAFETY: allocated with this layout, and freed once.
+        unsafe { dealloc(self.at.as_ptr(), Memory::layout(self.len)) };
+    }
+}
+
 struct Pool {
     /// Free buffers by their length.
-    free: BTreeMap<usize, Vec<DmaBuffer>>,
+    free: BTreeMap<usize, Vec<Memory>>,
     bytes: usize,
 }
 
@@ -38,14 +74,14 @@ impl Pool {
         }
     }
 
-    fn take(&mut self, len: usize) -> Option<DmaBuffer> {
+    fn take(&mut self, len: usize) -> Option<Memory> {
         let buf = self.free.get_mut(&len)?.pop()?;
         self.bytes -= len;
         Some(buf)
     }
 
-    fn put(&mut self, buf: DmaBuffer) {
-        let len = buf.len();
+    fn put(&mut self, buf: Memory) {
+        let len = buf.len;
         if self.bytes + len <= POOL_BYTES_MAX {
             self.bytes += len;
             self.free.entry(len).or_default().push(buf);
@@ -67,12 +103,8 @@ pub fn class_len(len: usize) -> usize {
 /// Memory for direct I/O: address and length are multiples of [`BLOCK`]. Contents are unspecified
 /// when it is new (zeros, or what an earlier user left).
 pub struct AlignedBuf {
-    buf: ManuallyDrop<DmaBuffer>,
+    buf: ManuallyDrop<Memory>,
 }
-
-// SAFETY: every `DmaBuffer` in here was made by `allocate_dma_buffer_global`, whose storage is
-// plain memory of the global allocator: no thread-bound reference is inside.
-unsafe impl Send for AlignedBuf {}
 
 impl AlignedBuf {
     /// A buffer of at least `len` bytes (see [`class_len`]). Aborts when memory is exhausted, as
@@ -80,14 +112,10 @@ impl AlignedBuf {
     pub fn new(len: usize) -> AlignedBuf {
         let len = class_len(len);
         let pooled = POOL.try_with(|p| p.borrow_mut().take(len)).ok().flatten();
-        let buf = pooled.unwrap_or_else(|| {
-            let mut fresh = glommio::allocate_dma_buffer_global(len);
-            // SAFETY: `fresh` owns `len` bytes. Filling it makes the memory initialised, and
-            // touches its pages now and not in the middle of a write.
-            unsafe { std::ptr::write_bytes(fresh.as_mut_ptr(), 0, len) };
-            fresh
-        });
-        AlignedBuf::from_dma(buf)
+        let buf = pooled.unwrap_or_else(|| Memory::new(len));
+        AlignedBuf {
+            buf: ManuallyDrop::new(buf),
+        }
     }
 
     /// Ends writing: the same memory as shared bytes. It returns to a pool when the last clone is
@@ -95,43 +123,20 @@ impl AlignedBuf {
     pub fn freeze(self) -> Bytes {
         Bytes::from_owner(self)
     }
-
-    pub(crate) fn from_dma(buf: DmaBuffer) -> AlignedBuf {
-        AlignedBuf {
-            buf: ManuallyDrop::new(buf),
-        }
-    }
-
-    /// Hands the memory to the kernel arm. The way back is [`AlignedBuf::from_rc`].
-    pub(crate) fn into_rc(self) -> Rc<DmaBuffer> {
-        let mut this = ManuallyDrop::new(self);
-        // SAFETY: `this` is never dropped or used again, so the buffer is taken exactly once.
-        Rc::new(unsafe { ManuallyDrop::take(&mut this.buf) })
-    }
-
-    /// Takes the memory back after the kernel is done with it; copies if somebody still has it.
-    pub(crate) fn from_rc(rc: Rc<DmaBuffer>) -> AlignedBuf {
-        match Rc::try_unwrap(rc) {
-            Ok(buf) => AlignedBuf::from_dma(buf),
-            Err(rc) => {
-                let mut copy = AlignedBuf::new(rc.len());
-                copy.copy_from_slice(rc.as_bytes());
-                copy
-            }
-        }
-    }
 }
 
 impl Deref for AlignedBuf {
     type Target = [u8];
     fn deref(&self) -> &[u8] {
-        self.buf.as_bytes()
+        // SAFETY: `len` initialised bytes, borrowed as long as `self` is.
+        unsafe { std::slice::from_raw_parts(self.buf.at.as_ptr(), self.buf.len) }
     }
 }
 
 impl DerefMut for AlignedBuf {
     fn deref_mut(&mut self) -> &mut [u8] {
-        self.buf.as_bytes_mut()
+        // SAFETY: as above, and borrowed exclusively.
+        unsafe { std::slice::from_raw_parts_mut(self.buf.at.as_ptr(), self.buf.len) }
     }
 }
 
@@ -143,7 +148,7 @@ impl AsRef<[u8]> for AlignedBuf {
 
 impl Drop for AlignedBuf {
     fn drop(&mut self) {
-        // SAFETY: taken once; `into_rc` prevents this drop when it takes the buffer itself.
+        // SAFETY: taken once, here.
         let buf = unsafe { ManuallyDrop::take(&mut self.buf) };
         // On a thread that is ending the pool is gone: then the memory is freed.
         let mut buf = Some(buf);

@@ -55,8 +55,6 @@ pub struct Stats {
     pub stalls: u64,
     /// The longest turn of a task (microseconds).
     pub worst_turn_us: u64,
-    /// How often the heartbeat found the shard asleep with tasks that could run.
-    pub rescues: u64,
     /// Tasks that are alive.
     pub tasks: u64,
     /// Chunks of files that were sent straight from the page cache.

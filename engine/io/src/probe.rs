@@ -8,41 +8,22 @@ use std::io;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
+use crate::process::available_cores;
 use crate::runtime::RuntimeOptions;
-use crate::uring;
 
 /// The oldest kernel that is supported.
-pub const KERNEL_MIN: (u32, u32) = (5, 11);
-/// What an executor needs of locked memory before it refuses to start (bytes).
-const MEMLOCK_MIN: u64 = 512 << 10;
+pub const KERNEL_MIN: (u32, u32) = (5, 15);
 
 /// What the probe found. All of it is fine to start with.
 #[derive(Clone, Debug)]
 pub struct ProbeReport {
     /// The kernel, as it names itself.
     pub kernel: String,
-    /// The limit of locked memory (bytes); `None`: unlimited.
-    pub memlock: Option<u64>,
-    /// Whether the I/O buffers of all shards can be registered with their rings. If not, they
-    /// work unregistered, which costs a little more CPU.
-    pub registered_buffers: bool,
-    /// Whether the device does polled I/O; `None`: the file system is on no block device.
-    pub polled_io: Option<bool>,
 }
 
 impl fmt::Display for ProbeReport {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "kernel {}, locked memory ", self.kernel)?;
-        match self.memlock {
-            None => f.write_str("unlimited")?,
-            Some(bytes) => write!(f, "{} KiB", bytes >> 10)?,
-        }
-        let state = if self.registered_buffers {
-            "registered"
-        } else {
-            "not registered"
-        };
-        write!(f, ", I/O buffers {state}")
+        write!(f, "kernel {}", self.kernel)
     }
 }
 
@@ -61,23 +42,16 @@ pub enum ProbeError {
         /// The value of `kernel.io_uring_disabled`, if the kernel has it.
         disabled: Option<String>,
     },
-    /// Too little memory may be locked.
-    LockedMemory {
-        /// The limit (bytes).
-        limit: u64,
-        /// What all shards need (bytes).
-        needed: u64,
-    },
     /// The file system of the data directory has no direct I/O.
     NoDirectIo {
         /// The data directory.
         dir: PathBuf,
     },
-    /// The runtime's verdict about polled I/O is not the kernel's.
-    PolledIo {
+    /// A block that was written to the data directory does not read back.
+    DirectIo {
         /// The data directory.
         dir: PathBuf,
-        /// What a read through the runtime said.
+        /// What the runtime said.
         cause: io::Error,
     },
     /// The data directory cannot be used.
@@ -118,26 +92,16 @@ impl fmt::Display for ProbeError {
                  io_uring_enter and io_uring_register (with Docker, for a trial: \
                  --security-opt seccomp=unconfined)",
             ),
-            ProbeError::LockedMemory { limit, needed } => write!(
-                f,
-                "only {} KiB of memory may be locked, but the rings need {} KiB; raise it: \
-                 `ulimit -l {}`, in a systemd unit LimitMEMLOCK=infinity, with Docker \
-                 --ulimit memlock=-1",
-                limit >> 10,
-                needed >> 10,
-                needed >> 10
-            ),
             ProbeError::NoDirectIo { dir } => write!(
                 f,
                 "the file system of {} has no direct I/O (O_DIRECT); put the data directory on \
                  ext4 or XFS",
                 dir.display()
             ),
-            ProbeError::PolledIo { dir, cause } => write!(
+            ProbeError::DirectIo { dir, cause } => write!(
                 f,
-                "direct reads in {} fail through io_uring ({cause}); the device's polled I/O \
-                 does not work as it claims: turn it off (write 0 to queue/io_poll of the \
-                 device in /sys/block, or load its driver without poll queues)",
+                "direct I/O in {} fails ({cause}); check the disk, the space on it, and the \
+                 kernel's messages (dmesg)",
                 dir.display()
             ),
             ProbeError::Dir { dir, cause } => write!(
@@ -158,39 +122,24 @@ pub fn probe(dir: &Path, shards: usize) -> Result<ProbeReport, ProbeError> {
     let kernel = kernel_release();
     check_kernel(&kernel)?;
     check_io_uring(io_uring_setup())?;
+    check_direct_io(dir)?;
+    // The very thing: as many shards, each of which writes and reads a block in the directory.
     let options = RuntimeOptions {
+        cores: available_cores()
+            .into_iter()
+            .cycle()
+            .take(shards.max(1))
+            .collect(),
         data_dir: Some(dir.to_owned()),
         ..RuntimeOptions::default()
     };
-    let memlock = memlock_limit();
-    let registered_buffers = check_memlock(memlock, shards, &options)?;
-    check_direct_io(dir)?;
-    let polled_io = uring::polled_io_verdict(dir);
-    // The very thing: an executor that opens and reads a file in the directory.
-    crate::runtime::run(
-        RuntimeOptions {
-            cores: vec![],
-            ..options
-        },
-        |_| async {},
-    )
-    .map_err(|cause| match cause.raw_os_error() {
-        Some(libc::EOPNOTSUPP) => ProbeError::PolledIo {
-            dir: dir.to_owned(),
-            cause,
-        },
-        Some(libc::ENOMEM) => ProbeError::LockedMemory {
-            limit: memlock.unwrap_or(u64::MAX),
-            needed: ring_bytes(&RuntimeOptions::default()) * shards as u64,
-        },
-        _ => ProbeError::Executor { cause },
+    let runtime = crate::runtime::start(options, |_, _| async {})
+        .map_err(|cause| ProbeError::Executor { cause })?;
+    runtime.join().map_err(|cause| ProbeError::DirectIo {
+        dir: dir.to_owned(),
+        cause,
     })?;
-    Ok(ProbeReport {
-        kernel,
-        memlock,
-        registered_buffers,
-        polled_io,
-    })
+    Ok(ProbeReport { kernel })
 }
 
 fn kernel_release() -> String {
@@ -246,44 +195,6 @@ fn check_io_uring(result: Result<(), i32>) -> Result<(), ProbeError> {
     }
 }
 
-fn memlock_limit() -> Option<u64> {
-    // SAFETY: the structure is filled by the call.
-    let limit = unsafe {
-        let mut limit: libc::rlimit = std::mem::zeroed();
-        if libc::getrlimit(libc::RLIMIT_MEMLOCK, &mut limit) != 0 {
-            return None;
-        }
-        limit.rlim_cur
-    };
-    // Root (with CAP_IPC_LOCK) is not held to the limit.
-    // SAFETY: no arguments.
-    let root = unsafe { libc::geteuid() } == 0;
-    (limit != libc::RLIM_INFINITY && !root).then_some(limit)
-}
-
-/// What the rings of one shard may count against the limit on old kernels (bytes): 3 rings of
-/// 64 + 2 x 16 bytes per entry, and a few pages each.
-fn ring_bytes(options: &RuntimeOptions) -> u64 {
-    3 * (options.ring_depth as u64 * 96 + 16_384)
-}
-
-/// Whether the buffers of all shards fit into the limit too; an error if the rings do not.
-fn check_memlock(
-    limit: Option<u64>,
-    shards: usize,
-    options: &RuntimeOptions,
-) -> Result<bool, ProbeError> {
-    let Some(limit) = limit else { return Ok(true) };
-    let rings = (ring_bytes(options) * shards as u64).max(MEMLOCK_MIN);
-    if limit < rings {
-        return Err(ProbeError::LockedMemory {
-            limit,
-            needed: rings,
-        });
-    }
-    Ok(limit >= rings + 3 * options.io_memory as u64 * shards as u64)
-}
-
 fn check_direct_io(dir: &Path) -> Result<(), ProbeError> {
     let fail = |cause| ProbeError::Dir {
         dir: dir.to_owned(),
@@ -331,31 +242,13 @@ mod tests {
 
     #[test]
     fn kernels() {
-        for good in ["5.11.0", "5.15.0-91-generic", "6.18.44", "10.0", "odd"] {
+        for good in ["5.15.0", "5.15.0-91-generic", "6.18.44", "10.0", "odd"] {
             assert!(check_kernel(good).is_ok(), "{good}");
         }
-        for old in ["5.10.200-amd64", "4.19", "5.4.0-1"] {
+        for old in ["5.10.200-amd64", "4.19", "5.14.0-1"] {
             let text = check_kernel(old).unwrap_err().to_string();
-            assert!(text.contains(old) && text.contains("5.11"), "{text}");
+            assert!(text.contains(old) && text.contains("5.15"), "{text}");
         }
-    }
-
-    #[test]
-    fn locked_memory() {
-        let options = RuntimeOptions::default();
-        assert!(check_memlock(None, 1000, &options).unwrap());
-        // What an ordinary user has by default: enough for the rings, and for two shards' buffers.
-        assert!(check_memlock(Some(8 << 20), 2, &options).unwrap());
-        assert!(!check_memlock(Some(8 << 20), 16, &options).unwrap());
-        let text = check_memlock(Some(64 << 10), 2, &options)
-            .unwrap_err()
-            .to_string();
-        assert!(
-            text.contains("64 KiB") && text.contains("LimitMEMLOCK"),
-            "{text}"
-        );
-        // It counts three times (see `RuntimeOptions::io_memory`).
-        assert!(options.io_memory <= 2 << 20);
     }
 
     #[test]

@@ -21,6 +21,21 @@ pub fn available_cores() -> Vec<usize> {
         .collect()
 }
 
+/// Keeps the calling thread on `cores`. Without effect if the process may not run there.
+pub(crate) fn pin(cores: &[usize]) {
+    // SAFETY: zeros are a valid set; the indices are checked against its size.
+    unsafe {
+        let mut set: libc::cpu_set_t = std::mem::zeroed();
+        for &core in cores
+            .iter()
+            .filter(|&&c| c < 8 * size_of::<libc::cpu_set_t>())
+        {
+            libc::CPU_SET(core, &mut set);
+        }
+        libc::sched_setaffinity(0, size_of::<libc::cpu_set_t>(), &set);
+    }
+}
+
 /// 64 random bits from the kernel.
 pub(crate) fn seed() -> u64 {
     let mut bytes = [0u8; 8];

@@ -18,19 +18,12 @@ pub struct RuntimeOptions {
     pub cores: Vec<usize>,
     /// A turn of a task that is longer than this is counted and reported; `None`: never.
     pub stall_limit: Option<Duration>,
-    /// Memory that each shard registers with its rings (bytes). It counts three times against the
-    /// locked-memory limit.
-    pub io_memory: usize,
-    /// Entries of each ring.
+    /// Entries of each shard's ring.
     pub ring_depth: usize,
     /// Threads of each shard for calls that block. They are not pinned.
     pub blocking_threads: usize,
-    /// A directory on the file system that holds the data: each shard tries direct I/O there
-    /// before it starts. Without it that happens when the first file is opened.
+    /// Where the data is: each shard writes a block there and reads it back before it starts.
     pub data_dir: Option<PathBuf>,
-    /// Leave it: what tests switch off.
-    #[doc(hidden)]
-    pub knobs: uring::Knobs,
 }
 
 impl Default for RuntimeOptions {
@@ -38,11 +31,9 @@ impl Default for RuntimeOptions {
         RuntimeOptions {
             cores: crate::process::available_cores(),
             stall_limit: Some(Duration::from_millis(10)),
-            io_memory: 1 << 20,
-            ring_depth: 256,
+            ring_depth: 512,
             blocking_threads: 2,
             data_dir: None,
-            knobs: uring::Knobs::default(),
         }
     }
 }

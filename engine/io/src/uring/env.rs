@@ -6,16 +6,15 @@ use std::io;
 use std::io::{Read, Write};
 use std::net::SocketAddr;
 use std::os::unix::ffi::OsStrExt;
-use std::panic::{AssertUnwindSafe, Location, catch_unwind};
+use std::panic::Location;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
-use std::task::Poll;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use streamd_model::Mono;
 
 use super::net;
-use super::shard::{Shard, Turn, YIELD_AFTER, clock_ns};
+use super::shard::{self, Shard, clock_ns};
 use crate::env::{Class, DirEntry, DiskSpace, Stats};
 use crate::file::{self, OpenOptions};
 use crate::stream;
@@ -23,20 +22,6 @@ use crate::task::{self, Task};
 
 #[derive(Clone)]
 pub(crate) struct Env(Rc<Shard>);
-
-/// Runs `f` on a thread that may block.
-pub(super) async fn blocking<T, F>(f: F) -> io::Result<T>
-where
-    T: Send + 'static,
-    F: FnOnce() -> io::Result<T> + Send + 'static,
-{
-    // A panic would take the pool's thread away and leave this future waiting for ever.
-    let work = move || {
-        catch_unwind(AssertUnwindSafe(f))
-            .unwrap_or_else(|_| Err(io::Error::other("a blocking call panicked")))
-    };
-    glommio::executor().spawn_blocking(work).await
-}
 
 impl Env {
     pub(super) fn new(shard: Rc<Shard>) -> Env {
@@ -63,26 +48,15 @@ impl Env {
     }
 
     pub(crate) async fn sleep(&self, d: Duration) {
-        glommio::timer::sleep(d).await;
+        self.0.sleep(d).await;
     }
 
     pub(crate) async fn yield_now(&self) {
-        let mut yielded = false;
-        std::future::poll_fn(|cx| {
-            if yielded {
-                return Poll::Ready(());
-            }
-            yielded = true;
-            self.0.yield_turn(cx.waker());
-            Poll::Pending
-        })
-        .await;
+        shard::yield_now().await;
     }
 
     pub(crate) async fn yield_if_needed(&self) {
-        if self.0.busy_for() > YIELD_AFTER {
-            self.yield_now().await;
-        }
+        self.0.yield_if_needed().await;
     }
 
     #[track_caller]
@@ -92,74 +66,73 @@ impl Env {
         T: 'static,
     {
         let (body, task) = task::new(future);
-        let turn = Turn::new(body, self.0.clone(), Location::caller());
-        let queue = self.0.queues[class as usize];
-        glommio::spawn_local_into(turn, queue)
-            .expect("the shard's queues exist")
-            .detach();
+        self.0.spawn(class, Box::pin(body), Location::caller());
         task
     }
 
     pub(crate) async fn open(&self, path: &Path, o: &OpenOptions) -> io::Result<file::File> {
-        if let (true, Some(primed)) = (o.direct, &self.0.primed) {
-            primed.ensure(parent(path)).await?;
-        }
-        let file = super::File::open(path, o).await?;
+        let file = super::File::open(&self.0, path, o).await?;
         Ok(file::File(file::Kind::Uring(file)))
     }
 
     pub(crate) async fn create_dir_all(&self, path: &Path) -> io::Result<()> {
         let path = path.to_owned();
-        blocking(move || fs::create_dir_all(path)).await
+        self.0.pool.run(move || fs::create_dir_all(path)).await
     }
 
     pub(crate) async fn remove_dir_all(&self, path: &Path) -> io::Result<()> {
         let path = path.to_owned();
-        blocking(move || fs::remove_dir_all(path)).await
+        self.0.pool.run(move || fs::remove_dir_all(path)).await
     }
 
     pub(crate) async fn remove_file(&self, path: &Path) -> io::Result<()> {
         let path = path.to_owned();
-        blocking(move || fs::remove_file(path)).await
+        self.0.pool.run(move || fs::remove_file(path)).await
     }
 
     pub(crate) async fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
         let (from, to) = (from.to_owned(), to.to_owned());
-        blocking(move || fs::rename(from, to)).await
+        self.0.pool.run(move || fs::rename(from, to)).await
     }
 
     pub(crate) async fn sync_dir(&self, path: &Path) -> io::Result<()> {
         let path = path.to_owned();
-        blocking(move || fs::File::open(path)?.sync_all()).await
+        self.0
+            .pool
+            .run(move || fs::File::open(path)?.sync_all())
+            .await
     }
 
     pub(crate) async fn list_dir(&self, path: &Path) -> io::Result<Vec<DirEntry>> {
         let path = path.to_owned();
-        blocking(move || list_dir(&path)).await
+        self.0.pool.run(move || list_dir(&path)).await
     }
 
     pub(crate) async fn read_file(&self, path: &Path, max: usize) -> io::Result<Vec<u8>> {
         let path = path.to_owned();
-        blocking(move || read_file(&path, max)).await
+        self.0.pool.run(move || read_file(&path, max)).await
     }
 
     pub(crate) async fn write_file_atomic(&self, path: &Path, bytes: Vec<u8>) -> io::Result<()> {
         let path = path.to_owned();
-        blocking(move || write_file_atomic(&path, &bytes)).await
+        self.0
+            .pool
+            .run(move || write_file_atomic(&path, &bytes))
+            .await
     }
 
     pub(crate) async fn disk_space(&self, path: &Path) -> io::Result<DiskSpace> {
         let path = path.to_owned();
-        blocking(move || disk_space(&path)).await
+        self.0.pool.run(move || disk_space(&path)).await
     }
 
     pub(crate) async fn listen(&self, addr: SocketAddr) -> io::Result<stream::Listener> {
-        let listener = net::Listener::bind(addr)?;
+        let listener = net::Listener::bind(&self.0, addr)?;
         Ok(stream::Listener(stream::ListenerKind::Uring(listener)))
     }
 
     pub(crate) async fn connect(&self, addr: SocketAddr) -> io::Result<stream::Stream> {
-        let stream = net::Stream::connect(addr).await?;
+        let stream = net::Stream::connect(&self.0, addr).await?;
         Ok(stream::Stream(stream::StreamKind::Uring(stream)))
     }
 }

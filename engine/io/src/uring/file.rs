@@ -1,36 +1,31 @@
 //! The kernel arm of `File`.
 //!
-//! Invariant: a call on a blocking thread works on a descriptor of its own, so that a file that is
-//! dropped meanwhile cannot make it hit another file under the same number.
+//! Invariant: whoever works on a file, be it the ring or a blocking thread, holds on to its
+//! descriptor until the work is done, also when the file is dropped meanwhile.
 
 use std::cell::OnceCell;
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
-use std::os::unix::fs::FileExt;
+use std::mem::ManuallyDrop;
+use std::os::fd::{AsRawFd, FromRawFd, IntoRawFd, OwnedFd, RawFd};
+use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::Path;
+use std::rc::Rc;
 use std::sync::{Arc, OnceLock};
 
 use bytes::Bytes;
-use glommio::io::{BufferedFile, DmaFile};
 
-use super::env::blocking;
-use super::io_err;
+use super::shard::Shard;
 use crate::buf::{AlignedBuf, BLOCK};
 use crate::file::{OpenOptions, SharedFile, SharedKind, check_aligned};
 
-/// Reads are cut into pieces of this size (bytes).
-const READ_CHUNK: usize = 512 << 10;
 /// Zeros are written in calls of this size (bytes), so that others get the blocking threads too.
 const ZERO_CHUNK: u64 = 8 << 20;
 
 pub(crate) struct File {
-    kind: Kind,
+    shard: Rc<Shard>,
+    fd: Arc<OwnedFd>,
+    direct: bool,
     shared: OnceCell<SharedFile>,
-}
-
-enum Kind {
-    Direct(DmaFile),
-    Buffered(BufferedFile),
 }
 
 /// A descriptor for sending, or the error (errno) that came instead.
@@ -45,73 +40,98 @@ impl SharedFd {
 }
 
 impl File {
-    pub(super) async fn open(path: &Path, o: &OpenOptions) -> io::Result<File> {
-        let mut options = glommio::io::OpenOptions::new();
-        options
-            .read(o.read)
-            .write(o.write)
-            .create(o.create)
-            .mode(0o644);
-        if o.durable {
-            options.custom_flags(libc::O_DSYNC);
-        }
-        let kind = if o.direct {
-            Kind::Direct(options.dma_open(path).await.map_err(io_err)?)
-        } else {
-            Kind::Buffered(options.buffered_open(path).await.map_err(io_err)?)
-        };
+    pub(super) async fn open(shard: &Rc<Shard>, path: &Path, o: &OpenOptions) -> io::Result<File> {
+        let mut options = std::fs::OpenOptions::new();
+        options.read(o.read).write(o.write).create(o.create);
+        let direct = if o.direct { libc::O_DIRECT } else { 0 };
+        let durable = if o.durable { libc::O_DSYNC } else { 0 };
+        options.mode(0o644).custom_flags(direct | durable);
+        let path = path.to_owned();
+        let fd = shard.pool.run(move || options.open(path)).await?;
         Ok(File {
-            kind,
+            shard: shard.clone(),
+            fd: Arc::new(fd.into()),
+            direct: o.direct,
             shared: OnceCell::new(),
         })
     }
 
     fn raw(&self) -> RawFd {
-        match &self.kind {
-            Kind::Direct(f) => f.as_raw_fd(),
-            Kind::Buffered(f) => f.as_raw_fd(),
-        }
+        self.fd.as_raw_fd()
     }
 
-    /// A descriptor of its own for a blocking thread.
-    fn dup(&self) -> io::Result<std::fs::File> {
-        // SAFETY: the descriptor is open as long as `self` lives.
-        let fd = unsafe { BorrowedFd::borrow_raw(self.raw()) };
-        Ok(fd.try_clone_to_owned()?.into())
+    /// Works on the file on a thread that may block.
+    async fn blocking<T, F>(&self, f: F) -> io::Result<T>
+    where
+        T: Send + 'static,
+        F: FnOnce(&std::fs::File) -> io::Result<T> + Send + 'static,
+    {
+        let fd = self.fd.clone();
+        let call = move || {
+            // SAFETY: `fd` keeps the descriptor open; this second owner of it never closes it.
+            let file = ManuallyDrop::new(unsafe { std::fs::File::from_raw_fd(fd.as_raw_fd()) });
+            f(&file)
+        };
+        self.shard.pool.run(call).await
     }
 
     pub(crate) async fn write_at(&self, buf: AlignedBuf, pos: u64) -> io::Result<Bytes> {
         check_aligned(pos, 0)?;
-        let (bytes, written) = match &self.kind {
-            Kind::Direct(f) => {
-                let rc = buf.into_rc();
-                let written = f.write_rc_at(rc.clone(), pos).await.map_err(io_err)?;
-                (AlignedBuf::from_rc(rc).freeze(), written)
-            }
-            Kind::Buffered(_) => (buf.freeze(), 0),
+        let (bytes, written) = if self.direct {
+            let (written, keep) = self.shard.ring.write(&self.fd, buf, pos).await;
+            let buf = keep.buf.expect("it was handed in");
+            (buf.freeze(), written?)
+        } else {
+            (buf.freeze(), 0)
         };
         if written < bytes.len() {
             // A short write (a full disk, say): the rest goes by blocking calls, whose error tells
             // the cause.
-            let (file, rest) = (self.dup()?, bytes.slice(written..));
-            blocking(move || file.write_all_at(&rest, pos + written as u64)).await?;
+            let rest = bytes.slice(written..);
+            self.blocking(move |file| file.write_all_at(&rest, pos + written as u64))
+                .await?;
         }
         Ok(bytes)
     }
 
     pub(crate) async fn write_plain(&self, bytes: Vec<u8>, pos: u64) -> io::Result<()> {
-        let file = self.dup()?;
-        blocking(move || file.write_all_at(&bytes, pos)).await
+        self.blocking(move |file| file.write_all_at(&bytes, pos))
+            .await
     }
 
     pub(crate) async fn read_at(&self, pos: u64, len: usize) -> io::Result<Bytes> {
-        match &self.kind {
-            Kind::Direct(f) => read_direct(f, pos, len).await,
-            Kind::Buffered(_) => {
-                let file = self.dup()?;
-                blocking(move || read_buffered(&file, pos, len)).await
+        if self.direct {
+            self.read_direct(pos, len).await
+        } else {
+            self.blocking(move |file| read_buffered(file, pos, len))
+                .await
+        }
+    }
+
+    async fn read_direct(&self, pos: u64, len: usize) -> io::Result<Bytes> {
+        // The length may come from outside: never allocate more than the file has.
+        let size = stat(self.raw())?.st_size as u64;
+        let len = len.min(usize::try_from(size.saturating_sub(pos)).unwrap_or(usize::MAX));
+        if len == 0 {
+            return Ok(Bytes::new());
+        }
+        let lead = (pos % BLOCK as u64) as usize;
+        let mut buf = AlignedBuf::new(lead + len);
+        let (start, want) = (pos - lead as u64, (lead + len).next_multiple_of(BLOCK));
+        let mut filled = 0;
+        while filled < want {
+            let at = start + filled as u64;
+            let (got, keep) = self.shard.ring.read(&self.fd, buf, filled..want, at).await;
+            buf = keep.buf.expect("it was handed in");
+            let got = got?;
+            filled += got;
+            // Short: the end of the file, or a kernel that stopped early at a block's edge.
+            if got == 0 || filled % BLOCK != 0 {
+                break;
             }
         }
+        let end = filled.min(lead + len);
+        Ok(buf.freeze().slice(lead.min(end)..end))
     }
 
     pub(crate) async fn zero_fill(&self, pos: u64, len: u64) -> io::Result<()> {
@@ -120,33 +140,32 @@ impl File {
         let mut at = pos;
         while at < pos + len {
             let (file, end) = (file.clone(), (at + ZERO_CHUNK).min(pos + len));
-            blocking(move || write_zeros(&file, at, end)).await?;
+            let call = move || write_zeros(&file, at, end);
+            self.shard.pool.run(call).await?;
             at = end;
         }
-        blocking(move || file.sync_all()).await
+        self.shard.pool.run(move || file.sync_all()).await
     }
 
     pub(crate) async fn truncate(&self, len: u64) -> io::Result<()> {
-        let file = self.dup()?;
-        blocking(move || file.set_len(len)).await
+        self.blocking(move |file| file.set_len(len)).await
     }
 
     pub(crate) async fn sync(&self) -> io::Result<()> {
-        match &self.kind {
-            Kind::Direct(f) => f.fdatasync().await.map_err(io_err),
-            Kind::Buffered(f) => f.fdatasync().await.map_err(io_err),
-        }
+        self.shard.ring.sync(&self.fd).await.0.map(drop)
     }
 
     pub(crate) async fn size(&self) -> io::Result<u64> {
-        // By descriptor: glommio asks by path, which a rename makes wrong.
         Ok(stat(self.raw())?.st_size as u64)
     }
 
     pub(crate) async fn close(self) -> io::Result<()> {
-        match self.kind {
-            Kind::Direct(f) => f.close().await.map_err(io_err),
-            Kind::Buffered(f) => f.close().await.map_err(io_err),
+        let (shard, fd) = (self.shard.clone(), self.fd.clone());
+        drop(self);
+        match Arc::into_inner(fd) {
+            Some(fd) => shard.pool.run(move || close(fd)).await,
+            // An operation that was given up still has it, and closes it at its end.
+            None => Ok(()),
         }
     }
 
@@ -182,39 +201,17 @@ fn reopen(fd: RawFd, flags: libc::c_int) -> io::Result<std::fs::File> {
     Ok(unsafe { OwnedFd::from_raw_fd(new) }.into())
 }
 
-async fn read_direct(f: &DmaFile, pos: u64, len: usize) -> io::Result<Bytes> {
-    // The length may come from outside: never allocate more than the file has.
-    let size = stat(f.as_raw_fd())?.st_size as u64;
-    let len = len.min(usize::try_from(size.saturating_sub(pos)).unwrap_or(usize::MAX));
-    if len == 0 {
-        return Ok(Bytes::new());
+fn close(fd: OwnedFd) -> io::Result<()> {
+    // SAFETY: the descriptor is owned, and given away here.
+    match unsafe { libc::close(fd.into_raw_fd()) } {
+        0 => Ok(()),
+        _ => Err(io::Error::last_os_error()),
     }
-    let lead = (pos % BLOCK as u64) as usize;
-    let mut buf = AlignedBuf::new(lead + len);
-    let (start, want) = (pos - lead as u64, (lead + len).next_multiple_of(BLOCK));
-    let mut filled = 0;
-    while filled < want {
-        let ask = (want - filled).min(READ_CHUNK);
-        let got = f
-            .read_at_aligned(start + filled as u64, ask)
-            .await
-            .map_err(io_err)?;
-        buf[filled..filled + got.len()].copy_from_slice(&got);
-        filled += got.len();
-        if got.len() < ask {
-            // Short: the end of the file, or a kernel that stopped early at a block's edge.
-            if got.is_empty() || filled % BLOCK != 0 {
-                break;
-            }
-        }
-    }
-    let end = filled.min(lead + len);
-    Ok(buf.freeze().slice(lead.min(end)..end))
 }
 
 fn read_buffered(file: &std::fs::File, pos: u64, len: usize) -> io::Result<Bytes> {
     // The length may come from outside: never allocate more than the file has.
-    let size = stat(file.as_fd().as_raw_fd())?.st_size as u64;
+    let size = stat(file.as_raw_fd())?.st_size as u64;
     let len = len.min(usize::try_from(size.saturating_sub(pos)).unwrap_or(usize::MAX));
     let mut bytes = vec![0; len];
     let mut filled = 0;

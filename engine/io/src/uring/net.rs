@@ -1,54 +1,61 @@
 //! The kernel arm of sockets. Sending is in `send`.
 //!
-//! Both halves share one glommio stream: it is borrowed only inside a poll, and keeps its waits
-//! for readable and for writable apart. The socket is non-blocking for our own calls.
+//! Sockets are non-blocking: each call is tried first; one that would block waits until the ring
+//! says that the socket is ready. No buffer of a caller is ever left with the kernel.
 
-use std::cell::RefCell;
-use std::future::poll_fn;
 use std::io;
 use std::net::SocketAddr;
-use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, IntoRawFd, OwnedFd, RawFd};
-use std::pin::Pin;
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
 use std::rc::Rc;
 use std::sync::Arc;
-use std::task::{Context, Poll};
-use std::time::Duration;
 
-use futures_lite::{AsyncRead, AsyncWrite};
-use glommio::net::{TcpListener, TcpStream};
-use socket2::{Domain, Protocol, Socket, Type};
+use socket2::{Domain, Protocol, SockAddr, SockRef, Socket, Type};
 
-use super::io_err;
+use super::shard::Shard;
 use crate::stream;
 
 const BACKLOG: i32 = 4096;
-/// The first and the longest pause between two looks of `closed`.
-const CLOSED_FIRST: Duration = Duration::from_millis(50);
-const CLOSED_LONGEST: Duration = Duration::from_millis(400);
 
 pub(crate) struct Listener {
-    inner: TcpListener,
+    shard: Rc<Shard>,
+    fd: Arc<OwnedFd>,
     addr: SocketAddr,
 }
 
+fn new_socket(addr: SocketAddr) -> io::Result<Socket> {
+    let kind = Type::STREAM.nonblocking();
+    Socket::new(Domain::for_address(addr), kind, Some(Protocol::TCP))
+}
+
 impl Listener {
-    pub(super) fn bind(addr: SocketAddr) -> io::Result<Listener> {
-        let socket = Socket::new(Domain::for_address(addr), Type::STREAM, Some(Protocol::TCP))?;
+    pub(super) fn bind(shard: &Rc<Shard>, addr: SocketAddr) -> io::Result<Listener> {
+        let socket = new_socket(addr)?;
         socket.set_reuse_address(true)?;
         socket.set_reuse_port(true)?;
         socket.bind(&addr.into())?;
         socket.listen(BACKLOG)?;
         let addr = socket.local_addr()?.as_socket().unwrap_or(addr);
-        // SAFETY: the descriptor is ours and moves into the listener.
-        let inner = unsafe { TcpListener::from_raw_fd(socket.into_raw_fd()) };
-        Ok(Listener { inner, addr })
+        Ok(Listener {
+            shard: shard.clone(),
+            fd: Arc::new(socket.into()),
+            addr,
+        })
     }
 
     pub(crate) async fn accept(&self) -> io::Result<stream::Stream> {
-        let stream = self.inner.accept().await.map_err(io_err)?;
-        Ok(stream::Stream(stream::StreamKind::Uring(Stream::new(
-            stream,
-        )?)))
+        self.shard.yield_if_needed().await;
+        loop {
+            match accept(self.fd.as_raw_fd()) {
+                Ok(fd) => {
+                    let stream = Stream::new(&self.shard, fd)?;
+                    return Ok(stream::Stream(stream::StreamKind::Uring(stream)));
+                }
+                Err(e) if e.kind() == io::ErrorKind::WouldBlock => {
+                    self.shard.ring.poll(&self.fd, libc::POLLIN).await.0?;
+                }
+                Err(e) => return Err(e),
+            }
+        }
     }
 
     pub(crate) fn local_addr(&self) -> io::Result<SocketAddr> {
@@ -56,12 +63,39 @@ impl Listener {
     }
 }
 
+fn accept(fd: RawFd) -> io::Result<OwnedFd> {
+    loop {
+        let (flags, none) = (
+            libc::SOCK_NONBLOCK | libc::SOCK_CLOEXEC,
+            std::ptr::null_mut(),
+        );
+        // SAFETY: the peer's address is not asked for; the result is checked before it is owned.
+        let new = unsafe { libc::accept4(fd, none, std::ptr::null_mut(), flags) };
+        if new >= 0 {
+            // SAFETY: `new` was just made and has no other owner.
+            return Ok(unsafe { OwnedFd::from_raw_fd(new) });
+        }
+        let e = io::Error::last_os_error();
+        if e.kind() != io::ErrorKind::Interrupted {
+            return Err(e);
+        }
+    }
+}
+
 /// The connection behind both halves.
-pub(super) struct Conn(RefCell<TcpStream>);
+pub(super) struct Conn {
+    pub(super) shard: Rc<Shard>,
+    pub(super) fd: Arc<OwnedFd>,
+}
 
 impl Conn {
-    pub(super) fn poll_write(&self, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        Pin::new(&mut *self.0.borrow_mut()).poll_write(cx, bytes)
+    pub(super) fn raw(&self) -> RawFd {
+        self.fd.as_raw_fd()
+    }
+
+    /// Waits until the socket is ready for one of `events`, or broken.
+    pub(super) async fn ready(&self, events: i16) -> io::Result<()> {
+        self.shard.ring.poll(&self.fd, events).await.0.map(drop)
     }
 }
 
@@ -70,61 +104,64 @@ impl Drop for Conn {
         // The ring and the blocking threads may hold on to the socket for a while; the peer shall
         // know at once. What was sent before still arrives.
         // SAFETY: plain call on an open descriptor. An error means that the peer is gone.
-        unsafe { libc::shutdown(self.0.borrow().as_raw_fd(), libc::SHUT_RDWR) };
+        unsafe { libc::shutdown(self.raw(), libc::SHUT_RDWR) };
     }
 }
 
 pub(crate) struct Stream {
     conn: Rc<Conn>,
-    fd: RawFd,
 }
 
 impl Stream {
-    fn new(inner: TcpStream) -> io::Result<Stream> {
-        inner.set_nodelay(true).map_err(io_err)?;
-        let fd = inner.as_raw_fd();
-        set_nonblocking(fd)?;
+    fn new(shard: &Rc<Shard>, fd: OwnedFd) -> io::Result<Stream> {
+        SockRef::from(&fd).set_tcp_nodelay(true)?;
+        let conn = Conn {
+            shard: shard.clone(),
+            fd: Arc::new(fd),
+        };
         Ok(Stream {
-            conn: Rc::new(Conn(RefCell::new(inner))),
-            fd,
+            conn: Rc::new(conn),
         })
     }
 
-    pub(super) async fn connect(addr: SocketAddr) -> io::Result<Stream> {
-        Stream::new(TcpStream::connect(addr).await.map_err(io_err)?)
+    pub(super) async fn connect(shard: &Rc<Shard>, addr: SocketAddr) -> io::Result<Stream> {
+        let socket = new_socket(addr)?;
+        let begun = socket.connect(&SockAddr::from(addr));
+        let stream = Stream::new(shard, socket.into())?;
+        match begun {
+            Err(e) if e.raw_os_error() == Some(libc::EINPROGRESS) => {
+                stream.conn.ready(libc::POLLOUT).await?;
+                match SockRef::from(&*stream.conn.fd).take_error()? {
+                    Some(e) => Err(e),
+                    None => Ok(stream),
+                }
+            }
+            other => other.map(|()| stream),
+        }
     }
 
     pub(crate) fn peer_addr(&self) -> io::Result<SocketAddr> {
-        self.conn.0.borrow().peer_addr().map_err(io_err)
+        let addr = SockRef::from(&*self.conn.fd).peer_addr()?;
+        addr.as_socket()
+            .ok_or_else(|| io::Error::other("the peer has no IP address"))
     }
 
     pub(crate) fn split(self) -> (ReadHalf, WriteHalf) {
-        let (conn, fd) = (self.conn, self.fd);
         let write = WriteHalf {
-            conn: conn.clone(),
-            fd,
-            own: None,
+            conn: self.conn.clone(),
         };
-        (ReadHalf { conn, fd }, write)
-    }
-}
-
-fn set_nonblocking(fd: RawFd) -> io::Result<()> {
-    // SAFETY: plain calls on an open descriptor.
-    let ok = unsafe {
-        let flags = libc::fcntl(fd, libc::F_GETFL);
-        flags >= 0 && libc::fcntl(fd, libc::F_SETFL, flags | libc::O_NONBLOCK) == 0
-    };
-    if ok {
-        Ok(())
-    } else {
-        Err(io::Error::last_os_error())
+        let read = ReadHalf {
+            conn: self.conn,
+            drained: true,
+        };
+        (read, write)
     }
 }
 
 pub(crate) struct ReadHalf {
     conn: Rc<Conn>,
-    fd: RawFd,
+    /// The last call took all that was there: do not try before the ring says that more came.
+    drained: bool,
 }
 
 impl ReadHalf {
@@ -132,14 +169,43 @@ impl ReadHalf {
         if buf.is_empty() {
             return Ok(0);
         }
-        poll_fn(|cx| Pin::new(&mut *self.conn.0.borrow_mut()).poll_read(cx, buf)).await
+        self.conn.shard.yield_if_needed().await;
+        loop {
+            if self.drained {
+                self.conn.ready(libc::POLLIN).await?;
+                self.drained = false;
+            }
+            match recv(self.conn.raw(), buf) {
+                Ok(n) => {
+                    self.drained = 0 < n && n < buf.len();
+                    return Ok(n);
+                }
+                Err(e) if e.kind() == io::ErrorKind::WouldBlock => self.drained = true,
+                Err(e) => return Err(e),
+            }
+        }
     }
 
     pub(crate) async fn closed(&self) {
-        let mut pause = CLOSED_FIRST;
-        while !peer_gone(self.fd) {
-            glommio::timer::sleep(pause).await;
-            pause = (pause * 2).min(CLOSED_LONGEST);
+        while !peer_gone(self.conn.raw()) {
+            // If the ring cannot wait for it, nobody can say that the peer is there.
+            if self.conn.ready(libc::POLLRDHUP).await.is_err() {
+                return;
+            }
+        }
+    }
+}
+
+fn recv(fd: RawFd, buf: &mut [u8]) -> io::Result<usize> {
+    loop {
+        // SAFETY: the buffer is valid for its length; the call does not block.
+        let n = unsafe { libc::recv(fd, buf.as_mut_ptr().cast(), buf.len(), libc::MSG_DONTWAIT) };
+        if n >= 0 {
+            return Ok(n as usize);
+        }
+        let e = io::Error::last_os_error();
+        if e.kind() != io::ErrorKind::Interrupted {
+            return Err(e);
         }
     }
 }
@@ -159,25 +225,11 @@ fn peer_gone(fd: RawFd) -> bool {
 
 pub(crate) struct WriteHalf {
     pub(super) conn: Rc<Conn>,
-    pub(super) fd: RawFd,
-    /// A descriptor of its own for blocking threads, made when first needed.
-    own: Option<Arc<OwnedFd>>,
 }
 
 impl WriteHalf {
-    pub(super) fn own_fd(&mut self) -> io::Result<Arc<OwnedFd>> {
-        if let Some(fd) = &self.own {
-            return Ok(fd.clone());
-        }
-        // SAFETY: open as long as `conn` lives.
-        let fd = unsafe { BorrowedFd::borrow_raw(self.fd) };
-        let own = Arc::new(fd.try_clone_to_owned()?);
-        self.own = Some(own.clone());
-        Ok(own)
-    }
-
     pub(crate) fn shutdown(&self) {
         // SAFETY: plain call on an open descriptor. An error means that the peer is gone.
-        unsafe { libc::shutdown(self.fd, libc::SHUT_WR) };
+        unsafe { libc::shutdown(self.conn.raw(), libc::SHUT_WR) };
     }
 }

@@ -2,22 +2,17 @@
 //!
 //! A file range goes out in chunks. A chunk whose pages are in memory is sent from the shard; one
 //! that is not is sent by a blocking thread, so that the disk never holds the shard up. When the
-//! socket is full, the next few real bytes go through glommio's own write: that waits for room
-//! (glommio has no other way to wait for it). After each chunk others get their turn.
+//! socket is full, the task waits for room. After each chunk others get their turn.
 
-use std::cell::Cell;
-use std::future::poll_fn;
 use std::io;
 use std::os::fd::{AsRawFd, RawFd};
-use std::os::unix::fs::FileExt;
 use std::sync::Arc;
 
 use bytes::{Buf, Bytes};
 
-use super::env::blocking;
 use super::file::SharedFd;
 use super::net::WriteHalf;
-use super::shard::reactor_pass;
+use super::shard::yield_now;
 use crate::buf::BLOCK;
 use crate::file::SharedKind;
 use crate::stream::Part;
@@ -26,19 +21,6 @@ use crate::stream::Part;
 const CHUNK: usize = 256 << 10;
 /// Buffers in one vectored call.
 const IOV_MAX: usize = 64;
-/// The bytes that wait for room when the socket is full.
-const NUDGE: usize = 512;
-
-thread_local! {
-    /// File chunks that this shard sent itself, and those that a blocking thread sent.
-    static CHUNKS: Cell<(u64, u64)> = const { Cell::new((0, 0)) };
-}
-
-/// File chunks sent from the page cache, and those that had to come from the disk.
-pub(super) fn chunks() -> (u64, u64) {
-    CHUNKS.get()
-}
-
 impl WriteHalf {
     pub(crate) async fn send(&mut self, parts: Vec<Part>) -> io::Result<()> {
         let mut run: Vec<Bytes> = Vec::with_capacity(parts.len().min(IOV_MAX));
@@ -64,7 +46,7 @@ impl WriteHalf {
     async fn send_run(&mut self, run: &mut Vec<Bytes>, more: bool) -> io::Result<()> {
         let (mut first, mut since_yield) = (0, 0);
         while first < run.len() {
-            match send_vectored(self.fd, &run[first..], more) {
+            match send_vectored(self.conn.raw(), &run[first..], more) {
                 Ok(mut n) => {
                     since_yield += n;
                     while n > 0 {
@@ -77,33 +59,18 @@ impl WriteHalf {
                     }
                 }
                 Err(e) if e.kind() == io::ErrorKind::WouldBlock => {
-                    let head = run[first].slice(..run[first].len().min(NUDGE));
-                    let n = self.wait_and_write(&head).await?;
-                    run[first].advance(n);
-                    if run[first].is_empty() {
-                        first += 1;
-                    }
+                    self.conn.ready(libc::POLLOUT).await?;
                     since_yield = 0;
                 }
                 Err(e) => return Err(e),
             }
             if since_yield >= CHUNK {
                 since_yield = 0;
-                reactor_pass().await;
+                yield_now().await;
             }
         }
         run.clear();
         Ok(())
-    }
-
-    /// Waits until the socket has room and writes some of `bytes`.
-    async fn wait_and_write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        let n = poll_fn(|cx| self.conn.poll_write(cx, bytes)).await?;
-        if n == 0 {
-            Err(io::ErrorKind::WriteZero.into())
-        } else {
-            Ok(n)
-        }
     }
 
     async fn send_file(&mut self, fd: &Arc<SharedFd>, mut pos: u64, len: usize) -> io::Result<()> {
@@ -111,38 +78,29 @@ impl WriteHalf {
         while pos < end {
             let want = ((end - pos) as usize).min(CHUNK);
             let resident = is_resident(fd.file()?.as_raw_fd(), pos, want);
-            count(resident);
+            self.conn.shard.count_chunk(resident);
             let sent = if resident {
-                sendfile(self.fd, fd.file()?.as_raw_fd(), pos, want)
+                sendfile(self.conn.raw(), fd.file()?.as_raw_fd(), pos, want)
             } else {
-                let (socket, file) = (self.own_fd()?, fd.clone());
-                blocking(move || sendfile(socket.as_raw_fd(), file.file()?.as_raw_fd(), pos, want))
-                    .await
+                let (socket, file) = (self.conn.fd.clone(), fd.clone());
+                let call =
+                    move || sendfile(socket.as_raw_fd(), file.file()?.as_raw_fd(), pos, want);
+                self.conn.shard.pool.run(call).await
             };
             match sent {
                 Ok(0) => return Err(past_end(pos)),
                 Ok(n) => pos += n as u64,
                 Err(e) if e.kind() == io::ErrorKind::WouldBlock => {
-                    let head = read_head(fd, pos, want.min(NUDGE)).await?;
-                    pos += self.wait_and_write(&head).await? as u64;
+                    self.conn.ready(libc::POLLOUT).await?;
                 }
                 Err(e) => return Err(e),
             }
             if pos < end && resident {
-                reactor_pass().await;
+                yield_now().await;
             }
         }
         Ok(())
     }
-}
-
-fn count(resident: bool) {
-    let (warm, cold) = CHUNKS.get();
-    CHUNKS.set(if resident {
-        (warm + 1, cold)
-    } else {
-        (warm, cold + 1)
-    });
 }
 
 #[cfg(any(test, feature = "sim"))]
@@ -156,23 +114,6 @@ fn other_arm() -> io::Error {
 fn past_end(pos: u64) -> io::Error {
     let text = format!("the file ends at {pos}, but more of it should be sent");
     io::Error::new(io::ErrorKind::UnexpectedEof, text)
-}
-
-async fn read_head(fd: &Arc<SharedFd>, pos: u64, len: usize) -> io::Result<Vec<u8>> {
-    let read = move |file: &std::fs::File| {
-        let mut head = vec![0; len];
-        let n = file.read_at(&mut head, pos)?;
-        if n == 0 {
-            return Err(past_end(pos));
-        }
-        head.truncate(n);
-        Ok(head)
-    };
-    if is_resident(fd.file()?.as_raw_fd(), pos, len) {
-        return read(fd.file()?);
-    }
-    let fd = fd.clone();
-    blocking(move || read(fd.file()?)).await
 }
 
 /// One non-blocking vectored send.

@@ -1,80 +1,69 @@
-//! The state of one executor, and the future around each of its tasks.
+//! The state of one shard, and its loop: turns of tasks, timers, looks at the ring.
 //!
-//! Invariants: no task gets a turn when the shard has been busy for [`BUSY_MAX`] without a look at
-//! the rings: it is deferred until the reactor has run. Each turn is timed; one that is longer
-//! than the stall limit is counted and reported with the place where the task was spawned.
+//! Invariants: between two looks at the ring lie at most [`LOOK_EVERY`] and one turn, however
+//! busy the tasks are; the shard sleeps only when no task waits for a turn; while both classes
+//! have work, the background gets a ninth of the time. Each turn is timed; one that is longer than
+//! the stall limit is counted and reported with the place where the task was spawned.
 
 use std::cell::{Cell, RefCell};
-use std::future::Future;
+use std::future::{Future, poll_fn};
+use std::io;
 use std::panic::Location;
 use std::pin::Pin;
 use std::rc::Rc;
-use std::sync::Arc;
-use std::sync::OnceLock;
+use std::sync::{Arc, OnceLock};
 use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
 
 use slab::Slab;
 
 use super::delay::RunDelay;
-use super::prime::Primed;
-use super::start::Knobs;
-use super::waker::{Home, TaskWaker};
-use crate::env::Stats;
-use crate::task::Body;
+use super::pool::Pool;
+use super::ring::{Op, Ring};
+use super::timers::{self, Timers};
+use super::waker::{self, Home, TaskWaker};
+use crate::buf::AlignedBuf;
+use crate::env::{Class, Stats};
+use crate::runtime::RuntimeOptions;
 
-/// After so much time without a look at the rings, tasks are deferred (ns).
-const BUSY_MAX: u64 = 1_000_000;
-/// `yield_if_needed` yields after so much (ns).
-pub(super) const YIELD_AFTER: u64 = 500_000;
-/// A task that yields waits for the reactor when its last look is older than this (ns).
-const PASS_AFTER: u64 = 100_000;
+/// Tasks run for so long between two looks at the ring (ns).
+const LOOK_EVERY: u64 = 100_000;
+/// `yield_if_needed` yields when a turn has lasted for so long (ns).
+const YIELD_AFTER: u64 = 500_000;
+/// What the background may save up of its share (ns).
+const CREDIT_MAX: i64 = 1_000_000;
 /// A longer turn than this is corrected by the time for which the thread lacked a core (ns).
 const DELAY_FROM: u64 = 1_000_000;
 /// At most one line about stalls in this time (ns).
 const STALL_LINE_EVERY: u64 = 1_000_000_000;
 
 /// Nanoseconds since the process first asked.
-pub(crate) fn clock_ns() -> u64 {
+pub(super) fn clock_ns() -> u64 {
     static EPOCH: OnceLock<Instant> = OnceLock::new();
     EPOCH.get_or_init(Instant::now).elapsed().as_nanos() as u64
 }
 
-/// Resolves after the reactor has looked at its rings: a timer that is due at once. (One that is
-/// due when it is first asked never reaches the reactor.)
-pub(super) async fn reactor_pass() {
-    let mut after = Duration::from_nanos(500);
-    loop {
-        let mut timer = glommio::timer::Timer::new(after);
-        let mut waited = false;
-        std::future::poll_fn(|cx| {
-            let result = Pin::new(&mut timer).poll(cx);
-            waited |= result.is_pending();
-            result.map(drop)
-        })
-        .await;
-        if waited {
-            return;
-        }
-        after *= 2;
-    }
+type TaskFuture = Pin<Box<dyn Future<Output = ()>>>;
+
+struct Entry {
+    /// Not here during its turn.
+    future: Option<TaskFuture>,
+    place: &'static Location<'static>,
 }
 
 pub(crate) struct Shard {
     pub(super) home: Arc<Home>,
-    pub(super) queues: [glommio::TaskQueueHandle; 2],
+    pub(super) ring: Rc<Ring>,
+    pub(super) pool: Arc<Pool>,
+    timers: Timers,
+    tasks: RefCell<Slab<Entry>>,
+    /// The read of the bell that is in flight.
+    bell: RefCell<Option<Op>>,
+    /// When this turn began (ns).
+    turn_start: Cell<u64>,
+    /// Time that the background may take although the other class has work (ns).
+    credit: Cell<i64>,
     stall_limit: Option<u64>,
-    /// When this run of turns without a look at the rings began.
-    busy_since: Cell<u64>,
-    /// Tasks that go on after the reactor has run.
-    deferred: RefCell<Vec<Waker>>,
-    pump: Cell<Option<Waker>>,
-    closing: Cell<bool>,
-    /// Devices whose kind of I/O is known; `None`: do not ask (tests).
-    pub(super) primed: Option<Primed>,
-    /// Defer tasks when the shard has been busy for long (tests switch it off).
-    may_defer: bool,
-    tasks: RefCell<Slab<Waker>>,
     random: Cell<u64>,
     stats: Cell<Stats>,
     delay: RunDelay,
@@ -82,28 +71,23 @@ pub(crate) struct Shard {
 }
 
 impl Shard {
-    pub(super) fn new(
-        queues: [glommio::TaskQueueHandle; 2],
-        stall_limit: Option<Duration>,
-        knobs: Knobs,
-        seed: u64,
-    ) -> Rc<Shard> {
-        Rc::new(Shard {
-            home: Home::new(),
-            queues,
-            stall_limit: stall_limit.map(|d| d.as_nanos() as u64),
-            busy_since: Cell::new(0),
-            deferred: RefCell::new(Vec::new()),
-            pump: Cell::new(None),
-            closing: Cell::new(false),
-            primed: knobs.prime.then(Primed::default),
-            may_defer: knobs.defer,
+    /// A shard for the calling thread. `cores`: where its blocking calls may run.
+    pub(super) fn new(options: &RuntimeOptions, cores: Vec<usize>) -> io::Result<Rc<Shard>> {
+        Ok(Rc::new(Shard {
+            home: Home::new()?,
+            ring: Rc::new(Ring::new(options.ring_depth)?),
+            pool: Pool::new(options.blocking_threads, cores),
+            timers: Timers::default(),
             tasks: RefCell::new(Slab::new()),
-            random: Cell::new(seed),
+            bell: RefCell::new(None),
+            turn_start: Cell::new(clock_ns()),
+            credit: Cell::new(0),
+            stall_limit: options.stall_limit.map(|d| d.as_nanos() as u64),
+            random: Cell::new(crate::process::seed()),
             stats: Cell::new(Stats::default()),
             delay: RunDelay::new(),
             stall_line_at: Cell::new(0),
-        })
+        }))
     }
 
     pub(super) fn random_u64(&self) -> u64 {
@@ -116,89 +100,185 @@ impl Shard {
     }
 
     pub(super) fn stats(&self) -> Stats {
-        let (chunks_resident, chunks_cold) = super::send::chunks();
         Stats {
             tasks: self.tasks.borrow().len() as u64,
-            rescues: self.home.rescues(),
-            chunks_resident,
-            chunks_cold,
             ..self.stats.get()
         }
     }
 
-    /// Wakes `waker` after the reactor has looked at the rings.
-    pub(super) fn defer(&self, waker: Waker) {
-        self.home.add_ready();
-        self.deferred.borrow_mut().push(waker);
-        if let Some(pump) = self.pump.take() {
-            pump.wake();
-        }
-    }
-
-    /// Wakes `waker` after the other ready tasks, and after the reactor if its last look at the
-    /// rings is not quite fresh.
-    pub(super) fn yield_turn(&self, waker: &Waker) {
-        if self.busy_for() > PASS_AFTER {
-            self.defer(waker.clone());
+    /// Counts a chunk of a file that was sent.
+    pub(super) fn count_chunk(&self, resident: bool) {
+        let mut stats = self.stats.get();
+        if resident {
+            stats.chunks_resident += 1;
         } else {
-            waker.wake_by_ref();
+            stats.chunks_cold += 1;
+        }
+        self.stats.set(stats);
+    }
+
+    /// Adds a task; its first turn comes later.
+    pub(super) fn spawn(
+        &self,
+        class: Class,
+        future: TaskFuture,
+        place: &'static Location<'static>,
+    ) {
+        let future = Some(future);
+        let key = self.tasks.borrow_mut().insert(Entry { future, place });
+        TaskWaker::start(&self.home, key, class);
+    }
+
+    pub(super) async fn yield_if_needed(&self) {
+        if clock_ns().saturating_sub(self.turn_start.get()) > YIELD_AFTER {
+            yield_now().await;
         }
     }
 
-    /// How long ago the reactor looked at the rings (ns).
-    pub(super) fn busy_for(&self) -> u64 {
-        clock_ns().saturating_sub(self.busy_since.get())
+    pub(super) async fn sleep(&self, d: Duration) {
+        if d.is_zero() {
+            return yield_now().await;
+        }
+        let nanos = u64::try_from(d.as_nanos()).unwrap_or(u64::MAX);
+        let mut sleep = Sleep {
+            timers: &self.timers,
+            due: clock_ns().saturating_add(nanos),
+            key: None,
+        };
+        poll_fn(|cx| sleep.poll(cx)).await;
     }
 
-    /// The pump: for every round of deferred tasks, one pass of the reactor, which comes when all
-    /// other tasks have had their turn.
-    pub(super) async fn run_pump(self: Rc<Shard>) {
-        loop {
-            std::future::poll_fn(|cx| {
-                if self.deferred.borrow().is_empty() {
-                    self.pump.set(Some(cx.waker().clone()));
-                    return Poll::Pending;
-                }
-                Poll::Ready(())
-            })
-            .await;
-            reactor_pass().await;
-            self.busy_since.set(clock_ns());
-            let deferred = self.deferred.take();
-            self.home.sub_ready(deferred.len() as u64);
-            for waker in deferred {
-                waker.wake();
+    /// Runs tasks until `done`, which is asked after each turn.
+    pub(super) fn run_until(&self, done: impl Fn() -> bool) -> io::Result<()> {
+        let mut now = clock_ns();
+        while !done() {
+            self.home.take_foreign();
+            self.timers.fire(now);
+            let until = now + LOOK_EVERY;
+            let mut idle = false;
+            while now < until && !done() {
+                let Some(class) = self.choose() else {
+                    idle = true;
+                    break;
+                };
+                now = self.turn(class, now);
             }
+            now = self.look(idle, now)?;
+        }
+        Ok(())
+    }
+
+    /// Which class has the next turn.
+    fn choose(&self) -> Option<Class> {
+        match waker::waiting() {
+            [0, 0] => None,
+            [0, _] => Some(Class::Background),
+            [_, 0] => Some(Class::Latency),
+            _ if self.credit.get() > 0 => Some(Class::Background),
+            _ => Some(Class::Latency),
         }
     }
 
-    /// Makes every task drop its future at its next turn.
-    pub(super) fn close_tasks(&self) -> usize {
-        self.closing.set(true);
-        let wakers: Vec<Waker> = self.tasks.borrow().iter().map(|(_, w)| w.clone()).collect();
-        for waker in &wakers {
-            waker.wake_by_ref();
+    /// Gives the first task of the class its turn; what time it is then.
+    fn turn(&self, class: Class, start: u64) -> u64 {
+        let Some(task) = waker::next(class).filter(|task| task.begin_turn()) else {
+            return start;
+        };
+        let (future, place) = {
+            let mut tasks = self.tasks.borrow_mut();
+            let entry = &mut tasks[task.key];
+            (entry.future.take(), entry.place)
+        };
+        let mut future = future.expect("a task has one turn at a time");
+        self.turn_start.set(start);
+        let waker = Waker::from(task.clone());
+        let result = future.as_mut().poll(&mut Context::from_waker(&waker));
+        if result.is_ready() {
+            task.end();
+            let entry = self.tasks.borrow_mut().remove(task.key);
+            drop(entry);
+        } else {
+            self.tasks.borrow_mut()[task.key].future = Some(future);
         }
-        wakers.len()
-    }
-
-    /// `false`: the task has to wait for the reactor.
-    fn may_run(&self, now: u64) -> bool {
-        // glommio adds to this figure once per look at the rings, and asking resets it.
-        if !glommio::executor()
-            .executor_stats()
-            .total_runtime()
-            .is_zero()
-        {
-            self.busy_since.set(now);
-            self.delay.mark(now);
-        }
-        let busy = now.saturating_sub(self.busy_since.get());
-        busy <= BUSY_MAX || self.closing.get() || !self.may_defer
-    }
-
-    fn end_turn(&self, start: u64, place: &'static Location<'static>) {
         let end = clock_ns();
+        self.charge(class, end - start);
+        self.end_turn(start, end, place);
+        end
+    }
+
+    /// The background's share is counted while both classes have work.
+    fn charge(&self, class: Class, took: u64) {
+        let took = i64::try_from(took).unwrap_or(i64::MAX);
+        let [latency, background] = waker::waiting();
+        let credit = match class {
+            Class::Latency if background > 0 => (self.credit.get() + took / 8).min(CREDIT_MAX),
+            Class::Background if latency > 0 => self.credit.get().saturating_sub(took),
+            _ => return,
+        };
+        self.credit.set(credit);
+    }
+
+    /// Looks at the ring; sleeps there if the shard is idle and nothing comes up.
+    fn look(&self, idle: bool, now: u64) -> io::Result<u64> {
+        if idle {
+            self.rest(now)?;
+        } else if self.ring.wants_enter() {
+            self.ring.enter(false, None)?;
+        }
+        self.ring.reap();
+        let now = clock_ns();
+        self.delay.mark(now);
+        Ok(now)
+    }
+
+    fn rest(&self, now: u64) -> io::Result<()> {
+        self.arm_bell()?;
+        let most = self
+            .timers
+            .next_due()
+            .map(|due| Duration::from_nanos(due.saturating_sub(now)));
+        let sleep =
+            most != Some(Duration::ZERO) && !self.ring.has_completions() && self.home.fall_asleep();
+        let result = if sleep || self.ring.wants_enter() {
+            self.ring.enter(sleep, most)
+        } else {
+            Ok(())
+        };
+        self.home.awake();
+        result
+    }
+
+    /// Has the ring read the bell, unless it does so already.
+    fn arm_bell(&self) -> io::Result<()> {
+        let mut bell = self.bell.borrow_mut();
+        if bell.as_ref().is_some_and(|op| !op.is_done()) {
+            return Ok(());
+        }
+        *bell = None;
+        let fd = Arc::new(self.home.bell()?);
+        *bell = Some(self.ring.read(&fd, AlignedBuf::new(8), 0..8, 0));
+        Ok(())
+    }
+
+    /// Drops the futures of all tasks; waits for what the kernel and the blocking threads do.
+    pub(super) fn close(&self) -> io::Result<()> {
+        // What one drops may start others.
+        for _ in 0..1000 {
+            let tasks = self.tasks.take();
+            if tasks.is_empty() {
+                break;
+            }
+            drop(tasks);
+        }
+        self.home.close();
+        self.pool.close();
+        if self.bell.take().is_some() {
+            self.home.ring_now();
+        }
+        self.ring.drain()
+    }
+
+    fn end_turn(&self, start: u64, end: u64, place: &'static Location<'static>) {
         let mut took = end - start;
         if took < 20_000 {
             return;
@@ -224,77 +304,41 @@ impl Shard {
     }
 }
 
-/// A task of the shard: its body, its waker, its place in the list of tasks.
-pub(super) struct Turn<F: Future> {
-    body: Body<F>,
-    shard: Rc<Shard>,
-    place: &'static Location<'static>,
-    waker: Option<(Arc<TaskWaker>, Waker, usize)>,
-}
-
-impl<F: Future> Turn<F> {
-    pub(super) fn new(
-        body: Body<F>,
-        shard: Rc<Shard>,
-        place: &'static Location<'static>,
-    ) -> Turn<F> {
-        shard.home.add_ready();
-        Turn {
-            body,
-            shard,
-            place,
-            waker: None,
-        }
-    }
-}
-
-impl<F: Future> Future for Turn<F> {
-    type Output = ();
-
-    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
-        // SAFETY: `body` is pinned with `self` and only ever reached through this projection; the
-        // other fields are not pinned.
-        let (body, shard, place, slot) = unsafe {
-            let this = self.get_unchecked_mut();
-            (
-                Pin::new_unchecked(&mut this.body),
-                &this.shard,
-                this.place,
-                &mut this.waker,
-            )
-        };
-        let (task, waker, _) = slot.get_or_insert_with(|| {
-            shard.home.sub_ready(1);
-            let task = TaskWaker::new(shard.home.clone(), cx.waker().clone());
-            let waker = Waker::from(task.clone());
-            let key = shard.tasks.borrow_mut().insert(waker.clone());
-            (task, waker, key)
-        });
-        let start = clock_ns();
-        task.begin_turn();
-        shard.home.count_turn();
-        if !shard.may_run(start) {
-            shard.defer(waker.clone());
-            return Poll::Pending;
-        }
-        if shard.closing.get() {
-            body.abort();
+/// Lets the other tasks that wait have their turn first.
+pub(super) async fn yield_now() {
+    let mut yielded = false;
+    poll_fn(|cx| {
+        if yielded {
             return Poll::Ready(());
         }
-        let result = body.poll(&mut Context::from_waker(waker));
-        shard.end_turn(start, place);
-        result
+        yielded = true;
+        cx.waker().wake_by_ref();
+        Poll::Pending
+    })
+    .await;
+}
+
+struct Sleep<'a> {
+    timers: &'a Timers,
+    due: u64,
+    key: Option<timers::Key>,
+}
+
+impl Sleep<'_> {
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        match self.key {
+            None => self.key = Some(self.timers.add(self.due, cx.waker().clone())),
+            Some(_) if clock_ns() >= self.due => return Poll::Ready(()),
+            Some(key) => self.timers.renew(key, cx.waker()),
+        }
+        Poll::Pending
     }
 }
 
-impl<F: Future> Drop for Turn<F> {
+impl Drop for Sleep<'_> {
     fn drop(&mut self) {
-        match self.waker.take() {
-            Some((task, _, key)) => {
-                task.end();
-                self.shard.tasks.borrow_mut().try_remove(key);
-            }
-            None => self.shard.home.sub_ready(1),
+        if let Some(key) = self.key {
+            self.timers.remove(key);
         }
     }
 }

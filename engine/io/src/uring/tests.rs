@@ -1,31 +1,30 @@
-//! Tests of what only the kernel arm has: the guards against glommio's defects, each with a proof
-//! that the defect is there.
+//! Tests of what only the kernel arm has: its loop, its wakers, its ring, its pool.
 
 use std::future::Future;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::Poll;
 use std::time::{Duration, Instant};
 
-use super::Knobs;
 use crate::conformance::test_dir;
-use crate::{Bytes, Class, Env, OpenOptions, Part, RuntimeOptions, Stats};
+use crate::{Bytes, Class, Env, OpenOptions, Part, RuntimeOptions};
 
-fn options(knobs: Knobs) -> RuntimeOptions {
+mod wakes;
+
+fn options() -> RuntimeOptions {
     RuntimeOptions {
         cores: vec![],
-        knobs,
         ..RuntimeOptions::default()
     }
 }
 
-fn on<F, Fut, T>(knobs: Knobs, f: F) -> T
+fn on<F, Fut, T>(f: F) -> T
 where
     F: FnOnce(Env) -> Fut + Send + 'static,
     Fut: Future<Output = T> + 'static,
     T: Send + 'static,
 {
-    crate::run(options(knobs), f).unwrap()
+    crate::run(options(), f).unwrap()
 }
 
 /// Yields as careless code does: it only wakes itself.
@@ -49,182 +48,81 @@ fn burn(d: Duration) {
     }
 }
 
-/// Two tasks that are always ready, for `most`. The longest time without progress, and the stats
-/// if the shard ended by itself.
-fn always_ready(knobs: Knobs, most: Duration) -> (Duration, Option<Stats>) {
-    let beat = Arc::new(AtomicU64::new(0));
-    let stop = Arc::new(AtomicBool::new(false));
-    let (b, s) = (beat.clone(), stop.clone());
-    let main = move |env: Env| async move {
-        let worker = || {
-            let (b, s) = (b.clone(), s.clone());
-            env.spawn(Class::Latency, async move {
-                while !s.load(Ordering::Relaxed) {
+#[test]
+fn a_busy_shard_looks_at_its_timers_and_sockets() {
+    // Two tasks that are always ready, one that sleeps 2 ms at a time, one that is talked to.
+    let (sleeps, echoes) = on(|env: Env| async move {
+        let mut busy = Vec::new();
+        for _ in 0..2 {
+            busy.push(env.spawn(Class::Latency, async {
+                loop {
                     burn(Duration::from_micros(20));
-                    b.fetch_add(1, Ordering::Relaxed);
                     raw_yield().await;
                 }
-            })
-        };
-        let (one, two) = (worker(), worker());
-        one.await;
-        two.await;
-        env.stats()
-    };
-    let thread = std::thread::spawn(move || crate::run(options(knobs), main).unwrap());
-    let start = Instant::now();
-    let (mut last, mut at, mut worst) = (0, start, Duration::ZERO);
-    while start.elapsed() < most && worst < Duration::from_millis(1500) {
-        std::thread::sleep(Duration::from_millis(5));
-        let now = beat.load(Ordering::Relaxed);
-        worst = worst.max(at.elapsed());
-        if now != last {
-            (last, at) = (now, Instant::now());
+            }));
         }
-    }
-    stop.store(true, Ordering::Relaxed);
-    let hung = worst >= Duration::from_millis(1500);
-    // A shard that hangs cannot be ended: its thread stays.
-    (worst, (!hung).then(|| thread.join().unwrap()))
-}
-
-#[test]
-fn guard_1_the_watch_wakes_a_shard_that_parked_with_work() {
-    let short = Duration::from_micros(60);
-    let bad = Knobs {
-        preempt: short,
-        watch: false,
-        ..Knobs::default()
-    };
-    let (worst, _) = always_ready(bad, Duration::from_secs(30));
-    eprintln!("without: {worst:?}");
-    assert!(
-        worst >= Duration::from_millis(1500),
-        "the defect does not show any more: {worst:?}"
-    );
-    let good = Knobs {
-        preempt: short,
-        ..Knobs::default()
-    };
-    let (worst, stats) = always_ready(good, Duration::from_secs(4));
-    let stats = stats.expect("the shard goes on");
-    eprintln!("with: {worst:?} {stats:?}");
-    assert!(stats.rescues > 0, "{stats:?}");
-    assert!(worst < Duration::from_secs(1), "{worst:?}");
-    let (_, stats) = always_ready(Knobs::default(), Duration::from_secs(2));
-    eprintln!("default: {stats:?}");
-}
-
-#[test]
-fn guard_2_a_busy_shard_looks_at_its_rings() {
-    // Two tasks that are always ready, and one that sleeps 2 ms at a time: how long for 20 sleeps?
-    let measure = |knobs| {
-        on(knobs, |env: Env| async move {
-            let mut busy = Vec::new();
-            for _ in 0..2 {
-                busy.push(env.spawn(Class::Latency, async {
-                    loop {
-                        burn(Duration::from_micros(20));
-                        raw_yield().await;
-                    }
-                }));
+        let e = env.clone();
+        let sleeper = env.spawn(Class::Latency, async move {
+            let start = e.now();
+            for _ in 0..20 {
+                e.sleep(Duration::from_millis(2)).await;
             }
-            let e = env.clone();
-            let sleeper = env.spawn(Class::Latency, async move {
-                let start = e.now();
-                for _ in 0..20 {
-                    e.sleep(Duration::from_millis(2)).await;
-                }
-                e.now() - start
-            });
-            sleeper.await
+            e.now() - start
+        });
+        let listener = env.listen("127.0.0.1:0".parse().unwrap()).await.unwrap();
+        let addr = listener.local_addr().unwrap();
+        let peer = std::thread::spawn(move || {
+            use std::io::{Read, Write};
+            let mut s = std::net::TcpStream::connect(addr).unwrap();
+            let start = Instant::now();
+            for i in 0..20u8 {
+                s.write_all(&[i]).unwrap();
+                s.read_exact(&mut [0]).unwrap();
+            }
+            start.elapsed()
+        });
+        let (mut r, mut w) = listener.accept().await.unwrap().split();
+        let mut byte = [0];
+        while r.read(&mut byte).await.unwrap() > 0 {
+            let bytes = Bytes::copy_from_slice(&byte);
+            w.send(vec![bytes.into()]).await.unwrap();
+        }
+        (sleeper.await, peer.join().unwrap())
+    });
+    eprintln!("20 sleeps of 2 ms: {sleeps:?}, 20 echoes: {echoes:?}");
+    assert!(sleeps < Duration::from_millis(500), "{sleeps:?}");
+    assert!(echoes < Duration::from_millis(500), "{echoes:?}");
+}
+
+#[test]
+fn the_background_gets_its_share_and_no_more() {
+    let count = |class, env: &Env, turns: std::rc::Rc<std::cell::Cell<u32>>| {
+        env.spawn(class, async move {
+            loop {
+                burn(Duration::from_micros(20));
+                turns.set(turns.get() + 1);
+                raw_yield().await;
+            }
         })
     };
-    let without = measure(Knobs {
-        defer: false,
-        ..Knobs::default()
+    let (latency, background) = on(move |env: Env| async move {
+        let (a, b) = <(std::rc::Rc<_>, std::rc::Rc<_>)>::default();
+        let tasks = [
+            count(Class::Latency, &env, std::rc::Rc::clone(&a)),
+            count(Class::Background, &env, std::rc::Rc::clone(&b)),
+        ];
+        env.sleep(Duration::from_millis(300)).await;
+        drop(tasks);
+        (a.get(), b.get())
     });
-    let with = measure(Knobs::default());
-    eprintln!("20 sleeps of 2 ms: {without:?} without, {with:?} with");
-    assert!(
-        without > Duration::from_millis(1000),
-        "the defect does not show any more: {without:?}"
-    );
-    assert!(with < Duration::from_millis(500), "{with:?}");
-}
-
-/// Opens a file that was preallocated and never written as the first one of the executor, then
-/// reads a written one.
-fn read_after_sparse(knobs: Knobs) -> std::io::Result<usize> {
-    let dir = test_dir();
-    let path = dir.path().to_owned();
-    let sparse = std::fs::File::create(path.join("sparse")).unwrap();
-    sparse.set_len(1 << 20).unwrap();
-    std::fs::write(path.join("written"), vec![7; 8192]).unwrap();
-    std::fs::File::open(path.join("written"))
-        .unwrap()
-        .sync_all()
-        .unwrap();
-    let options = RuntimeOptions {
-        data_dir: Some(path.clone()),
-        ..options(knobs)
-    };
-    crate::run(options, move |env| async move {
-        let direct = OpenOptions::new().direct();
-        let first = env.open(&path.join("sparse"), &direct).await?;
-        let file = env.open(&path.join("written"), &direct).await?;
-        let read = file.read_at(0, 8192).await?;
-        drop(first);
-        Ok(read.len())
-    })
-    .unwrap()
+    eprintln!("turns: {latency} and {background} in the background");
+    assert!(background > latency / 20, "{background} of {latency}");
+    assert!(background < latency / 4, "{background} of {latency}");
 }
 
 #[test]
-fn guard_3_the_verdict_about_polled_io_comes_from_a_written_file() {
-    let dir = test_dir();
-    if super::polled_io_verdict(dir.path()) != Some(false) {
-        eprintln!("skipped: the device does polled I/O, or there is none");
-        return;
-    }
-    let bad = Knobs {
-        prime: false,
-        ..Knobs::default()
-    };
-    let e = read_after_sparse(bad).expect_err("the defect does not show any more");
-    assert_eq!(e.raw_os_error(), Some(libc::EOPNOTSUPP));
-    assert_eq!(read_after_sparse(Knobs::default()).unwrap(), 8192);
-}
-
-#[test]
-#[ignore = "aborts; run by the next test in a process of its own"]
-fn child_clones_a_waker_of_glommio() {
-    let ex = super::executor(&options(Knobs::default()), None).unwrap();
-    ex.run(std::future::poll_fn(|cx| {
-        let clones: Vec<_> = (0..40_000).map(|_| cx.waker().clone()).collect();
-        drop(clones);
-        Poll::Ready(())
-    }));
-}
-
-#[test]
-fn defect_4_glommio_dies_of_many_clones_of_a_waker() {
-    let child = std::process::Command::new(std::env::current_exe().unwrap())
-        .args([
-            "--ignored",
-            "--exact",
-            "uring::tests::child_clones_a_waker_of_glommio",
-        ])
-        .output()
-        .unwrap();
-    let text = String::from_utf8_lossy(&child.stdout) + String::from_utf8_lossy(&child.stderr);
-    assert!(!child.status.success(), "the defect does not show any more");
-    assert!(text.contains("Waker invariant broken"), "{text}");
-}
-
-#[test]
-fn guard_4_a_waker_may_have_any_number_of_clones() {
-    let woken = on(Knobs::default(), |env| async move {
+fn a_waker_may_have_any_number_of_clones() {
+    let woken = on(|env| async move {
         let mut clones = Vec::new();
         let task = env.spawn(
             Class::Latency,
@@ -256,7 +154,7 @@ fn wakers_may_be_used_and_dropped_on_any_thread() {
         }
         kept
     });
-    let done = on(Knobs::default(), move |env| async move {
+    let done = on(move |env| async move {
         let mut done = 0;
         for _ in 0..rounds {
             let tx = tx.clone();
@@ -339,7 +237,7 @@ fn a_panic_of_a_shard_is_passed_on() {
 fn long_turns_are_counted() {
     let options = RuntimeOptions {
         stall_limit: Some(Duration::from_millis(20)),
-        ..options(Knobs::default())
+        ..options()
     };
     let stats = crate::run(options, |env| async move {
         env.spawn(Class::Latency, async {
@@ -356,7 +254,7 @@ fn long_turns_are_counted() {
 
 #[test]
 fn sockets_of_pending_tasks_are_closed_with_the_shard() {
-    let addr = on(Knobs::default(), |env| async move {
+    let addr = on(|env| async move {
         let listener = env.listen("127.0.0.1:0".parse().unwrap()).await.unwrap();
         let addr = listener.local_addr().unwrap();
         let e = env.clone();
@@ -381,7 +279,7 @@ fn the_first_sleep_is_not_late() {
     // Upstream has seen it 30 to 50 ms late. The best of some, as the machine may be busy.
     let best = (0..5)
         .map(|_| {
-            on(Knobs::default(), |env: Env| async move {
+            on(|env: Env| async move {
                 let start = env.now();
                 env.sleep(Duration::from_millis(3)).await;
                 env.now() - start
@@ -404,7 +302,7 @@ fn thread_cpu() -> Duration {
 
 #[test]
 fn an_idle_shard_sleeps() {
-    let used = on(Knobs::default(), |env: Env| async move {
+    let used = on(|env: Env| async move {
         env.sleep(Duration::from_millis(100)).await;
         let before = thread_cpu();
         env.sleep(Duration::from_secs(2)).await;
@@ -430,7 +328,7 @@ fn cold_file_parts_come_from_a_blocking_thread_and_warm_ones_do_not() {
     let all: Vec<u8> = (0..3_000_000u32).map(|i| (i / 7) as u8).collect();
     std::fs::write(&path, &all).unwrap();
     evict(&path);
-    let options = options(Knobs::default());
+    let options = options();
     let (cold, warm) = crate::run(options, move |env| async move {
         let file = env.open(&path, &OpenOptions::new()).await.unwrap();
         let listener = env.listen("127.0.0.1:0".parse().unwrap()).await.unwrap();
@@ -472,7 +370,7 @@ fn cold_file_parts_come_from_a_blocking_thread_and_warm_ones_do_not() {
 #[test]
 fn a_full_socket_costs_no_cpu() {
     // The peer reads nothing for a second: the sender sleeps, and goes on where it was.
-    let (used, peer) = on(Knobs::default(), |env: Env| async move {
+    let (used, peer) = on(|env: Env| async move {
         let listener = env.listen("127.0.0.1:0".parse().unwrap()).await.unwrap();
         let addr = listener.local_addr().unwrap();
         let peer = std::thread::spawn(move || {
@@ -504,7 +402,7 @@ fn a_full_socket_costs_no_cpu() {
 fn canceled_operations_do_no_harm() {
     let dir = test_dir();
     let path = dir.path().to_owned();
-    crate::run(options(Knobs::default()), move |env| async move {
+    crate::run(options(), move |env| async move {
         let options = OpenOptions::new().create().direct().durable();
         for round in 0..200u64 {
             let file = env.open(&path.join("f"), &options).await.unwrap();

@@ -1,234 +1,225 @@
-//! Our own wakers around glommio's.
+//! Wakers, and the way from other threads to a shard.
 //!
-//! glommio's waker of a task is made once and stays on its thread; clones count on our `Arc`. A
-//! wake from another thread goes through the home's queue and its bell: one task that never ends,
-//! so that its glommio waker, the only one that other threads touch, is never the last reference.
+//! A wake on the shard's own thread puts the task into its run queue. One from another thread goes
+//! through the shard's list of foreign wakes, and rings its bell (an eventfd that its ring reads)
+//! if the shard sleeps: a call of the kernel only then.
 //!
-//! Invariants: `ready` counts tasks that wait for a turn, each at most once; a glommio waker is
-//! dropped on its own thread, or not at all.
+//! Invariants: a task is in a queue at most once (`woken`); no wake is lost: the shard says that
+//! it sleeps and then looks at the list, the waker adds to the list and then looks whether the
+//! shard sleeps, with a full fence in between on both sides, so at least one of them sees the
+//! other.
 
-use std::cell::Cell;
-use std::mem::ManuallyDrop;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, OnceLock};
-use std::task::{Context, Poll, Wake, Waker};
+use std::cell::{Cell, RefCell};
+use std::collections::VecDeque;
+use std::io;
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering, fence};
+use std::task::Wake;
 
 use crossbeam_queue::SegQueue;
 
+use crate::env::Class;
+
+/// Tasks of this thread that wait for a turn.
+struct Local {
+    /// The shard of this thread; 0: none.
+    home: Cell<u64>,
+    queues: RefCell<[VecDeque<Arc<TaskWaker>>; 2]>,
+}
+
 thread_local! {
-    static HOME: Cell<u64> = const { Cell::new(0) };
+    static LOCAL: Local = const {
+        Local {
+            home: Cell::new(0),
+            queues: RefCell::new([VecDeque::new(), VecDeque::new()]),
+        }
+    };
 }
 
 static NEXT_HOME: AtomicU64 = AtomicU64::new(1);
 
-/// What other threads may know of a shard. Its own thread alone writes the plain counters.
-pub(crate) struct Home {
+/// What other threads may know of a shard.
+pub(super) struct Home {
     id: u64,
-    thread: libc::pid_t,
     alive: AtomicBool,
-    bell: OnceLock<Waker>,
-    rung: AtomicBool,
-    foreign_wakes: SegQueue<Arc<TaskWaker>>,
-    foreign_drops: SegQueue<Waker>,
-    /// Tasks that wait for a turn: woken, deferred, or new.
-    ready: AtomicU64,
-    /// Turns that tasks had.
-    turns: AtomicU64,
-    rescues: AtomicU64,
+    /// The shard sleeps in the kernel, or is about to.
+    asleep: AtomicBool,
+    bell: OwnedFd,
+    foreign: SegQueue<Arc<TaskWaker>>,
+    /// How often the bell was rung.
+    rings: AtomicU64,
 }
 
 impl Home {
     /// A home for the calling thread.
-    pub(super) fn new() -> Arc<Home> {
-        let id = NEXT_HOME.fetch_add(1, Ordering::Relaxed);
-        HOME.set(id);
-        Arc::new(Home {
-            id,
-            // SAFETY: no arguments.
-            thread: unsafe { libc::gettid() },
+    pub(super) fn new() -> io::Result<Arc<Home>> {
+        // SAFETY: no pointers; the result is checked before it is owned.
+        let fd = unsafe { libc::eventfd(0, libc::EFD_CLOEXEC) };
+        if fd < 0 {
+            return Err(io::Error::last_os_error());
+        }
+        // SAFETY: `fd` was just made and has no other owner.
+        let bell = unsafe { OwnedFd::from_raw_fd(fd) };
+        Ok(Arc::new(Home {
+            id: NEXT_HOME.fetch_add(1, Ordering::Relaxed),
             alive: AtomicBool::new(true),
-            bell: OnceLock::new(),
-            rung: AtomicBool::new(true),
-            foreign_wakes: SegQueue::new(),
-            foreign_drops: SegQueue::new(),
-            ready: AtomicU64::new(0),
-            turns: AtomicU64::new(0),
-            rescues: AtomicU64::new(0),
-        })
+            asleep: AtomicBool::new(false),
+            bell,
+            foreign: SegQueue::new(),
+            rings: AtomicU64::new(0),
+        }))
+    }
+
+    /// From now on wakes on this thread go straight into its queues.
+    pub(super) fn move_in(&self) {
+        LOCAL.with(|l| l.home.set(self.id));
+    }
+
+    /// A second descriptor of the bell, for the ring.
+    pub(super) fn bell(&self) -> io::Result<OwnedFd> {
+        self.bell.try_clone()
     }
 
     fn is_here(&self) -> bool {
-        HOME.try_with(|h| h.get() == self.id).unwrap_or(false)
+        LOCAL.try_with(|l| l.home.get() == self.id).unwrap_or(false)
     }
 
+    /// Wakes the shard's thread if it sleeps.
     fn ring(&self) {
-        if !self.rung.swap(true, Ordering::SeqCst)
-            && let Some(bell) = self.bell.get()
-        {
-            bell.wake_by_ref();
+        fence(Ordering::SeqCst);
+        if self.asleep.load(Ordering::Relaxed) && self.asleep.swap(false, Ordering::AcqRel) {
+            self.rings.fetch_add(1, Ordering::Relaxed);
+            self.ring_now();
         }
     }
 
-    /// The bell's turn: wakes what other threads woke, drops what they dropped.
-    pub(super) fn answer(&self, cx: &mut Context<'_>) -> Poll<()> {
-        self.bell.get_or_init(|| cx.waker().clone());
-        self.rung.swap(false, Ordering::SeqCst);
-        self.drain();
-        Poll::Pending
+    /// Rings unconditionally.
+    pub(super) fn ring_now(&self) {
+        let one = 1u64;
+        // SAFETY: eight valid bytes. It cannot fail: the counter never comes near its limit.
+        unsafe { libc::write(self.bell.as_raw_fd(), (&raw const one).cast(), 8) };
     }
 
-    fn drain(&self) {
-        while let Some(task) = self.foreign_wakes.pop() {
-            // If it had a turn meanwhile, that turn saw what it was woken for.
-            if task.woken.load(Ordering::Acquire) {
-                task.wake_here();
-            }
+    /// The shard is about to sleep; `false`: it must not, somebody was woken.
+    pub(super) fn fall_asleep(&self) -> bool {
+        self.asleep.store(true, Ordering::Relaxed);
+        fence(Ordering::SeqCst);
+        if self.foreign.is_empty() {
+            return true;
         }
-        while let Some(waker) = self.foreign_drops.pop() {
-            drop(waker);
+        self.awake();
+        false
+    }
+
+    pub(super) fn awake(&self) {
+        self.asleep.store(false, Ordering::Relaxed);
+    }
+
+    /// Gives the tasks that other threads woke their place in the queues.
+    pub(super) fn take_foreign(&self) {
+        while let Some(task) = self.foreign.pop() {
+            enqueue(task);
         }
     }
 
     /// After the last task: nothing is woken any more.
     pub(super) fn close(&self) {
-        self.drain();
-        self.alive.store(false, Ordering::Release);
-        HOME.set(0);
+        self.alive.store(false, Ordering::SeqCst);
+        self.drop_all();
+        let _ = LOCAL.try_with(|l| {
+            l.home.set(0);
+            l.queues.take()
+        });
     }
 
-    /// One more task waits for a turn. On the home thread only, as the next two.
-    pub(super) fn add_ready(&self) {
-        self.ready
-            .store(self.ready.load(Ordering::Relaxed) + 1, Ordering::Relaxed);
+    fn drop_all(&self) {
+        while self.foreign.pop().is_some() {}
     }
 
-    pub(super) fn sub_ready(&self, n: u64) {
-        self.ready
-            .store(self.ready.load(Ordering::Relaxed) - n, Ordering::Relaxed);
-    }
-
-    pub(super) fn count_turn(&self) {
-        self.turns
-            .store(self.turns.load(Ordering::Relaxed) + 1, Ordering::Relaxed);
-    }
-
-    pub(super) fn turns(&self) -> u64 {
-        self.turns.load(Ordering::Relaxed)
-    }
-
-    pub(super) fn rescues(&self) -> u64 {
-        self.rescues.load(Ordering::Relaxed)
-    }
-
-    pub(super) fn has_work(&self) -> bool {
-        self.ready.load(Ordering::Relaxed) > 0 || !self.foreign_wakes.is_empty()
-    }
-
-    /// Whether the shard's thread sleeps in the kernel (and does not just lack a core). `true` if
-    /// that cannot be told.
-    pub(super) fn thread_sleeps(&self) -> bool {
-        let stat = std::fs::read_to_string(format!("/proc/self/task/{}/stat", self.thread));
-        let Ok(stat) = stat else { return true };
-        let state = stat
-            .rsplit_once(')')
-            .and_then(|(_, rest)| rest.trim().chars().next());
-        state.is_none_or(|c| c == 'S')
-    }
-
-    /// Wakes the executor, whose own wake-up went wrong.
-    pub(super) fn rescue(&self) {
-        if self.alive.load(Ordering::Acquire)
-            && let Some(bell) = self.bell.get()
-        {
-            self.rescues.fetch_add(1, Ordering::Relaxed);
-            bell.wake_by_ref();
-        }
+    #[cfg(test)]
+    pub(super) fn rings(&self) -> u64 {
+        self.rings.load(Ordering::Relaxed)
     }
 }
 
+fn enqueue(task: Arc<TaskWaker>) {
+    LOCAL.with(|l| l.queues.borrow_mut()[task.class as usize].push_back(task));
+}
+
+/// The next task of a class that waits for a turn.
+pub(super) fn next(class: Class) -> Option<Arc<TaskWaker>> {
+    LOCAL.with(|l| l.queues.borrow_mut()[class as usize].pop_front())
+}
+
+/// How many tasks of each class wait for a turn.
+pub(super) fn waiting() -> [usize; 2] {
+    LOCAL.with(|l| l.queues.borrow().each_ref().map(VecDeque::len))
+}
+
 /// The waker of one task.
-pub(crate) struct TaskWaker {
+pub(super) struct TaskWaker {
     home: Arc<Home>,
-    inner: ManuallyDrop<Waker>,
-    /// Woken, and no turn since.
+    /// Where the task is among the shard's.
+    pub(super) key: usize,
+    class: Class,
+    /// In a queue, or on the way there, or over.
     woken: AtomicBool,
-    /// Counted in `home.ready`. Only the home thread touches it.
-    counted: AtomicBool,
     /// The task has ended. Only the home thread touches it.
     over: AtomicBool,
 }
 
 impl TaskWaker {
-    pub(super) fn new(home: Arc<Home>, inner: Waker) -> Arc<TaskWaker> {
-        Arc::new(TaskWaker {
-            home,
-            inner: ManuallyDrop::new(inner),
-            woken: AtomicBool::new(false),
-            counted: AtomicBool::new(false),
+    /// The waker of a new task, which gets its first turn in time.
+    pub(super) fn start(home: &Arc<Home>, key: usize, class: Class) {
+        enqueue(Arc::new(TaskWaker {
+            home: home.clone(),
+            key,
+            class,
+            woken: AtomicBool::new(true),
             over: AtomicBool::new(false),
-        })
+        }));
     }
 
-    /// The task gets its turn now.
-    pub(super) fn begin_turn(&self) {
+    /// The task gets its turn now, unless it is over (`false`).
+    pub(super) fn begin_turn(&self) -> bool {
+        if self.over.load(Ordering::Relaxed) {
+            return false;
+        }
         self.woken.swap(false, Ordering::AcqRel);
-        self.uncount();
+        true
     }
 
-    /// The task has ended.
+    /// The task has ended: it is woken no more.
     pub(super) fn end(&self) {
         self.over.store(true, Ordering::Relaxed);
-        self.uncount();
+        self.woken.store(true, Ordering::Release);
     }
 
-    fn uncount(&self) {
-        if self.counted.load(Ordering::Relaxed) {
-            self.counted.store(false, Ordering::Relaxed);
-            self.home.sub_ready(1);
+    fn go(self: Arc<Self>) {
+        if self.home.is_here() {
+            return enqueue(self);
         }
-    }
-
-    fn wake_here(&self) {
-        if self.over.load(Ordering::Relaxed) {
-            return;
+        let home = self.home.clone();
+        home.foreign.push(self);
+        if home.alive.load(Ordering::SeqCst) {
+            home.ring();
+        } else {
+            home.drop_all();
         }
-        if !self.counted.load(Ordering::Relaxed) {
-            self.counted.store(true, Ordering::Relaxed);
-            self.home.add_ready();
-        }
-        self.inner.wake_by_ref();
     }
 }
 
 impl Wake for TaskWaker {
     fn wake(self: Arc<Self>) {
-        self.wake_by_ref();
+        if !self.woken.swap(true, Ordering::AcqRel) {
+            self.go();
+        }
     }
 
     fn wake_by_ref(self: &Arc<Self>) {
-        if self.woken.swap(true, Ordering::AcqRel) {
-            return;
-        }
-        if self.home.is_here() {
-            self.wake_here();
-        } else if self.home.alive.load(Ordering::Acquire) {
-            self.home.foreign_wakes.push(self.clone());
-            self.home.ring();
-        }
-    }
-}
-
-impl Drop for TaskWaker {
-    fn drop(&mut self) {
-        // SAFETY: taken once, here.
-        let inner = unsafe { ManuallyDrop::take(&mut self.inner) };
-        if self.home.is_here() {
-            drop(inner);
-        } else if self.home.alive.load(Ordering::Acquire) {
-            self.home.foreign_drops.push(inner);
-        } else {
-            // Its executor is gone: only leaking the reference is safe.
-            std::mem::forget(inner);
+        if !self.woken.swap(true, Ordering::AcqRel) {
+            self.clone().go();
         }
     }
 }
