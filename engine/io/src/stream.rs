@@ -136,8 +136,8 @@ impl ReadHalf {
         }
     }
 
-    /// Resolves when the peer has closed or reset the connection; takes no bytes. It looks a few
-    /// times a second: for waits like a long poll.
+    /// Resolves when the peer has closed or reset the connection; takes no bytes. For waits like a
+    /// long poll.
     pub async fn closed(&self) {
         match &self.0 {
             ReadKind::Uring(r) => r.closed().await,

@@ -8,6 +8,7 @@
 use std::cell::{Cell, RefCell};
 use std::future::{Future, poll_fn};
 use std::io;
+use std::os::fd::OwnedFd;
 use std::panic::Location;
 use std::pin::Pin;
 use std::rc::Rc;
@@ -57,8 +58,8 @@ pub(crate) struct Shard {
     pub(super) pool: Arc<Pool>,
     timers: Timers,
     tasks: RefCell<Slab<Entry>>,
-    /// The read of the bell that is in flight.
-    bell: RefCell<Option<Op>>,
+    /// The bell, and the read of it that is in flight.
+    bell: (Arc<OwnedFd>, RefCell<Option<Op>>),
     /// When this turn began (ns).
     turn_start: Cell<u64>,
     /// Time that the background may take although the other class has work (ns).
@@ -73,13 +74,15 @@ pub(crate) struct Shard {
 impl Shard {
     /// A shard for the calling thread. `cores`: where its blocking calls may run.
     pub(super) fn new(options: &RuntimeOptions, cores: Vec<usize>) -> io::Result<Rc<Shard>> {
+        let home = Home::new()?;
+        let bell = Arc::new(home.bell()?);
         Ok(Rc::new(Shard {
-            home: Home::new()?,
+            home,
             ring: Rc::new(Ring::new(options.ring_depth)?),
             pool: Pool::new(options.blocking_threads, cores),
             timers: Timers::default(),
             tasks: RefCell::new(Slab::new()),
-            bell: RefCell::new(None),
+            bell: (bell, RefCell::new(None)),
             turn_start: Cell::new(clock_ns()),
             credit: Cell::new(0),
             stall_limit: options.stall_limit.map(|d| d.as_nanos() as u64),
@@ -232,7 +235,7 @@ impl Shard {
     }
 
     fn rest(&self, now: u64) -> io::Result<()> {
-        self.arm_bell()?;
+        self.arm_bell();
         let most = self
             .timers
             .next_due()
@@ -249,15 +252,14 @@ impl Shard {
     }
 
     /// Has the ring read the bell, unless it does so already.
-    fn arm_bell(&self) -> io::Result<()> {
-        let mut bell = self.bell.borrow_mut();
-        if bell.as_ref().is_some_and(|op| !op.is_done()) {
-            return Ok(());
+    fn arm_bell(&self) {
+        let (fd, read) = &self.bell;
+        let mut read = read.borrow_mut();
+        if read.as_ref().is_some_and(|op| !op.is_done()) {
+            return;
         }
-        *bell = None;
-        let fd = Arc::new(self.home.bell()?);
-        *bell = Some(self.ring.read(&fd, AlignedBuf::new(8), 0..8, 0));
-        Ok(())
+        *read = None;
+        *read = Some(self.ring.read(fd, AlignedBuf::new(8), 0..8, 0));
     }
 
     /// Drops the futures of all tasks; waits for what the kernel and the blocking threads do.
@@ -272,7 +274,7 @@ impl Shard {
         }
         self.home.close();
         self.pool.close();
-        if self.bell.take().is_some() {
+        if self.bell.1.take().is_some() {
             self.home.ring_now();
         }
         self.ring.drain()
