@@ -4,6 +4,7 @@ use std::rc::Rc;
 
 use streamd_model::ErrorCode;
 use streamd_wire::kafka::ApiKey;
+use streamd_wire::kafka::IncrementalAlterConfigsResponse;
 use streamd_wire::kafka::generated::alter_configs_request as replace_request;
 use streamd_wire::kafka::generated::alter_configs_response::AlterConfigsResponse;
 use streamd_wire::kafka::generated::describe_configs_request::{
@@ -11,7 +12,6 @@ use streamd_wire::kafka::generated::describe_configs_request::{
 };
 use streamd_wire::kafka::generated::describe_configs_response::DescribeConfigsResponse;
 use streamd_wire::kafka::generated::incremental_alter_configs_request as alter_request;
-use streamd_wire::kafka::generated::incremental_alter_configs_response::IncrementalAlterConfigsResponse;
 
 use super::{ask, code, create, versions, with_broker};
 use crate::broker::Broker;

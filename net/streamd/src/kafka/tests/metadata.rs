@@ -4,12 +4,12 @@ use std::collections::BTreeSet;
 
 use streamd_model::{ErrorCode, TopicId};
 use streamd_wire::kafka::ApiKey;
+use streamd_wire::kafka::DescribeTopicPartitionsResponse;
 use streamd_wire::kafka::generated::describe_cluster_request::DescribeClusterRequest;
 use streamd_wire::kafka::generated::describe_cluster_response::DescribeClusterResponse;
 use streamd_wire::kafka::generated::describe_log_dirs_request::DescribeLogDirsRequest;
 use streamd_wire::kafka::generated::describe_log_dirs_response::DescribeLogDirsResponse;
 use streamd_wire::kafka::generated::describe_topic_partitions_request as partitions_request;
-use streamd_wire::kafka::generated::describe_topic_partitions_response::DescribeTopicPartitionsResponse;
 use streamd_wire::kafka::generated::init_producer_id_request::InitProducerIdRequest;
 use streamd_wire::kafka::generated::init_producer_id_response::InitProducerIdResponse;
 use streamd_wire::kafka::generated::metadata_request::{MetadataRequest, MetadataRequestTopic};
