@@ -44,25 +44,60 @@ A flag wins over the environment, the environment over the file, the file over t
 #[command(name = "streamd", version, after_help = EXAMPLES)]
 struct Args {
     /// A TOML file with settings
-    #[arg(long, value_name = "FILE", env = "STREAMD_CONFIG")]
+    #[arg(
+        long,
+        value_name = "FILE",
+        env = "STREAMD_CONFIG",
+        hide_env_values = true
+    )]
     config: Option<PathBuf>,
     /// Where to listen for clients [default: 127.0.0.1:9092]
-    #[arg(long, value_name = "HOST:PORT", env = "STREAMD_LISTEN")]
+    #[arg(
+        long,
+        value_name = "HOST:PORT",
+        env = "STREAMD_LISTEN",
+        hide_env_values = true
+    )]
     listen: Option<String>,
     /// The address that clients are told to connect to [default: that of --listen]
-    #[arg(long, value_name = "HOST:PORT", env = "STREAMD_ADVERTISE")]
+    #[arg(
+        long,
+        value_name = "HOST:PORT",
+        env = "STREAMD_ADVERTISE",
+        hide_env_values = true
+    )]
     advertise: Option<String>,
     /// Where the data lives [default: ./streamd-data]
-    #[arg(long, value_name = "DIR", env = "STREAMD_DATA_DIR")]
+    #[arg(
+        long,
+        value_name = "DIR",
+        env = "STREAMD_DATA_DIR",
+        hide_env_values = true
+    )]
     data_dir: Option<String>,
     /// How many cores, or which ones, as in 0,2-3 [default: all that the process may use]
-    #[arg(long, value_name = "N|LIST", env = "STREAMD_CORES")]
+    #[arg(
+        long,
+        value_name = "N|LIST",
+        env = "STREAMD_CORES",
+        hide_env_values = true
+    )]
     cores: Option<String>,
     /// How much memory for buffers, as in 512MiB [default: a quarter of the machine's]
-    #[arg(long, value_name = "SIZE", env = "STREAMD_MEMORY")]
+    #[arg(
+        long,
+        value_name = "SIZE",
+        env = "STREAMD_MEMORY",
+        hide_env_values = true
+    )]
     memory: Option<String>,
     /// The id of this node, 0 or more [default: 1]
-    #[arg(long, value_name = "N", env = "STREAMD_NODE_ID")]
+    #[arg(
+        long,
+        value_name = "N",
+        env = "STREAMD_NODE_ID",
+        hide_env_values = true
+    )]
     node_id: Option<String>,
     /// One of Kafka's broker settings; may be given again and again [env: STREAMD_SET, with
     /// semicolons between them]

@@ -2,6 +2,7 @@
 //! out, on a broker of two shards in the simulator. Nothing leaves the process.
 
 mod configs;
+mod crashes;
 mod hostile;
 mod metadata;
 mod topics;
