@@ -6,7 +6,7 @@ pub type Offset = i64;
 /// A leader epoch (KIP-101, KIP-320). -1 on the wire means "unknown".
 pub type Epoch = i32;
 
-/// The watermarks of a partition. `start <= stable <= high <= flushed <= end` (DESIGN 4, L2).
+/// The watermarks of a partition. `start <= stable <= high <= flushed <= end`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
 pub struct Watermarks {
     /// The first offset that can be read (Kafka's log start offset).

@@ -9,13 +9,18 @@ use std::net::{SocketAddr, ToSocketAddrs};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use clap::Parser;
+use clap::parser::ValueSource;
+use clap::{CommandFactory, FromArgMatches, Parser};
 use streamd_core::config::{BrokerConfig, Configs, Layers, broker_key, nearest};
 use streamd_core::meta::Local;
 use streamd_model::NodeId;
+use toml::de::{DeTable, DeValue};
 
 /// The smallest memory that a shard can work with, bytes.
 const MEMORY_PER_SHARD_MIN: usize = 32 << 20;
+
+/// Kafka's settings in the environment: KEY=VALUE pairs with semicolons between them.
+const SET_VARIABLE: &str = "STREAMD_SET";
 
 const EXAMPLES: &str = "\
 Examples:
@@ -39,27 +44,63 @@ A flag wins over the environment, the environment over the file, the file over t
 #[command(name = "streamd", version, after_help = EXAMPLES)]
 struct Args {
     /// A TOML file with settings
-    #[arg(long, value_name = "FILE", env = "STREAMD_CONFIG")]
+    #[arg(
+        long,
+        value_name = "FILE",
+        env = "STREAMD_CONFIG",
+        hide_env_values = true
+    )]
     config: Option<PathBuf>,
     /// Where to listen for clients [default: 127.0.0.1:9092]
-    #[arg(long, value_name = "HOST:PORT", env = "STREAMD_LISTEN")]
+    #[arg(
+        long,
+        value_name = "HOST:PORT",
+        env = "STREAMD_LISTEN",
+        hide_env_values = true
+    )]
     listen: Option<String>,
     /// The address that clients are told to connect to [default: that of --listen]
-    #[arg(long, value_name = "HOST:PORT", env = "STREAMD_ADVERTISE")]
+    #[arg(
+        long,
+        value_name = "HOST:PORT",
+        env = "STREAMD_ADVERTISE",
+        hide_env_values = true
+    )]
     advertise: Option<String>,
     /// Where the data lives [default: ./streamd-data]
-    #[arg(long, value_name = "DIR", env = "STREAMD_DATA_DIR")]
+    #[arg(
+        long,
+        value_name = "DIR",
+        env = "STREAMD_DATA_DIR",
+        hide_env_values = true
+    )]
     data_dir: Option<String>,
     /// How many cores, or which ones, as in 0,2-3 [default: all that the process may use]
-    #[arg(long, value_name = "N|LIST", env = "STREAMD_CORES")]
+    #[arg(
+        long,
+        value_name = "N|LIST",
+        env = "STREAMD_CORES",
+        hide_env_values = true
+    )]
     cores: Option<String>,
     /// How much memory for buffers, as in 512MiB [default: a quarter of the machine's]
-    #[arg(long, value_name = "SIZE", env = "STREAMD_MEMORY")]
+    #[arg(
+        long,
+        value_name = "SIZE",
+        env = "STREAMD_MEMORY",
+        hide_env_values = true
+    )]
     memory: Option<String>,
     /// The id of this node, 0 or more [default: 1]
-    #[arg(long, value_name = "N", env = "STREAMD_NODE_ID")]
+    #[arg(
+        long,
+        value_name = "N",
+        env = "STREAMD_NODE_ID",
+        hide_env_values = true
+    )]
     node_id: Option<String>,
-    /// One of Kafka's broker settings; may be given again and again
+    /// One of Kafka's broker settings; may be given again and again [env: STREAMD_SET, with
+    /// semicolons between them]
     #[arg(long = "set", value_name = "KEY=VALUE")]
     set: Vec<String>,
 }
@@ -143,21 +184,35 @@ struct FileSettings {
 
 /// Reads the settings. `args` begins with the program's name.
 pub fn load(args: impl IntoIterator<Item = OsString>) -> Result<Config, Stop> {
-    let args = Args::try_parse_from(args).map_err(Stop::Usage)?;
-    settle(args).map_err(Stop::Setting)
+    let matches = Args::command()
+        .try_get_matches_from(args)
+        .map_err(Stop::Usage)?;
+    let args = Args::from_arg_matches(&matches).map_err(Stop::Usage)?;
+    let from_env = |name: &str| {
+        matches.value_source(&name.replace('-', "_")) == Some(ValueSource::EnvVariable)
+    };
+    let set = std::env::var_os(SET_VARIABLE).unwrap_or_default();
+    let set = set.to_string_lossy();
+    settle(args, &from_env, &set).map_err(Stop::Setting)
 }
 
-fn settle(args: Args) -> Result<Config, String> {
+fn variable(option: &str) -> String {
+    format!("STREAMD_{}", option.replace('-', "_").to_uppercase())
+}
+
+/// `from_env` says of an option whether the environment gave it; `set` is [`SET_VARIABLE`].
+fn settle(args: Args, from_env: &dyn Fn(&str) -> bool, set: &str) -> Result<Config, String> {
     let mut file = match &args.config {
         Some(path) => read_file(path)?,
         None => FileSettings::default(),
     };
     let mut pick = |name: &str, flag: &Option<String>| match flag {
         Some(text) => {
-            let place = format!(
-                "--{name} (or STREAMD_{})",
-                name.replace('-', "_").to_uppercase()
-            );
+            let place = if from_env(name) {
+                variable(name)
+            } else {
+                format!("--{name}")
+            };
             Some(Given {
                 text: text.clone(),
                 place,
@@ -188,7 +243,7 @@ fn settle(args: Args) -> Result<Config, String> {
         let id = g.text.parse().ok().filter(|id: &i32| *id >= 0);
         id.ok_or_else(|| g.bad("a number from 0 to 2147483647"))
     })?;
-    let configs = kafka_settings(file.kafka, &args.set)?;
+    let configs = kafka_settings(file.kafka, set, &args.set)?;
     let broker = BrokerConfig::resolve(&Layers {
         file: Some(&configs),
         ..Layers::default()
@@ -208,23 +263,25 @@ fn settle(args: Args) -> Result<Config, String> {
     })
 }
 
-/// Kafka's keys, from the file and from `--set`, each checked by the table.
-fn kafka_settings(file: BTreeMap<String, Given>, set: &[String]) -> Result<Configs, String> {
+/// Kafka's keys, from the file, the environment and `--set`, each checked by the table.
+fn kafka_settings(
+    file: BTreeMap<String, Given>,
+    variable: &str,
+    flags: &[String],
+) -> Result<Configs, String> {
+    let variable = variable.split(';').map(str::trim).filter(|p| !p.is_empty());
+    let variable = variable.map(|pair| (SET_VARIABLE, pair));
+    let flags = flags.iter().map(|pair| ("--set", pair.as_str()));
     let mut all = file;
-    for pair in set {
+    for (from, pair) in variable.chain(flags) {
+        let place = format!("{from} {pair}");
         let Some((key, value)) = pair.split_once('=') else {
             return Err(format!(
-                "--set {pair}: expected KEY=VALUE, as in num.partitions=12"
+                "{place}: expected KEY=VALUE, as in num.partitions=12"
             ));
         };
-        let place = format!("--set {pair}");
-        all.insert(
-            key.trim().to_owned(),
-            Given {
-                text: value.trim().to_owned(),
-                place,
-            },
-        );
+        let text = value.trim().to_owned();
+        all.insert(key.trim().to_owned(), Given { text, place });
     }
     let mut configs = Configs::new();
     for (key, given) in all {
@@ -240,80 +297,104 @@ fn read_file(path: &Path) -> Result<FileSettings, String> {
     let shown = path.display();
     let text = std::fs::read_to_string(path)
         .map_err(|e| format!("--config {shown}: cannot read it: {e}"))?;
-    let table: toml::Table = text.parse().map_err(|e| format!("{shown}: {e}"))?;
+    let table = DeTable::parse(&text).map_err(|e| format!("{shown}: {e}"))?;
+    let place = |at: usize, key: &str| {
+        let line = text.bytes().take(at).filter(|b| *b == b'\n').count() + 1;
+        format!("{shown}:{line}: {key}")
+    };
     let mut out = FileSettings::default();
-    for (key, value) in table {
-        let place = |key: &str| format!("{shown}:{}: {key}", line_of(&text, key));
+    for (key, value) in table.get_ref() {
+        let (key, at) = (key.get_ref().as_ref(), key.span().start);
         if key == "kafka" {
-            let toml::Value::Table(keys) = value else {
-                return Err(format!("{}: expected a table [kafka]", place("kafka")));
+            let DeValue::Table(keys) = value.get_ref() else {
+                return Err(format!("{}: expected a table [kafka]", place(at, key)));
             };
-            flatten("", keys, &mut |name, value| {
-                let text = scalar(&value).ok_or_else(|| {
-                    format!("{}: expected text, a number or true or false", place(&name))
-                })?;
-                let place = place(&name);
-                out.kafka.insert(name, Given { text, place });
-                Ok(())
-            })?;
+            out.kafka = kafka_table(keys, &place)?;
             continue;
         }
-        if !OPTIONS.contains(&key.as_str()) {
-            let near = nearest(&key, OPTIONS.iter().copied().chain(["kafka"]));
-            let hint = near.map_or(String::new(), |n| format!(" Did you mean {n}?"));
-            return Err(format!(
-                "{}: there is no such setting. Allowed are {} and [kafka].{hint}",
-                place(&key),
-                OPTIONS.join(", ")
-            ));
+        if !OPTIONS.contains(&key) {
+            let name = first_leaf(key, value.get_ref());
+            return Err(unknown_option(&name, &place(at, &name)));
         }
-        let Some(text) = scalar(&value) else {
-            return Err(format!("{}: expected text or a number", place(&key)));
+        let Some(text) = scalar(value.get_ref()) else {
+            return Err(format!("{}: expected text or a number", place(at, key)));
         };
-        let place = place(&key);
-        out.options.insert(key, Given { text, place });
+        let place = place(at, key);
+        out.options.insert(key.to_owned(), Given { text, place });
     }
     Ok(out)
 }
 
-/// `log.retention.ms = 5` is a table in a table for TOML; here it is one key.
-fn flatten(
-    prefix: &str,
-    table: toml::Table,
-    each: &mut dyn FnMut(String, toml::Value) -> Result<(), String>,
-) -> Result<(), String> {
-    for (key, value) in table {
-        let name = if prefix.is_empty() {
-            key
-        } else {
-            format!("{prefix}.{key}")
+/// The whole name of the first setting in `value`: what TOML reads as a table was meant as dots.
+fn first_leaf(key: &str, value: &DeValue<'_>) -> String {
+    let (mut name, mut value) = (key.to_owned(), value);
+    while let DeValue::Table(inner) = value {
+        let Some((key, next)) = inner.iter().next() else {
+            break;
         };
-        match value {
-            toml::Value::Table(inner) => flatten(&name, inner, each)?,
-            value => each(name, value)?,
+        name = format!("{name}.{}", key.get_ref());
+        value = next.get_ref();
+    }
+    name
+}
+
+fn unknown_option(key: &str, place: &str) -> String {
+    let near = nearest(key, OPTIONS.iter().copied().chain(["kafka"]));
+    let hint = match near {
+        Some(near) => format!(" Did you mean {near}?"),
+        None if broker_key(key).is_ok() => format!(" {key} belongs under [kafka]."),
+        None => String::new(),
+    };
+    format!(
+        "{place}: there is no such setting. Allowed are {} and [kafka].{hint}",
+        OPTIONS.join(", ")
+    )
+}
+
+/// Kafka's keys. `log.retention.ms = 5` is a table in a table for TOML; here it is one key, and
+/// may not be there once more in quotes.
+fn kafka_table(
+    keys: &DeTable<'_>,
+    place: &dyn Fn(usize, &str) -> String,
+) -> Result<BTreeMap<String, Given>, String> {
+    let mut out: BTreeMap<String, Given> = BTreeMap::new();
+    let mut open = vec![(String::new(), keys)];
+    while let Some((prefix, table)) = open.pop() {
+        for (key, value) in table {
+            let at = key.span().start;
+            let name = format!("{prefix}{}", key.get_ref());
+            if let DeValue::Table(inner) = value.get_ref() {
+                open.push((format!("{name}."), inner));
+                continue;
+            }
+            let Some(text) = scalar(value.get_ref()) else {
+                let place = place(at, &name);
+                return Err(format!(
+                    "{place}: expected text, a number or true or false; a list is text with \
+                     commas, as in \"compact,delete\""
+                ));
+            };
+            let place = place(at, &name);
+            if let Some(other) = out.insert(name, Given { text, place }) {
+                return Err(format!("{}: it is set twice", other.place));
+            }
         }
     }
-    Ok(())
+    Ok(out)
 }
 
-fn scalar(value: &toml::Value) -> Option<String> {
+/// The value as Kafka's tables read it; whole numbers may have TOML's underscores.
+fn scalar(value: &DeValue<'_>) -> Option<String> {
     match value {
-        toml::Value::String(s) => Some(s.clone()),
-        toml::Value::Integer(n) => Some(n.to_string()),
-        toml::Value::Float(x) => Some(x.to_string()),
-        toml::Value::Boolean(b) => Some(b.to_string()),
+        DeValue::String(s) => Some(s.to_string()),
+        DeValue::Integer(n) => {
+            let digits = n.as_str().replace('_', "");
+            Some(i64::from_str_radix(&digits, n.radix()).ok()?.to_string())
+        }
+        DeValue::Float(x) => Some(x.as_str().replace('_', "")),
+        DeValue::Boolean(b) => Some(b.to_string()),
         _ => None,
     }
-}
-
-/// The line (from 1) where a key stands; 1 when it is written in a way that is not found.
-fn line_of(text: &str, key: &str) -> usize {
-    let stands = |line: &str| {
-        let name = line.split(['=', '#']).next().unwrap_or("").trim();
-        let name = name.trim_matches(['[', ']', '"', '\'', ' ']);
-        name == key || key.ends_with(&format!(".{name}")) && line.contains('=')
-    };
-    text.lines().position(stands).map_or(1, |at| at + 1)
 }
 
 fn address(given: &Given) -> Result<SocketAddr, String> {
@@ -518,8 +599,57 @@ mod tests {
         );
         let (_dir, path) = file("\n\n[kafka]\n# why\nlog.retention.ms = \"soon\"\n");
         says(&["--config", &path], &[":5: log.retention.ms", "soon"]);
+        let (_dir, path) = file("# num.partitions = 1\n\nnum.partitions = 3\n");
+        says(
+            &["--config", &path],
+            &[":3: num.partitions: there is", "belongs under [kafka]"],
+        );
+        let (_dir, path) = file("\"num.partitions\" = 3\n");
+        says(&["--config", &path], &["belongs under [kafka]"]);
+        let (_dir, path) = file("[kafka]\nnum.partitions = 3\n\"num.partitions\" = 4\n");
+        says(&["--config", &path], &["num.partitions: it is set twice"]);
+        let (_dir, path) = file("[kafka]\nlog.cleanup.policy = [\"delete\"]\n");
+        says(&["--config", &path], &[":2: log.cleanup.policy", "commas"]);
+        let (_dir, path) = file("[kafka.log.retention]\n# ms\nbytes = 1\nms = 1.5\n");
+        says(&["--config", &path], &[":4: ", "log.retention.ms", "1.5"]);
+        let (_dir, path) = file("kafka = 3\n");
+        says(&["--config", &path], &[":1: kafka", "table"]);
+        let (_dir, path) = file("listen = true\nmemory = [1]\n");
+        says(&["--config", &path], &[":2: memory"]);
         let (_dir, path) = file("listen = \n");
         says(&["--config", &path], &["line 1"]);
+    }
+
+    #[test]
+    fn the_environment_stands_between_flags_and_file() {
+        let (_dir, path) = file("[kafka]\nnum.partitions = 1\nlog.retention.hours = 1_0\n");
+        let args = |more: &[&str]| {
+            let args = ["streamd", "--config", &path]
+                .into_iter()
+                .chain(more.iter().copied());
+            Args::try_parse_from(args).unwrap()
+        };
+        let set = "num.partitions=2; log.cleanup.policy=compact,delete;";
+        let from_env = |name: &str| name == "node-id";
+        let c = settle(args(&[]), &from_env, set).unwrap();
+        assert_eq!(c.broker.num_partitions, 2);
+        assert_eq!(c.local.configs["log.cleanup.policy"], "compact,delete");
+        assert_eq!(c.local.configs["log.retention.hours"], "10");
+        let c = settle(args(&["--set", "num.partitions=3"]), &from_env, set).unwrap();
+        assert_eq!(c.broker.num_partitions, 3);
+        let error = |more: &[&str], set| settle(args(more), &from_env, set).err().unwrap();
+        let text = error(&[], "num.partitions");
+        assert!(
+            text.starts_with("STREAMD_SET num.partitions: expected KEY=VALUE"),
+            "{text}"
+        );
+        let text = error(&["--node-id", "x"], "");
+        assert!(
+            text.starts_with("STREAMD_NODE_ID: \"x\" is not right"),
+            "{text}"
+        );
+        let text = error(&["--memory", "x"], "");
+        assert!(text.starts_with("--memory: "), "{text}");
     }
 
     #[test]

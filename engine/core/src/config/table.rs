@@ -234,7 +234,7 @@ macro_rules! topic_keys {
 topic_keys! {
     "cleanup.policy", (Kind::List, POLICIES), "delete", ["log.cleanup.policy"], Effect::Honoured,
     "What happens to old segments: delete removes them by retention, compact keeps the last \
-     record of each key.";
+     record of each key (compaction does not run yet: such a topic keeps everything).";
     "compression.gzip.level", (INT, Allowed::MinusOneOr(1, 9)), "-1", ["compression.gzip.level"],
     NOT_RECODED, "The level of gzip when the broker compresses.";
     "compression.lz4.level", (INT, Allowed::Between(1, 17)), "9", ["compression.lz4.level"],
@@ -354,7 +354,7 @@ broker_keys! {
      when the operating system has them, so that a power cut can lose them. (streamd's own.)";
     "log.retention.check.interval.ms", (LONG, FROM_1), "300000", false, Effect::Honoured,
     "How often old segments are looked for, in milliseconds.";
-    "max.connections", (INT, FROM_0), "2147483647", true, Effect::Honoured,
+    "max.connections", (INT, FROM_0), "2147483647", false, Effect::Honoured,
     "How many connections are open at most.";
     "max.incremental.fetch.session.cache.slots", (INT, FROM_0), "1000", false, Effect::Honoured,
     "How many fetch sessions are kept.";
@@ -362,7 +362,8 @@ broker_keys! {
     "The number of partitions of topics that do not name one.";
     "producer.id.expiration.ms", (INT, FROM_1), "86400000", true, Effect::Honoured,
     "How long a partition remembers an idle idempotent producer, in milliseconds.";
-    "queued.max.request.bytes", (LONG, Allowed::AtLeast(-1)), "-1", false, Effect::Honoured,
+    "queued.max.request.bytes", (LONG, Allowed::AtLeast(-1)), "-1", false,
+    Effect::None("requests get a part of --memory"),
     "How many bytes of requests are held at once; -1 takes a part of --memory.";
     "socket.request.max.bytes", (INT, FROM_1), "104857600", false, Effect::Honoured,
     "The largest request that is taken, in bytes.";

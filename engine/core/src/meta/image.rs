@@ -171,6 +171,7 @@ impl ClusterImage {
                     let text = format!("Topic '{name}' already exists.");
                     return Err((ErrorCode::TopicAlreadyExists, text));
                 }
+                super::validate::no_collision(self, name)?;
                 self.room_for(i64::from(*partitions))
             }
             Command::CreatePartitions { id, total } => {
@@ -418,6 +419,10 @@ mod tests {
         let code = |c: &Command| image.admit(c).unwrap_err().0;
         assert_eq!(code(&create("a", 9, 1)), ErrorCode::TopicAlreadyExists);
         assert_eq!(code(&create("b", 2, 100_000)), ErrorCode::PolicyViolation);
+        let mut dotted = image.clone();
+        dotted.apply(&create("x.y", 3, 1));
+        let collision = dotted.admit(&create("x_y", 4, 1)).unwrap_err();
+        assert_eq!(collision.0, ErrorCode::InvalidTopicException);
         assert!(image.admit(&create("b", 2, 99_997)).is_ok());
         let gone = TopicId([7; 16]);
         assert_eq!(

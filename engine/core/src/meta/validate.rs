@@ -90,10 +90,7 @@ pub fn create_topic(image: &ClusterImage, new: &NewTopic<'_>) -> Result<Command,
         let text = format!("Topic '{}' already exists.", new.name);
         return refuse(ErrorCode::TopicAlreadyExists, text);
     }
-    if let Some(other) = collision(image, new.name) {
-        let text = format!("Topic '{}' collides with existing topic: {other}", new.name);
-        return refuse(ErrorCode::InvalidTopicException, text);
-    }
+    no_collision(image, new.name)?;
     let partitions = partition_count(image, new)?;
     image.room_for(i64::from(partitions))?;
     let command = Command::CreateTopic {
@@ -107,18 +104,24 @@ pub fn create_topic(image: &ClusterImage, new: &NewTopic<'_>) -> Result<Command,
 }
 
 /// `a.b` and `a_b` would have the same name in metrics.
-fn collision<'a>(image: &'a ClusterImage, name: &str) -> Option<&'a str> {
+pub(super) fn no_collision(image: &ClusterImage, name: &str) -> Result<(), Refused> {
     if !name.contains(['.', '_']) {
-        return None;
+        return Ok(());
     }
     let plain = |c: u8| if c == b'.' { b'_' } else { c };
     let same = |other: &str| {
         other.len() == name.len() && other.bytes().map(plain).eq(name.bytes().map(plain))
     };
-    image
-        .topics()
-        .map(|t| t.name.as_str())
-        .find(|other| same(other))
+    match image.topics().find(|t| same(&t.name)) {
+        None => Ok(()),
+        Some(other) => {
+            let text = format!(
+                "Topic '{name}' collides with existing topic: {}",
+                other.name
+            );
+            refuse(ErrorCode::InvalidTopicException, text)
+        }
+    }
 }
 
 fn partition_count(image: &ClusterImage, new: &NewTopic<'_>) -> Result<i32, Refused> {

@@ -115,6 +115,9 @@ pub async fn init_producer_id(
         ongoing_txn_producer_epoch: -1,
         ..InitProducerIdResponse::default()
     };
+    if request.transactional_id == Some("") {
+        return encode(header, &failed(ErrorCode::InvalidRequest));
+    }
     if request.transactional_id.is_some() {
         // Transactions have no coordinator here yet. Clients take this code as final and say so,
         // where a retriable one would keep them waiting for ever.

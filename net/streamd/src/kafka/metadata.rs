@@ -29,6 +29,14 @@ use crate::broker::Broker;
 
 /// Stands for "not asked for" where a response could list permitted operations.
 const NO_OPERATIONS: i32 = i32::MIN;
+/// All operations on the cluster: nobody is refused while there are no ACLs. The bits are numbered
+/// by Kafka's AclOperation: create, alter, describe, cluster action, describe and alter configs,
+/// idempotent write.
+const CLUSTER_OPERATIONS: i32 = 1 << 5 | 1 << 7 | 1 << 8 | 1 << 9 | 1 << 10 | 1 << 11 | 1 << 12;
+/// All operations on a topic: read, write, create, delete, alter, describe, describe and alter
+/// configs.
+const TOPIC_OPERATIONS: i32 =
+    1 << 3 | 1 << 4 | 1 << 5 | 1 << 6 | 1 << 7 | 1 << 8 | 1 << 10 | 1 << 11;
 /// The epoch of every leader while there is one node.
 const LEADER_EPOCH: i32 = 0;
 /// At most so many partitions are described in one answer; a cursor leads on.
@@ -69,6 +77,11 @@ pub async fn metadata(
         }
     }
     let me = [broker.identity.node_id];
+    let operations = if request.include_topic_authorized_operations {
+        TOPIC_OPERATIONS
+    } else {
+        NO_OPERATIONS
+    };
     let response = MetadataResponse {
         brokers: vec![MetadataResponseBroker {
             node_id: me[0],
@@ -81,9 +94,13 @@ pub async fn metadata(
         controller_id: me[0],
         topics: found
             .iter()
-            .map(|f| topic_response(f, &me, header.version))
+            .map(|f| topic_response(f, &me, header.version, operations))
             .collect(),
-        cluster_authorized_operations: NO_OPERATIONS,
+        cluster_authorized_operations: if request.include_cluster_authorized_operations {
+            CLUSTER_OPERATIONS
+        } else {
+            NO_OPERATIONS
+        },
         ..MetadataResponse::default()
     };
     encode(header, &response)
@@ -125,7 +142,12 @@ fn by_id(image: &ClusterImage, id: TopicId) -> Found {
     }
 }
 
-fn topic_response<'a>(found: &'a Found, me: &'a [i32], version: i16) -> MetadataResponseTopic<'a> {
+fn topic_response<'a>(
+    found: &'a Found,
+    me: &'a [i32],
+    version: i16,
+    operations: i32,
+) -> MetadataResponseTopic<'a> {
     match found {
         Found::Topic(topic) => MetadataResponseTopic {
             name: Some(&topic.name),
@@ -134,7 +156,7 @@ fn topic_response<'a>(found: &'a Found, me: &'a [i32], version: i16) -> Metadata
             partitions: (0..topic.partitions)
                 .map(|i| partition_response(i, me))
                 .collect(),
-            topic_authorized_operations: NO_OPERATIONS,
+            topic_authorized_operations: operations,
             ..MetadataResponseTopic::default()
         },
         Found::Missing { name, id, code } => MetadataResponseTopic {
@@ -195,7 +217,11 @@ pub fn cluster(
             is_fenced: false,
         }]
         .into(),
-        cluster_authorized_operations: NO_OPERATIONS,
+        cluster_authorized_operations: if request.include_cluster_authorized_operations {
+            CLUSTER_OPERATIONS
+        } else {
+            NO_OPERATIONS
+        },
         ..DescribeClusterResponse::default()
     };
     encode(header, &response)
@@ -247,7 +273,7 @@ pub fn topic_partitions(
             topic_id: topic.id,
             is_internal: topic.is_internal(),
             partitions: (begin..end).map(|i| described(i, &me)).collect(),
-            topic_authorized_operations: NO_OPERATIONS,
+            topic_authorized_operations: TOPIC_OPERATIONS,
             ..DescribeTopicPartitionsResponseTopic::default()
         });
         if end < topic.partitions {

@@ -9,6 +9,9 @@ pub mod produce;
 pub mod session;
 pub mod topics;
 
+#[cfg(test)]
+mod tests;
+
 use std::rc::Rc;
 
 use bytes::Bytes;

@@ -1,7 +1,7 @@
 //! CreateTopics, DeleteTopics, CreatePartitions: a request becomes commands of the metadata log,
 //! one for each topic, each checked apart and answered apart.
 
-use std::collections::BTreeMap;
+use std::collections::BTreeSet;
 use std::rc::Rc;
 use std::sync::Arc;
 
@@ -81,26 +81,29 @@ pub async fn auto_create(
     outcome.map_err(|refusal| (refusal.code, broker.shard.image()))
 }
 
+/// The names that stand in a request more than once: which of the wishes counts nobody can know.
+fn named_twice<'a>(names: impl Iterator<Item = &'a str>) -> BTreeSet<&'a str> {
+    let mut seen = BTreeSet::new();
+    names.filter(|name| !seen.insert(*name)).collect()
+}
+
+fn more_than_once(name: &str) -> Refusal {
+    let text = format!("Topic '{name}' stands in the request more than once.");
+    Refusal::new(ErrorCode::InvalidRequest, text)
+}
+
 /// Answers CreateTopics, versions 2 to 7.
 pub async fn create(
     broker: &Rc<Broker>,
     header: ResponseHeader,
     request: &CreateTopicsRequest<'_>,
 ) -> Result<Vec<Part>, String> {
-    let mut seen: BTreeMap<&str, usize> = BTreeMap::new();
-    for topic in &request.topics {
-        *seen.entry(topic.name).or_default() += 1;
-    }
+    let twice = named_twice(request.topics.iter().map(|t| t.name));
     let mut outcomes = Vec::with_capacity(request.topics.len());
     for topic in &request.topics {
-        let outcome = if seen.get(topic.name).is_some_and(|n| *n > 1) {
-            let text = format!(
-                "Topic '{}' stands in the request more than once.",
-                topic.name
-            );
-            Err(Refusal::new(ErrorCode::InvalidRequest, text))
-        } else {
-            create_one(broker, &topic, request.validate_only).await
+        let outcome = match twice.contains(topic.name) {
+            true => Err(more_than_once(topic.name)),
+            false => create_one(broker, &topic, request.validate_only).await,
         };
         outcomes.push((topic.name, outcome));
     }
@@ -120,6 +123,7 @@ pub async fn create(
             Ok(topic) => CreatableTopicResult {
                 name,
                 topic_id: topic.id,
+                error_message: None,
                 num_partitions: topic.partitions,
                 replication_factor: 1,
                 configs: Some(
@@ -210,6 +214,10 @@ pub async fn delete(
         };
         let outcome = match validate::delete_topic(&image, name, id) {
             Ok(command) => propose(broker, command).await.map(drop),
+            // Clients know this code since version 3.
+            Err((ErrorCode::TopicDeletionDisabled, text)) if header.version < 3 => {
+                Err(Refusal::new(ErrorCode::InvalidRequest, text))
+            }
             Err(e) => Err(refused(e)),
         };
         let (name, id) = match topic {
@@ -242,12 +250,14 @@ pub async fn create_partitions(
     header: ResponseHeader,
     request: &CreatePartitionsRequest<'_>,
 ) -> Result<Vec<Part>, String> {
+    let twice = named_twice(request.topics.iter().map(|t| t.name));
     let mut done = Vec::with_capacity(request.topics.len());
     for topic in &request.topics {
-        done.push((
-            topic.name,
-            more_partitions(broker, &topic, request.validate_only).await,
-        ));
+        let outcome = match twice.contains(topic.name) {
+            true => Err(more_than_once(topic.name)),
+            false => more_partitions(broker, &topic, request.validate_only).await,
+        };
+        done.push((topic.name, outcome));
     }
     let results = done
         .iter()
