@@ -1,8 +1,8 @@
 //! Aligned buffers for direct I/O, with a pool per thread.
 //!
-//! Invariants: a buffer's address and length are multiples of [`BLOCK`]; the length is the one of
-//! its size class, never trimmed, so that a buffer always fits its class when it comes back; the
-//! pool of a thread never holds more than [`POOL_BYTES_MAX`].
+//! Invariants: a buffer's address and length are multiples of [`BLOCK`]; its memory is that of a
+//! size class, also when less of it is used, so that it fits its class when it comes back; the pool
+//! of a thread never holds more than [`POOL_BYTES_MAX`].
 
 use std::alloc::{Layout, alloc, dealloc, handle_alloc_error};
 use std::cell::RefCell;
@@ -104,6 +104,8 @@ pub fn class_len(len: usize) -> usize {
 /// when it is new (zeros, or what an earlier user left).
 pub struct AlignedBuf {
     buf: ManuallyDrop<Memory>,
+    /// At most the memory's length, and a multiple of `BLOCK`.
+    used: usize,
 }
 
 impl AlignedBuf {
@@ -114,8 +116,20 @@ impl AlignedBuf {
         let pooled = POOL.try_with(|p| p.borrow_mut().take(len)).ok().flatten();
         let buf = pooled.unwrap_or_else(|| Memory::new(len));
         AlignedBuf {
+            used: buf.len,
             buf: ManuallyDrop::new(buf),
         }
+    }
+
+    /// Shortens the buffer to `len` bytes, rounded up to whole blocks; no more than that is
+    /// written. Its memory stays as it is. Longer than it is: nothing happens.
+    pub fn truncate(&mut self, len: usize) {
+        self.used = self.used.min(len.next_multiple_of(BLOCK));
+    }
+
+    /// Bytes of memory behind the buffer, whether they are used or not.
+    pub fn capacity(&self) -> usize {
+        self.buf.len
     }
 
     /// Ends writing: the same memory as shared bytes. It returns to a pool when the last clone is
@@ -128,15 +142,15 @@ impl AlignedBuf {
 impl Deref for AlignedBuf {
     type Target = [u8];
     fn deref(&self) -> &[u8] {
-        // SAFETY: `len` initialised bytes, borrowed as long as `self` is.
-        unsafe { std::slice::from_raw_parts(self.buf.at.as_ptr(), self.buf.len) }
+        // SAFETY: `used` of the `len` initialised bytes, borrowed as long as `self` is.
+        unsafe { std::slice::from_raw_parts(self.buf.at.as_ptr(), self.used) }
     }
 }
 
 impl DerefMut for AlignedBuf {
     fn deref_mut(&mut self) -> &mut [u8] {
         // SAFETY: as above, and borrowed exclusively.
-        unsafe { std::slice::from_raw_parts_mut(self.buf.at.as_ptr(), self.buf.len) }
+        unsafe { std::slice::from_raw_parts_mut(self.buf.at.as_ptr(), self.used) }
     }
 }
 
@@ -206,6 +220,21 @@ mod tests {
             });
             assert_eq!(other.join().unwrap(), 12_288);
             assert_eq!(pooled_bytes(), 0);
+        })
+        .join()
+        .unwrap();
+    }
+
+    #[test]
+    fn a_shortened_buffer_returns_to_its_class() {
+        std::thread::spawn(|| {
+            let mut buf = AlignedBuf::new(10_000);
+            buf.truncate(5000);
+            assert_eq!((buf.len(), buf.capacity()), (8192, 12_288));
+            buf.truncate(9000);
+            assert_eq!(buf.len(), 8192);
+            drop(buf);
+            assert_eq!(AlignedBuf::new(10_000).len(), 12_288);
         })
         .join()
         .unwrap();

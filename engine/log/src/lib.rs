@@ -1,5 +1,6 @@
-//! The log of one partition: segment files of Kafka record batches, written with direct I/O and
-//! group commit, their sparse indexes, the tail in memory, recovery and retention.
+//! The logs of partitions: the journal that makes appends of many of them durable at once, segment
+//! files of Kafka record batches written with direct I/O, their sparse indexes, the tail in memory,
+//! recovery and retention.
 //!
 //! Deliberately absent: replication, producers' sequence numbers, anything of a protocol. This
 //! crate never sees `core`; the state that recovery must bring back with the log is opaque bytes.
@@ -8,8 +9,8 @@
 pub mod batch;
 pub mod checkpoint;
 pub mod compress;
-pub mod flush;
 pub mod index;
+pub mod journal;
 pub mod log;
 pub mod lookup;
 pub mod read_plan;
@@ -20,6 +21,7 @@ pub mod retain;
 pub mod segment;
 pub mod tail;
 pub mod validate;
+pub mod write_back;
 
 use std::{fmt, io};
 

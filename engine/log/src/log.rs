@@ -1,8 +1,9 @@
 //! The log of one partition: its segments, its end, what waits to be written.
 //!
-//! `append` is synchronous and gives offsets at once; [`crate::flush`] moves what was appended to
-//! disk, a group at a time. Invariants: offsets are dense; `start <= flushed <= end`; nothing
-//! beyond `flushed` is ever read; groups are written one after another and never span segments.
+//! `append` is synchronous and gives offsets at once; [`crate::journal`] makes what was appended
+//! durable, many logs at a time; [`crate::write_back`] moves it to the segments. Invariants: offsets
+//! are dense; `start <= flushed`; `synced <= written <= flushed <= taken <= end`; nothing beyond
+//! `flushed` is ever read.
 
 use std::cell::RefCell;
 use std::collections::VecDeque;
@@ -32,8 +33,6 @@ pub struct LogConfig {
     pub segment_ms: i64,
     /// `index.interval.bytes`.
     pub index_interval: u64,
-    /// Whether a write is on stable storage when it returns (`log.flush=durable`).
-    pub durable: bool,
     /// After so many bytes recovery gets a new point to begin from.
     pub checkpoint_bytes: u64,
     /// The contents of `partition.metadata`, written when the directory is made.
@@ -46,7 +45,6 @@ impl Default for LogConfig {
             segment_bytes: 1 << 30,
             segment_ms: 7 * 24 * 3600 * 1000,
             index_interval: 4096,
-            durable: true,
             checkpoint_bytes: 64 << 20,
             metadata: String::new(),
         }
@@ -80,17 +78,27 @@ pub(crate) struct Pending {
     pub log_append_time: bool,
 }
 
-/// What is on its way to the disk.
+/// What is on its way to the journal.
 #[derive(Default)]
 pub(crate) struct Queue {
     /// Batches that have their offsets but were not taken for writing.
     pub pending: VecDeque<Pending>,
     /// Their bytes.
     pub bytes: usize,
-    /// The bytes of the last, partly filled block of the last segment.
+}
+
+/// What is on its way from the journal to the segments.
+pub(crate) struct Back {
+    /// Everything before it is in the segments,
+    pub written: Offset,
+    /// and everything before this is durable there.
+    pub synced: Offset,
+    /// The bytes of the last, partly filled block that was written.
     pub last_block: Bytes,
-    /// Segments that were rolled and whose last group may still be on its way.
-    pub to_seal: VecDeque<Rc<Segment>>,
+    /// Segments that were rolled, with the offsets where they end, and may not be durable yet.
+    pub to_seal: VecDeque<(Rc<Segment>, Offset)>,
+    /// Held while pieces are written.
+    pub turn: Budget,
 }
 
 /// Where a recovery begins.
@@ -114,12 +122,15 @@ pub struct Log {
     pub(crate) segments: VecDeque<Rc<Segment>>,
     pub(crate) start: Offset,
     pub(crate) flushed: Offset,
+    /// Everything before it was taken for a group of the journal.
+    pub(crate) taken: Offset,
     pub(crate) end: Offset,
     /// Position of the next batch in the last segment.
     pub(crate) position: u64,
     pub(crate) rolled_ms: i64,
     pub(crate) epochs: Vec<(Epoch, Offset)>,
     pub(crate) queue: Queue,
+    pub(crate) back: Back,
     pub(crate) tail: Tail,
     pub(crate) has_dir: bool,
     /// Sealed segments with an open file and an index in memory, least lately asked for first.
@@ -137,11 +148,19 @@ impl Log {
             segments: VecDeque::new(),
             start: base,
             flushed: base,
+            taken: base,
             end: base,
             position: 0,
             rolled_ms: 0,
             epochs: Vec::new(),
             queue: Queue::default(),
+            back: Back {
+                written: base,
+                synced: base,
+                last_block: Bytes::new(),
+                to_seal: VecDeque::new(),
+                turn: Budget::new(1),
+            },
             tail: Tail::default(),
             has_dir: false,
             prepared: VecDeque::new(),
@@ -204,14 +223,46 @@ impl Log {
         self.tail.memory()
     }
 
-    /// Drops the oldest group of the tail; says how many bytes that frees.
-    pub fn drop_tail(&mut self) -> usize {
-        let freed = self.tail.drop_oldest();
-        if self.tail.is_empty() {
-            // The last block is a part of the group's buffer and would keep all of it alive.
-            self.queue.last_block = Bytes::copy_from_slice(&self.queue.last_block);
+    /// Drops from the tail what lies before `next`. False when that is not in its segments yet:
+    /// then nothing is dropped.
+    pub fn drop_tail(&mut self, next: Offset) -> bool {
+        let may = next <= self.back.written;
+        if may {
+            self.tail.drop_before(next);
         }
-        freed
+        may
+    }
+
+    /// Forgets the tail. Only for a log that is not used any more: it may hold what is not in its
+    /// segments.
+    pub fn clear_tail(&mut self) {
+        self.tail.clear();
+    }
+
+    /// Whether everything that is durable in the journal is durable in the segments.
+    pub fn is_settled(&self) -> bool {
+        self.back.synced == self.flushed
+    }
+
+    /// The name of the directory.
+    pub(crate) fn dir_name(&self) -> &str {
+        self.dir.file_name().and_then(|n| n.to_str()).unwrap_or("")
+    }
+
+    /// Whether the directory is there: see [`crate::write_back::make_dir`].
+    pub fn has_dir(&self) -> bool {
+        self.has_dir
+    }
+
+    /// Held while pieces are written to the segments: whoever has it sees no write begin.
+    pub fn back_turn(&self) -> Budget {
+        self.back.turn.clone()
+    }
+
+    /// Notes that a recovery found everything before `end` in the segments, durable.
+    pub(crate) fn set_end(&mut self, end: Offset) {
+        (self.end, self.taken, self.flushed) = (end, end, end);
+        (self.back.written, self.back.synced) = (end, end);
     }
 
     /// Leader epochs and their first offsets, rising.
@@ -271,7 +322,7 @@ impl Log {
     /// Begins a new segment at the end of the log. Call it when [`Log::will_roll`] says so.
     pub fn roll(&mut self, now_ms: i64) {
         if let Some(old) = self.segments.back() {
-            self.queue.to_seal.push_back(old.clone());
+            self.back.to_seal.push_back((old.clone(), self.end));
         }
         let segment = Segment::new(&self.dir, self.end, 0, self.end);
         segment.set_index(Index::new(self.config.index_interval));
@@ -325,11 +376,19 @@ impl Log {
         self.segments.get(at)
     }
 
+    /// Whether the segment was rolled but not sealed yet.
+    pub(crate) fn is_unsealed(&self, segment: &Rc<Segment>) -> bool {
+        self.back
+            .to_seal
+            .iter()
+            .any(|(s, _)| Rc::ptr_eq(s, segment))
+    }
+
     /// Notes that a sealed segment was made ready for readers, and lets go of the one that was
     /// made ready longest ago when there are too many.
     pub fn note_prepared(&mut self, segment: &Rc<Segment>) {
         let is_active = self.segments.back().is_some_and(|s| Rc::ptr_eq(s, segment));
-        if is_active || self.queue.to_seal.iter().any(|s| Rc::ptr_eq(s, segment)) {
+        if is_active || self.is_unsealed(segment) {
             return;
         }
         self.prepared.retain(|s| !Rc::ptr_eq(s, segment));
@@ -344,8 +403,8 @@ impl Log {
     /// The checkpoint of the whole log as it stands, for a clean stop. Nothing may be pending.
     pub fn final_checkpoint(&mut self, state: Vec<u8>) -> Checkpoint {
         assert!(
-            self.queue.pending.is_empty() && self.flushed == self.end,
-            "flush before closing"
+            self.back.synced == self.end,
+            "everything is in the segments before a log is closed"
         );
         self.plan_checkpoint(state);
         self.points

@@ -45,7 +45,7 @@ pub async fn latest(env: &Env, log: &RefCell<Log>) -> Result<Found, LogError> {
         }
         // Of a segment that begins before the log start the index may name a record that is gone.
         let found = if segment.base < start {
-            latest_in(env, &segment, start).await?
+            latest_in(env, log, &segment, start).await?
         } else {
             in_segment(env, log, &segment, max).await?
         };
@@ -56,10 +56,16 @@ pub async fn latest(env: &Env, log: &RefCell<Log>) -> Result<Found, LogError> {
     Ok(best)
 }
 
-async fn latest_in(env: &Env, segment: &Rc<Segment>, start: Offset) -> Result<Found, LogError> {
+async fn latest_in(
+    env: &Env,
+    log: &RefCell<Log>,
+    segment: &Rc<Segment>,
+    start: Offset,
+) -> Result<Found, LogError> {
     let relative = u32::try_from(start - segment.base).unwrap_or(0);
     let position = segment.index().map_or(0, |i| i.borrow().find(relative).0);
     let mut cursor = Cursor {
+        log,
         segment: segment.clone(),
         position,
         buf: Bytes::new(),
@@ -96,14 +102,15 @@ async fn prepare(env: &Env, log: &RefCell<Log>, segment: &Rc<Segment>) -> Result
 }
 
 /// Reads one segment's batches from a position on.
-struct Cursor {
+struct Cursor<'a> {
+    log: &'a RefCell<Log>,
     segment: Rc<Segment>,
     position: u64,
     buf: Bytes,
     buf_at: u64,
 }
 
-impl Cursor {
+impl Cursor<'_> {
     /// The batch at the cursor; `None` at the durable end. With `whole` its records are read too.
     async fn batch(
         &mut self,
@@ -128,12 +135,25 @@ impl Cursor {
         if self.buf.len() >= inside + len {
             return Ok(self.buf.slice(inside..inside + len));
         }
+        // What is in memory may not be in the file yet.
+        let tail = self
+            .log
+            .borrow()
+            .tail
+            .bytes_at(self.segment.base, self.position);
+        if let Some(bytes) = tail {
+            (self.buf, self.buf_at) = (bytes, self.position);
+            if self.buf.len() < len {
+                return Err(self.corrupt("memory ends in the middle of a batch"));
+            }
+            return Ok(self.buf.slice(..len));
+        }
         let path = self.segment.path("log");
         let Some(file) = self.segment.reader() else {
             return Err(self.corrupt("the segment was closed while it was read"));
         };
-        // Not beyond the durable end: what is read ahead there is out of date a moment later.
-        let durable = (self.segment.size() - self.position) as usize;
+        // Not beyond what is written: what is read ahead there is out of date a moment later.
+        let durable = self.segment.written().saturating_sub(self.position) as usize;
         self.buf = file
             .read_at(self.position, len.max(CHUNK).min(durable))
             .await
@@ -169,6 +189,7 @@ async fn in_segment(
     let start = log.borrow().start();
     let segment = segment.clone();
     let mut cursor = Cursor {
+        log,
         segment,
         position,
         buf: Bytes::new(),

@@ -65,7 +65,7 @@ pub async fn open(
     visit: &mut dyn FnMut(&BatchHeader, &[u8]),
 ) -> Result<Recovered, LogError> {
     let mut notes = Vec::new();
-    let Some(files) = list_segments(env, dir).await? else {
+    let Some((files, has_metadata)) = list_segments(env, dir).await? else {
         let log = Log::new(env, dir, config, 0);
         return Ok(Recovered {
             log,
@@ -94,7 +94,8 @@ pub async fn open(
         point = None;
     }
     let mut log = Log::new(env, dir, config, 0);
-    log.has_dir = true;
+    // The directory may have been made, and not its metadata.
+    log.has_dir = has_metadata || log.config.metadata.is_empty();
     log.rolled_ms = now_ms;
     let mut checkpoint =
         point.unwrap_or_else(|| Checkpoint::empty(files.first().map_or(0, |f| f.0)));
@@ -120,18 +121,22 @@ pub async fn open(
     })
 }
 
-/// Base offsets and sizes of the segments, rising; `None` when there is no directory.
-async fn list_segments(env: &Env, dir: &Path) -> Result<Option<Vec<(Offset, u64)>>, LogError> {
+/// Base offsets and sizes of segments, rising.
+type Files = Vec<(Offset, u64)>;
+
+/// The segments, and whether `partition.metadata` is there; `None` when there is no directory.
+async fn list_segments(env: &Env, dir: &Path) -> Result<Option<(Files, bool)>, LogError> {
     let entries = match env.list_dir(dir).await {
         Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),
         r => r.map_err(LogError::io(format!("list {}", dir.display())))?,
     };
-    let mut files: Vec<(Offset, u64)> = entries
+    let mut files: Files = entries
         .iter()
         .filter_map(|e| Some((e.name.strip_suffix(".log")?.parse().ok()?, e.len)))
         .collect();
     files.sort_unstable();
-    Ok(Some(files))
+    let has_metadata = entries.iter().any(|e| e.name == "partition.metadata");
+    Ok(Some((files, has_metadata)))
 }
 
 async fn read_checkpoint(
@@ -172,7 +177,7 @@ impl Scan<'_> {
         visit: &mut dyn FnMut(&BatchHeader, &[u8]),
     ) -> Result<Self, LogError> {
         let mut ended = false;
-        (log.end, log.flushed) = (from.next, from.next);
+        log.set_end(from.next);
         for (at, &(base, size)) in files.iter().enumerate() {
             let following = files.get(at + 1).map(|f| f.0);
             if base < from.segment {
@@ -253,6 +258,7 @@ impl Scan<'_> {
         }
         self.scanned += reader.position - position;
         segment.advance(reader.position.max(start.0), next.max(start.1));
+        segment.all_written();
         if reader.position < start.0 {
             return Err(LogError::Corrupt(format!(
                 "{}: byte {} is bad, though everything before byte {} was checked once",
@@ -262,19 +268,19 @@ impl Scan<'_> {
             )));
         }
         segment.set_index(index);
-        (log.end, log.flushed) = (next, next);
+        log.set_end(next);
         Ok(reader.position)
     }
 
     /// Makes the last good segment the one that takes appends.
     async fn take_over(&mut self, log: &mut Log, segment: &Rc<Segment>) -> Result<(), LogError> {
-        let file = segment.writer(self.env, log.config.durable).await?;
+        let file = segment.writer(self.env).await?;
         // What was scanned may be in the device's cache only: readers may see it from now on.
         let fail = |what: &str| LogError::io(format!("{what} {}", segment.path("log").display()));
         file.sync().await.map_err(fail("sync"))?;
         log.position = segment.size();
         let overlap = log.position % BLOCK as u64;
-        log.queue.last_block = if overlap == 0 {
+        log.back.last_block = if overlap == 0 {
             Bytes::new()
         } else {
             let at = log.position - overlap;

@@ -8,9 +8,9 @@ use streamd_io::Env;
 use streamd_model::Offset;
 
 use crate::LogError;
-use crate::flush::store_checkpoint;
 use crate::log::Log;
 use crate::segment::Segment;
+use crate::write_back::store_checkpoint;
 
 /// What a topic's settings allow to be kept.
 #[derive(Clone, Copy, Debug)]
@@ -37,9 +37,7 @@ pub async fn apply(
                 break;
             };
             // Not yet sealed, or still needed by a recovery: it goes next time.
-            if a.base >= log.points.last.segment
-                || log.queue.to_seal.iter().any(|s| Rc::ptr_eq(s, a))
-            {
+            if a.base >= log.points.last.segment || log.is_unsealed(a) {
                 break;
             }
             (a.clone(), b.base, log.size(), log.config.index_interval)
@@ -91,8 +89,7 @@ fn take_dead(log: &RefCell<Log>) -> Vec<Rc<Segment>> {
     // The scan of a recovery begins at the checkpoint: what lies behind it is still needed.
     let needed_from = log.points.last.segment;
     while let (Some(a), Some(b)) = (log.segments.front(), log.segments.get(1)) {
-        let unsealed = log.queue.to_seal.iter().any(|s| Rc::ptr_eq(s, a));
-        if b.base > log.start || unsealed || a.base >= needed_from {
+        if b.base > log.start || log.is_unsealed(a) || a.base >= needed_from {
             break;
         }
         let a = a.clone();

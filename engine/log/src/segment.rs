@@ -1,41 +1,36 @@
 //! One segment file: where it is, how much of it is durable, and its handles.
 //!
-//! Appends go to blocks that were filled with zeros before: a durable write on them costs one
-//! device round trip and no journal commit, and a scan after a crash stops at the zeros. The fill
-//! runs ahead of the appends, in steps that double. A sealed segment is cut to its length.
+//! Invariant: `written <= size`. What lies between is durable in the journal, and in memory. The
+//! file may be longer than `written`: its last block is filled up with zeros, where the scan of a
+//! recovery stops. A sealed segment is cut to its length.
 
 use std::cell::{Cell, RefCell};
 use std::io;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 
-use streamd_io::local::Notify;
-use streamd_io::{BLOCK, Class, Env, File, OpenOptions, SharedFile};
+use streamd_io::{Env, File, OpenOptions, SharedFile};
 use streamd_model::Offset;
 
 use crate::LogError;
 use crate::index::Index;
-
-/// The first stretch that is filled with zeros, bytes; the next ones double.
-const FILL_MIN: u64 = 64 << 10;
-/// The longest stretch, bytes.
-const FILL_MAX: u64 = 16 << 20;
 
 /// A segment. Shared by the log that owns it and by readers that hold on to it for a while.
 pub struct Segment {
     /// Offset of its first record.
     pub base: Offset,
     dir: PathBuf,
-    /// Durable bytes.
+    /// Durable bytes, in the file or in the journal.
     size: Cell<u64>,
     /// The offset after the last durable record.
     next: Cell<Offset>,
     index: RefCell<Option<Rc<RefCell<Index>>>>,
     writer: RefCell<Option<Rc<File>>>,
     reader: RefCell<Option<(Rc<File>, SharedFile)>>,
-    filled: Cell<u64>,
-    filling: Cell<bool>,
-    fill_done: Notify,
+    /// Bytes that are in the file, durable there or not: at most `size`.
+    written: Cell<u64>,
+    /// Whether the file has what is not durable there.
+    dirty: Cell<bool>,
 }
 
 /// The name of a segment's file with this extension.
@@ -54,9 +49,8 @@ impl Segment {
             index: RefCell::new(None),
             writer: RefCell::new(None),
             reader: RefCell::new(None),
-            filled: Cell::new(size),
-            filling: Cell::new(false),
-            fill_done: Notify::default(),
+            written: Cell::new(size),
+            dirty: Cell::new(false),
         })
     }
 
@@ -65,7 +59,7 @@ impl Segment {
         self.dir.join(file_name(self.base, extension))
     }
 
-    /// Durable bytes.
+    /// Durable bytes, in the file or in the journal.
     pub fn size(&self) -> u64 {
         self.size.get()
     }
@@ -83,8 +77,31 @@ impl Segment {
         );
         self.size.set(size);
         self.next.set(next);
-        // What holds records must never be filled with zeros.
-        self.filled.set(self.filled.get().max(size));
+    }
+
+    /// Bytes that are in the file; what follows up to [`Segment::size`] is in the journal.
+    pub fn written(&self) -> u64 {
+        self.written.get()
+    }
+
+    /// Whether the file has what is not durable there.
+    pub fn is_dirty(&self) -> bool {
+        self.dirty.get()
+    }
+
+    /// Notes that the bytes before `written` are in the file.
+    pub fn set_written(&self, written: u64) {
+        assert!(
+            written <= self.size.get() && written >= self.written.get(),
+            "only what is in the journal is written"
+        );
+        self.written.set(written);
+        self.dirty.set(true);
+    }
+
+    /// Notes that a recovery found the bytes before [`Segment::size`] in the file.
+    pub fn all_written(&self) {
+        self.written.set(self.size.get());
     }
 
     /// The index, when it is in memory.
@@ -120,7 +137,8 @@ impl Segment {
 
     /// Opens the file for reading and reads the index, or makes it anew from the log.
     pub async fn prepare(self: &Rc<Self>, env: &Env, interval: u64) -> Result<(), LogError> {
-        if self.reader.borrow().is_none() {
+        // Before its first piece is written there is no file, and nobody needs it.
+        if self.reader.borrow().is_none() && self.written() > 0 {
             let path = self.path("log");
             let file = env
                 .open(
@@ -178,7 +196,7 @@ impl Segment {
     }
 
     /// The file opened for appending; made, with its directory entry durable, if it is not there.
-    pub async fn writer(&self, env: &Env, durable: bool) -> Result<Rc<File>, LogError> {
+    pub async fn writer(&self, env: &Env) -> Result<Rc<File>, LogError> {
         if let Some(w) = self.writer.borrow().as_ref() {
             return Ok(w.clone());
         }
@@ -189,7 +207,7 @@ impl Segment {
             write: true,
             create: true,
             direct: true,
-            durable,
+            durable: false,
         };
         let file = Rc::new(env.open(&path, &options).await.map_err(fail("create"))?);
         env.sync_dir(&self.dir)
@@ -201,67 +219,18 @@ impl Segment {
         Ok(file)
     }
 
-    /// Sees to it that the blocks before `end` were written before, and starts to fill ahead when
-    /// little is left. `limit` is where the segment ends at the latest.
-    pub async fn reserve(
-        self: &Rc<Self>,
-        env: &Env,
-        file: &Rc<File>,
-        end: u64,
-        limit: u64,
-    ) -> Result<(), LogError> {
-        while self.filled.get() < end {
-            if self.filling.get() {
-                self.fill_done.wait().await;
-                continue;
-            }
-            let step = self.fill_step(limit).max(end - self.filled.get());
-            self.fill(file, step).await.map_err(LogError::io(format!(
-                "fill {} with zeros",
-                self.path("log").display()
-            )))?;
-        }
-        let ahead = self.filled.get() - end;
-        let step = self.fill_step(limit);
-        if step > 0 && ahead < step / 2 && !self.filling.get() {
-            let (segment, file) = (self.clone(), file.clone());
-            self.filling.set(true);
-            // A failure here is met again, and reported, by the append that needs the space.
-            env.spawn(Class::Latency, async move {
-                let _ = segment.fill(&file, step).await;
-            })
-            .detach();
-        }
-        Ok(())
-    }
-
-    fn fill_step(&self, limit: u64) -> u64 {
-        let filled = self.filled.get();
-        let limit = limit.next_multiple_of(BLOCK as u64);
-        filled
-            .clamp(FILL_MIN, FILL_MAX)
-            .min(limit.saturating_sub(filled))
-    }
-
-    async fn fill(&self, file: &File, step: u64) -> io::Result<()> {
-        self.filling.set(true);
-        let from = self.filled.get().next_multiple_of(BLOCK as u64);
-        let to = (self.filled.get() + step).next_multiple_of(BLOCK as u64);
-        let result = file.zero_fill(from, to - from).await;
-        if result.is_ok() {
-            self.filled.set(to);
-        }
-        self.filling.set(false);
-        self.fill_done.notify_all();
-        result
+    /// Makes what was written durable.
+    pub async fn sync(&self, env: &Env) -> Result<(), LogError> {
+        let file = self.writer(env).await?;
+        self.dirty.set(false);
+        file.sync()
+            .await
+            .map_err(LogError::io(format!("sync {}", self.path("log").display())))
     }
 
     /// Ends the segment: cuts the file to its durable bytes, writes the indexes, closes it for
     /// writing. Readers go on.
     pub async fn seal(&self, env: &Env) -> Result<(), LogError> {
-        while self.filling.get() {
-            self.fill_done.wait().await;
-        }
         if let Some(index) = self.index() {
             index.borrow_mut().seal();
         }
@@ -270,7 +239,6 @@ impl Segment {
             let fail = |what: &str| LogError::io(format!("{what} {}", self.path("log").display()));
             file.truncate(self.size()).await.map_err(fail("cut"))?;
             file.sync().await.map_err(fail("sync"))?;
-            self.filled.set(self.size());
         }
         self.store_index(env).await
     }

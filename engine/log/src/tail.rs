@@ -1,5 +1,5 @@
-//! The bytes that were written last, kept in the buffers that they were written from. They answer
-//! readers at the tail without the disk: a direct write leaves nothing in the page cache.
+//! The bytes that were written last, kept in the buffers that the journal was written from. They
+//! answer readers at the tail without the disk, and they are what the segments are written from.
 //!
 //! Groups are in log order; what is dropped is dropped from the front, so what is left is always
 //! one stretch that ends at the flushed end.
@@ -9,16 +9,18 @@ use std::collections::VecDeque;
 use bytes::Bytes;
 use streamd_model::Offset;
 
-/// A group of batches that was written with one durable write.
+/// Batches that were written to the journal together.
 #[derive(Clone, Debug)]
 pub struct TailGroup {
     /// Base offset of the segment that it is in.
     pub segment: Offset,
     /// Position of its first byte in the segment.
     pub position: u64,
+    /// The offset after its last record.
+    pub next: Offset,
     /// The batches, whole.
     pub bytes: Bytes,
-    /// Bytes of memory behind it (the whole write buffer).
+    /// Bytes of memory behind it: its share of the buffer that the journal was written from.
     pub memory: usize,
 }
 
@@ -44,11 +46,23 @@ impl Tail {
         self.groups.push_back(group);
     }
 
-    /// Drops the oldest group and says how many bytes that frees.
-    pub fn drop_oldest(&mut self) -> usize {
-        let freed = self.groups.pop_front().map_or(0, |g| g.memory);
-        self.memory -= freed;
-        freed
+    /// Drops the groups that end at or before `next`.
+    pub fn drop_before(&mut self, next: Offset) {
+        while let Some(g) = self.groups.front().filter(|g| g.next <= next) {
+            self.memory -= g.memory;
+            self.groups.pop_front();
+        }
+    }
+
+    /// The index of the first group that ends after `offset`.
+    pub fn after(&self, offset: Offset) -> usize {
+        self.groups.partition_point(|g| g.next <= offset)
+    }
+
+    /// The bytes from `position` of `segment` to the end of their group, if they are in memory.
+    pub fn bytes_at(&self, segment: Offset, position: u64) -> Option<Bytes> {
+        let g = self.group(self.find(segment, position)?)?;
+        Some(g.bytes.slice((position - g.position) as usize..))
     }
 
     /// Bytes of memory held.

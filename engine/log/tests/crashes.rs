@@ -1,26 +1,29 @@
-//! The log on the simulated disk: random appends, reads, rolls and deletions, crashes at any await,
-//! unsynced writes lost, blocks torn; after each the log must hold what was acknowledged, at the
-//! offsets that were acknowledged, and nothing that was never written.
+//! Logs that share a journal, on the simulated disk: random appends, reads, rolls and deletions,
+//! crashes at any await (also of the replay and the recovery), unsynced writes lost, blocks torn;
+//! after each the logs must hold what was acknowledged, at the offsets that were acknowledged, and
+//! nothing that was never written.
 //!
 //! `STREAMD_SEEDS=10000 cargo test --release -p streamd-log --test crashes` runs that many seeds.
 //! A failing run prints its seed; `STREAMD_SEED=n` runs that one alone.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::rc::Rc;
 
 use bytes::Bytes;
 use streamd_io::sim::{Sim, SimOptions};
 use streamd_io::{Class, Env, OpenOptions, Part};
 use streamd_log::batch::{NewRecord, Writer, build, crc_matches};
+use streamd_log::journal::{Group, Journal, JournalFile, JournalOptions, replay};
 use streamd_log::log::SharedLog;
 use streamd_log::validate::Facts;
 use streamd_log::{
-    BatchHeader, LogConfig, NewBatch, Planned, flush, lookup, records, recover, retain,
+    BatchHeader, LogConfig, NewBatch, Planned, lookup, records, recover, retain, write_back,
 };
 
-const DIR: &str = "/data/topic-0";
+const DATA: &str = "/data";
+const LOGS: usize = 3;
 
 /// What the outside knows of the log.
 #[derive(Default)]
@@ -37,12 +40,28 @@ struct Model {
 }
 
 type Shared = Rc<RefCell<Model>>;
-/// The log, the base offsets that its owner knows, and whether a flush task is at work.
-type Parts<'a> = (
-    &'a SharedLog,
-    &'a Rc<RefCell<Vec<i64>>>,
-    &'a Rc<RefCell<bool>>,
-);
+
+/// One of the logs.
+struct One {
+    dir: PathBuf,
+    log: SharedLog,
+    model: Shared,
+    /// The base offsets that its owner knows.
+    state: RefCell<Vec<i64>>,
+}
+
+/// A broker from its start to its end.
+struct Life {
+    env: Env,
+    logs: Vec<One>,
+    journal: Journal,
+    writing: Cell<bool>,
+    draining: Cell<bool>,
+}
+
+fn dir_of(i: usize) -> PathBuf {
+    Path::new(DATA).join(format!("topic-{i}"))
+}
 
 fn config(env: &Env) -> LogConfig {
     let r = env.random_u64();
@@ -90,10 +109,10 @@ fn batch(env: &Env, model: &mut Model) -> (NewBatch, Vec<u8>) {
 }
 
 /// Opens the log and checks it against what the outside knows.
-async fn reopen(env: &Env, model: &Shared) -> (SharedLog, Vec<i64>) {
+async fn reopen(env: &Env, dir: &Path, model: &Shared) -> (SharedLog, Vec<i64>) {
     let mut seen = Vec::new();
     let config = config(env);
-    let opened = recover::open(env, Path::new(DIR), config, 0, &mut |h, bytes| {
+    let opened = recover::open(env, dir, config, 0, &mut |h, bytes| {
         assert!(crc_matches(bytes));
         seen.push(h.base_offset);
     })
@@ -135,16 +154,16 @@ async fn reopen(env: &Env, model: &Shared) -> (SharedLog, Vec<i64>) {
     (log, state)
 }
 
-async fn bytes_of(env: &Env, offset: i64, part: &Part) -> Vec<u8> {
+async fn bytes_of(env: &Env, dir: &Path, offset: i64, part: &Part) -> Vec<u8> {
     match part {
         Part::Bytes(b) => b.to_vec(),
         Part::File { pos, len, .. } => {
-            let files = env.list_dir(Path::new(DIR)).await.unwrap();
+            let files = env.list_dir(dir).await.unwrap();
             let bases = files
                 .iter()
                 .filter_map(|f| f.name.strip_suffix(".log")?.parse().ok());
             let base: i64 = bases.filter(|b| *b <= offset).max().unwrap();
-            let path = Path::new(DIR).join(format!("{base:020}.log"));
+            let path = dir.join(format!("{base:020}.log"));
             let file = env.open(&path, &OpenOptions::default()).await.unwrap();
             file.read_at(*pos, *len).await.unwrap().to_vec()
         }
@@ -153,6 +172,7 @@ async fn bytes_of(env: &Env, offset: i64, part: &Part) -> Vec<u8> {
 
 /// One read as a consumer does it; gives the offset to go on from.
 async fn read(env: &Env, log: &SharedLog, model: &Shared, offset: i64, max: usize) -> i64 {
+    let dir = log.borrow().dir().to_owned();
     let plan = loop {
         let planned = log.borrow().plan_read(offset, max, true);
         match planned {
@@ -167,7 +187,7 @@ async fn read(env: &Env, log: &SharedLog, model: &Shared, offset: i64, max: usiz
     };
     let mut bytes = Vec::new();
     for part in &plan.parts {
-        bytes.extend(bytes_of(env, offset, part).await);
+        bytes.extend(bytes_of(env, &dir, offset, part).await);
     }
     assert_eq!(bytes.len(), plan.bytes);
     let (mut at, mut next) = (0, offset);
@@ -211,81 +231,171 @@ async fn read_all(env: &Env, log: &SharedLog, model: &Shared) {
 }
 
 /// One life of a broker: until it stops cleanly, or something outside ends it.
-async fn live(env: Env, model: Shared) {
-    let (log, state) = reopen(&env, &model).await;
-    let state = Rc::new(RefCell::new(state));
-    let flushing = Rc::new(RefCell::new(false));
+async fn live(env: Env, models: Rc<Vec<Shared>>) {
+    let life = Rc::new(start(&env, &models).await);
     for _ in 0..env.random_u64() % 40 {
-        match env.random_u64() % 10 {
-            0..=5 => append_some(&env, (&log, &state, &flushing), &model),
+        let one = &life.logs[env.random_u64() as usize % LOGS];
+        let (log, model) = (&one.log, &one.model);
+        match env.random_u64() % 11 {
+            0..=5 => append_some(&life, one).await,
             6 => {
                 let (start, end) = (log.borrow().start(), log.borrow().flushed());
                 if end > start {
                     let at = start + (env.random_u64() % (end - start) as u64) as i64;
                     let max = env.random_u64() as usize % 5000;
-                    read(&env, &log, &model, at, max).await;
+                    read(&env, log, model, at, max).await;
                 }
             }
-            7 => while log.borrow_mut().drop_tail() > 0 {},
-            8 => find_by_time(&env, &log, &model).await,
-            _ => delete_some(&env, &log, &model).await,
+            7 => {
+                let all = log.borrow().flushed();
+                log.borrow_mut().drop_tail(all);
+            }
+            8 => find_by_time(&env, log, model).await,
+            9 if life.writing.get() => drain(&life, None),
+            9 => drain(&life, life.journal.close_current()),
+            _ => delete_some(&env, log, model).await,
         }
         if env.random_u64().is_multiple_of(3) {
             env.yield_now().await;
         }
     }
-    while *flushing.borrow() {
+    while life.writing.get() || life.draining.get() {
         env.yield_now().await;
     }
     if env.random_u64().is_multiple_of(2) {
-        let state = state
-            .borrow()
-            .iter()
-            .flat_map(|b| b.to_be_bytes())
-            .collect();
-        flush::close(&env, &log, state).await.expect("close works");
+        stop(&life).await;
     }
 }
 
-fn append_some(env: &Env, (log, state, flushing): Parts<'_>, model: &Shared) {
-    for _ in 0..1 + env.random_u64() % 4 {
-        let (new, value) = batch(env, &mut model.borrow_mut());
-        let snapshot = || {
-            state
-                .borrow()
-                .iter()
-                .flat_map(|b| b.to_be_bytes())
-                .collect()
-        };
-        let mut l = log.borrow_mut();
+async fn start(env: &Env, models: &[Shared]) -> Life {
+    let shards = 1 + env.random_u64() as usize % 2;
+    let replayed = replay::replay(env, Path::new(DATA), |_| true, |s| s < shards).await;
+    replayed.expect("replay works");
+    let options = JournalOptions {
+        file_bytes: 8192 << (env.random_u64() % 4),
+        files_max: 2 + env.random_u64() as usize % 2,
+        durable: true,
+    };
+    // Sometimes another shard's: then the files of the last life are gone.
+    let shard = env.random_u64() as usize % shards;
+    env.create_dir_all(Path::new(DATA)).await.unwrap();
+    let journal = Journal::open(env, Path::new(DATA), shard, options).await;
+    let mut logs = Vec::new();
+    for (i, model) in models.iter().enumerate() {
+        let dir = dir_of(i);
+        let (log, state) = reopen(env, &dir, model).await;
+        logs.push(One {
+            dir,
+            log,
+            model: model.clone(),
+            state: RefCell::new(state),
+        });
+    }
+    Life {
+        env: env.clone(),
+        logs,
+        journal: journal.expect("the journal opens"),
+        writing: Cell::new(false),
+        draining: Cell::new(false),
+    }
+}
+
+async fn stop(life: &Rc<Life>) {
+    let file = life.journal.close_current();
+    for one in &life.logs {
+        assert_eq!(one.dir, one.log.borrow().dir());
+        let state = one.state.borrow();
+        let state = state.iter().flat_map(|b| b.to_be_bytes()).collect();
+        let closed = write_back::close(&life.env, &one.log, state).await;
+        closed.expect("close works");
+    }
+    if let Some(file) = file {
+        life.journal.release(&file);
+    }
+    life.journal.close().await.expect("the journal closes");
+}
+
+async fn append_some(life: &Rc<Life>, one: &One) {
+    let made = write_back::make_dir(&life.env, &one.log).await;
+    made.expect("a directory is made");
+    for _ in 0..1 + life.env.random_u64() % 4 {
+        let (new, value) = batch(&life.env, &mut one.model.borrow_mut());
+        let mut state = one.state.borrow_mut();
+        let snapshot: Vec<u8> = state.iter().flat_map(|b| b.to_be_bytes()).collect();
+        let mut l = one.log.borrow_mut();
         let header = new.facts.header;
         if l.will_roll(header.size, header.count, 0) {
             l.roll(0);
-            l.plan_checkpoint(snapshot());
+            l.plan_checkpoint(snapshot);
         } else if l.wants_checkpoint() {
-            l.plan_checkpoint(snapshot());
+            l.plan_checkpoint(snapshot);
         }
         let time = new.facts.max_timestamp;
         let placed = l.append(new, 0, 0);
-        state.borrow_mut().push(placed.base);
+        state.push(placed.base);
+        let mut model = one.model.borrow_mut();
         model
-            .borrow_mut()
             .written
             .insert(placed.base, (placed.next, value, time));
     }
-    if flushing.replace(true) {
-        return;
+    if !life.writing.replace(true) {
+        let life2 = life.clone();
+        life.env
+            .spawn(Class::Latency, async move { write(&life2).await })
+            .detach();
     }
-    let (env2, log, model) = (env.clone(), log.clone(), model.clone());
-    let flushing = flushing.clone();
-    env.spawn(Class::Latency, async move {
-        while let Some(done) = flush::flush_once(&env2, &log).await.expect("flush works") {
-            assert_eq!(done.next, log.borrow().flushed());
-            model.borrow_mut().acked = done.next;
+}
+
+async fn write(life: &Rc<Life>) {
+    loop {
+        let mut group = Group::default();
+        let mut taken = Vec::new();
+        for one in &life.logs {
+            let before = group.logs();
+            group.take(&one.log);
+            if group.logs() > before {
+                taken.push(one);
+            }
         }
-        *flushing.borrow_mut() = false;
-    })
-    .detach();
+        if group.is_empty() {
+            break;
+        }
+        if !life.journal.has_room(group.len()) {
+            drain(life, life.journal.close_current());
+        }
+        let flushed = life.journal.write(group).await.expect("a group is written");
+        assert_eq!(flushed.len(), taken.len());
+        for (one, flushed) in taken.iter().zip(flushed) {
+            assert_eq!(flushed.next, one.log.borrow().flushed());
+            one.model.borrow_mut().acked = flushed.next;
+        }
+    }
+    life.writing.set(false);
+}
+
+/// Sends what the journal holds to the segments; then `file` is free.
+fn drain(life: &Rc<Life>, file: Option<Rc<JournalFile>>) {
+    let life = life.clone();
+    life.env
+        .clone()
+        .spawn(Class::Background, async move {
+            while life.draining.replace(true) {
+                life.env.yield_now().await;
+            }
+            for one in &life.logs {
+                let written = write_back::write_back(&life.env, &one.log).await;
+                written.expect("write back works");
+            }
+            for one in &life.logs {
+                let settled = write_back::settle(&life.env, &one.log).await;
+                settled.expect("settling works");
+            }
+            if let Some(file) = file {
+                life.journal.release(&file);
+            }
+            life.draining.set(false);
+        })
+        .detach();
 }
 
 async fn find_by_time(env: &Env, log: &SharedLog, model: &Shared) {
@@ -337,16 +447,16 @@ async fn delete_some(env: &Env, log: &SharedLog, model: &Shared) {
 }
 
 fn run(seed: u64) {
-    let model = Shared::default();
+    let models: Rc<Vec<Shared>> = Rc::new((0..LOGS).map(|_| Shared::default()).collect());
     let mut sim = Sim::new(seed, SimOptions::default());
     for _ in 0..6 {
-        let m = model.clone();
+        let m = models.clone();
         if sim.run_until_crash(move |env| live(env, m)).is_none() {
             sim.power_cut();
         }
     }
     sim.run(move |env| async move {
-        reopen(&env, &model).await;
+        start(&env, &models).await;
     });
 }
 

@@ -134,7 +134,7 @@ impl Shard {
         if next > partition.log.borrow().flushed() {
             countdown.expect(1);
             partition.waiters.ack(next, countdown.clone());
-            partition.kick_flush(&self.env, &self.tail);
+            self.flusher.kick(partition.clone());
         }
         Ok(Accepted::At {
             partition,

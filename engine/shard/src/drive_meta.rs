@@ -11,15 +11,19 @@ use std::sync::Arc;
 
 use streamd_core::meta::{ClusterImage, Command, Local};
 use streamd_io::Env;
-use streamd_io::local::Budget;
+use streamd_io::local::{Budget, Notify, Permit};
 use streamd_log::batch::{NewRecord, Writer, build};
+use streamd_log::journal::Flushed;
 use streamd_log::log::SharedLog;
 use streamd_log::validate::Facts;
-use streamd_log::{BatchHeader, LogConfig, LogError, NewBatch, flush, records, recover, retain};
-use streamd_model::{ErrorCode, ShardId};
+use streamd_log::{
+    BatchHeader, LogConfig, LogError, NewBatch, records, recover, retain, write_back,
+};
+use streamd_model::{ErrorCode, Offset, ShardId};
 
 use crate::Refusal;
-use crate::mesh::Request;
+use crate::flusher::{Flusher, Owner, Turn};
+use crate::mesh::{Reply, Request};
 use crate::shard::Shard;
 
 /// The directory of the metadata log, named as Kafka's.
@@ -32,6 +36,34 @@ pub struct MetaLog {
     turn: Budget,
     /// Set once a write failed: what is on the disk is not known, so nothing is taken any more.
     failed: RefCell<Option<String>>,
+    flusher: Turn,
+    flushed: Notify,
+}
+
+impl Owner for MetaLog {
+    fn log(&self) -> &SharedLog {
+        &self.log
+    }
+
+    fn turn(&self) -> &Turn {
+        &self.flusher
+    }
+
+    fn flushed(&self, _before: Offset, _flushed: Flushed) {
+        self.flushed.notify_all();
+    }
+
+    fn failed(&self, error: &LogError) {
+        let why = format!("the metadata log failed: {error}");
+        eprintln!("error: {why}. Topics cannot be changed until the disk is mended");
+        *self.failed.borrow_mut() = Some(why);
+        self.log.borrow_mut().clear_tail();
+        self.flushed.notify_all();
+    }
+
+    fn is_gone(&self) -> bool {
+        self.failed.borrow().is_some()
+    }
 }
 
 impl MetaLog {
@@ -75,15 +107,17 @@ impl MetaLog {
                 log,
                 turn: Budget::new(1),
                 failed: RefCell::new(None),
+                flusher: Turn::default(),
+                flushed: Notify::default(),
             },
             image,
         ))
     }
 
-    /// Makes a command durable. `before` is the image without it.
+    /// Makes a command durable. `before` is the image without it. After an error see `failed`.
     async fn store(
-        &self,
-        env: &Env,
+        self: &Rc<Self>,
+        (env, flusher): (&Env, &Rc<Flusher>),
         before: &ClusterImage,
         command: &Command,
     ) -> Result<(), LogError> {
@@ -121,20 +155,28 @@ impl MetaLog {
                 now_ms,
             );
         }
-        while flush::flush_once(env, &self.log).await?.is_some() {}
+        let end = self.log.borrow().end();
+        flusher.kick(self.clone());
+        while self.log.borrow().flushed() < end && !self.is_gone() {
+            self.flushed.wait().await;
+        }
         if let Some(offset) = drop_before {
             retain::delete_before(env, &self.log, offset).await?;
         }
         Ok(())
     }
 
+    /// Waits for the command that is under way; no other begins while the permit is held.
+    pub async fn end(&self) -> Permit {
+        self.turn.acquire(1).await
+    }
+
     /// Writes the last snapshot.
     pub async fn close(&self, env: &Env, image: &ClusterImage) {
-        let _turn = self.turn.acquire(1).await;
         if self.failed.borrow().is_some() {
             return;
         }
-        if let Err(e) = flush::close(env, &self.log, image.encode()).await {
+        if let Err(e) = write_back::close(env, &self.log, image.encode()).await {
             eprintln!("error: close the metadata log: {e}; the next start reads it from before");
         }
     }
@@ -151,6 +193,13 @@ impl Shard {
     /// Opens the metadata log (shard 0 only) and tells every shard the image.
     pub async fn lead(self: &Rc<Self>) -> Result<(), LogError> {
         assert!(self.mesh.id() == ShardId(0), "shard 0 keeps the metadata");
+        for shard in 1..self.mesh.shards() {
+            let answer = self.mesh.call(ShardId(shard as u16), Request::Start).await;
+            if let Some(Reply::Started(Err(why))) = answer.await {
+                return Err(LogError::Corrupt(format!("shard {shard}: {why}")));
+            }
+        }
+        self.start().await?;
         let (meta, image) = {
             let settings = &self.settings;
             MetaLog::open(&self.env, &settings.data_dir, settings.local.clone()).await?
@@ -190,11 +239,14 @@ impl Shard {
         before
             .admit(&command)
             .map_err(|(code, text)| Refusal::new(code, text))?;
-        if let Err(error) = meta.store(&self.env, &before, &command).await {
-            let why = format!("the metadata log failed: {error}");
-            eprintln!("error: {why}. Topics cannot be changed until the disk is mended");
-            *meta.failed.borrow_mut() = Some(why.clone());
-            return Err(Refusal::new(ErrorCode::KafkaStorageError, why));
+        if let Err(error) = meta
+            .store((&self.env, &self.flusher), &before, &command)
+            .await
+        {
+            meta.failed(&error);
+        }
+        if let Some(why) = &*meta.failed.borrow() {
+            return Err(Refusal::new(ErrorCode::KafkaStorageError, why.clone()));
         }
         let mut image = ClusterImage::clone(&before);
         image.apply(&command);

@@ -6,6 +6,7 @@
 
 pub mod append;
 pub mod drive_meta;
+pub mod flusher;
 pub mod mesh;
 pub mod partition;
 pub mod read;

@@ -36,6 +36,8 @@ pub enum Request {
     DeleteRecords(Vec<(PartitionId, Offset)>),
     /// Sizes of all partitions that live here.
     Sizes,
+    /// Replay the journals and take one into use: before anything else.
+    Start,
     /// Use this image from now on.
     Image(Arc<ClusterImage>),
     /// Change the cluster's metadata. Only shard 0 takes it.
@@ -60,6 +62,8 @@ pub enum Reply {
     Sizes(Vec<PartitionSize>),
     /// To [`Request::Propose`]: the image with the change in it.
     Propose(Result<Arc<ClusterImage>, Refusal>),
+    /// To [`Request::Start`]: why it failed.
+    Started(Result<(), String>),
     /// To what has no other answer.
     Done,
 }

@@ -3,19 +3,18 @@
 //! Alone on its node (one replica) the high watermark is the flushed end: what is durable is
 //! committed, and nothing else is ever shown.
 
-use std::cell::{Cell, RefCell};
+use std::cell::RefCell;
 use std::rc::Rc;
 
 use streamd_core::meta::TopicMeta;
 use streamd_core::producer::ProducerState;
-use streamd_io::{Class, Env};
-use streamd_log::flush::{Flushed, flush_once};
+use streamd_log::journal::Flushed;
 use streamd_log::log::SharedLog;
 use streamd_log::{Log, LogError};
 use streamd_model::{Epoch, ErrorCode, Offset, PartitionId, Watermarks};
 
 use crate::Refusal;
-use crate::tail_budget::TailBudget;
+use crate::flusher::{Owner, Turn};
 use crate::waiters::Waiters;
 
 /// A partition that this shard owns.
@@ -34,7 +33,7 @@ pub struct Partition {
     pub epoch: Epoch,
     /// The topic as of the image that this shard has.
     pub topic: RefCell<std::sync::Arc<TopicMeta>>,
-    flushing: Cell<bool>,
+    turn: Turn,
     offline: RefCell<Option<Refusal>>,
 }
 
@@ -54,7 +53,7 @@ impl Partition {
             waiters: Waiters::default(),
             epoch: 0,
             topic: RefCell::new(topic),
-            flushing: Cell::new(false),
+            turn: Turn::default(),
             offline: RefCell::new(None),
         })
     }
@@ -103,44 +102,36 @@ impl Partition {
 
     fn go_offline(&self, refusal: Refusal) {
         *self.offline.borrow_mut() = Some(refusal);
+        // Nobody reads it any more.
+        self.log.borrow_mut().clear_tail();
         self.waiters.release_all();
     }
 
-    /// Sees to it that what was appended is written. Returns at once.
-    pub fn kick_flush(self: &Rc<Self>, env: &Env, tail: &Rc<TailBudget>) {
-        if self.flushing.replace(true) {
-            return;
-        }
-        let (partition, env_, tail) = (self.clone(), env.clone(), tail.clone());
-        env.spawn(Class::Latency, async move {
-            partition.flush(&env_, &tail).await
-        })
-        .detach();
-    }
-
-    /// Whether a flush task is at work.
+    /// Whether something of it is on its way to the disk.
     pub fn is_flushing(&self) -> bool {
-        self.flushing.get()
+        self.turn.is_busy()
+    }
+}
+
+impl Owner for Partition {
+    fn log(&self) -> &SharedLog {
+        &self.log
     }
 
-    async fn flush(self: Rc<Self>, env: &Env, tail: &Rc<TailBudget>) {
-        loop {
-            let before = self.log.borrow().flushed();
-            match flush_once(env, &self.log).await {
-                Ok(Some(flushed)) => self.flushed(before, flushed, tail),
-                Ok(None) => break,
-                Err(error) => {
-                    self.fail(&error);
-                    break;
-                }
-            }
-        }
-        self.flushing.set(false);
+    fn turn(&self) -> &Turn {
+        &self.turn
     }
 
-    fn flushed(self: &Rc<Self>, before: Offset, flushed: Flushed, tail: &Rc<TailBudget>) {
+    fn flushed(&self, before: Offset, flushed: Flushed) {
         assert!(flushed.next > before, "a flush moves the watermark up");
-        tail.grew(self, flushed.memory);
         self.waiters.advanced(flushed.next, flushed.bytes);
+    }
+
+    fn failed(&self, error: &LogError) {
+        self.fail(error);
+    }
+
+    fn is_gone(&self) -> bool {
+        self.offline.borrow().is_some()
     }
 }

@@ -12,12 +12,14 @@ use streamd_core::producer::ProducerState;
 use streamd_io::local::Notify;
 use streamd_io::mailbox::Endpoint;
 use streamd_io::{Class, Env};
+use streamd_log::journal::{Journal, JournalOptions, replay};
 use streamd_log::retain::{self, Retention};
-use streamd_log::{Log, LogConfig, LogError, flush, recover};
+use streamd_log::{Log, LogConfig, LogError, recover, write_back};
 use streamd_model::{ErrorCode, Map, PartitionId, ShardId};
 
 use crate::Refusal;
 use crate::drive_meta::{METADATA_DIR, MetaLog};
+use crate::flusher::Flusher;
 use crate::mesh::{Envelope, Mesh, Reply, Request, owner};
 use crate::partition::Partition;
 use crate::read::PartitionSize;
@@ -32,8 +34,8 @@ pub struct Settings {
     pub tail_bytes: usize,
     /// What this node adds to the image.
     pub local: Local,
-    /// Whether writes are on stable storage before they are acknowledged.
-    pub durable: bool,
+    /// How this shard's journal is laid out.
+    pub journal: JournalOptions,
     /// How often retention is looked after.
     pub retention_check: Duration,
 }
@@ -44,8 +46,8 @@ pub struct Shard {
     pub env: Env,
     /// The other shards.
     pub mesh: Mesh,
-    /// Memory for the tails.
-    pub tail: Rc<TailBudget>,
+    /// The way to the disk.
+    pub flusher: Rc<Flusher>,
     pub(crate) settings: Settings,
     image: RefCell<Arc<ClusterImage>>,
     partitions: RefCell<Map<PartitionId, Rc<Partition>>>,
@@ -68,7 +70,7 @@ impl Shard {
         let image = Arc::new(ClusterImage::new(settings.local.clone()));
         Rc::new(Shard {
             mesh: Mesh::new(id, shards, endpoint),
-            tail: TailBudget::new(settings.tail_bytes),
+            flusher: Flusher::new(&env, TailBudget::new(settings.tail_bytes)),
             env,
             settings,
             image: RefCell::new(image),
@@ -144,7 +146,6 @@ impl Shard {
             segment_bytes: topic.config.segment_bytes as u64,
             segment_ms: topic.config.segment_ms,
             index_interval: topic.config.index_interval_bytes as u64,
-            durable: self.settings.durable,
             metadata: format!("version: 0\ntopic_id: {}\n", topic.id),
             ..LogConfig::default()
         }
@@ -199,6 +200,7 @@ impl Shard {
                 Reply::DeleteRecords(out)
             }
             Request::Sizes => Reply::Sizes(self.sizes()),
+            Request::Start => Reply::Started(self.start().await.map_err(|e| e.to_string())),
             Request::Image(image) => {
                 self.follow(image).await;
                 Reply::Done
@@ -209,6 +211,22 @@ impl Shard {
                 Reply::Done
             }
         }
+    }
+
+    /// Replays the journals that are this shard's to replay, and takes its own into use. Every
+    /// shard does so before any opens a log: a partition's last life may have been on another one.
+    pub(crate) async fn start(&self) -> Result<(), LogError> {
+        let (id, shards) = (usize::from(self.mesh.id().0), self.mesh.shards());
+        let data_dir = &self.settings.data_dir;
+        let mine = |shard: usize| shard % shards == id;
+        let replayed = replay::replay(&self.env, data_dir, mine, |shard| shard < shards).await?;
+        for note in &replayed.notes {
+            eprintln!("warning: {note}");
+        }
+        let options = self.settings.journal;
+        let journal = Journal::open(&self.env, data_dir, id, options).await?;
+        self.flusher.start(journal);
+        Ok(())
     }
 
     /// Asks the shard that is meant, be it this one. `None` when it has stopped.
@@ -265,6 +283,8 @@ impl Shard {
             self.env.sleep(Duration::from_millis(1)).await;
         }
         self.partitions.borrow_mut().remove(&partition.id);
+        let turn = partition.log.borrow().back_turn();
+        let _turn = turn.acquire(1).await;
         let from = partition.log.borrow().dir().to_owned();
         let to = self
             .settings
@@ -489,22 +509,27 @@ impl Shard {
             .drain()
             .map(|(_, p)| p)
             .collect();
+        let meta = self.meta.borrow_mut().take();
+        let meta_turn = match &meta {
+            Some(meta) => Some(meta.end().await),
+            None => None,
+        };
+        if let Err(error) = self.flusher.close().await {
+            eprintln!("error: close the journal: {error}; the next start reads it again");
+        }
         for partition in mine {
-            while partition.is_flushing() {
-                self.env.sleep(Duration::from_millis(1)).await;
-            }
             if partition.usable().is_err() {
                 continue;
             }
             let state = partition.producers.borrow().encode();
-            if let Err(error) = flush::close(&self.env, &partition.log, state).await {
+            if let Err(error) = write_back::close(&self.env, &partition.log, state).await {
                 partition.fail(&error);
             }
         }
-        let meta = self.meta.borrow_mut().take();
         if let Some(meta) = meta {
             meta.close(&self.env, &self.image()).await;
         }
+        drop(meta_turn);
         self.closed.set(true);
     }
 }

@@ -1,22 +1,32 @@
-//! How much memory the tails of a shard's partitions may take together. When it is full, what was
-//! written longest ago is let go, whoever's it is; it is on disk anyway.
+//! How much memory the tails of a shard's logs may take together. When it is full, what was written
+//! longest ago is let go, whoever's it is, as soon as it is in its segment.
 
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
 use std::rc::{Rc, Weak};
 
-use crate::partition::Partition;
+use streamd_log::journal::Flushed;
+use streamd_model::Offset;
+
+use crate::flusher::Owner;
 
 /// The budget of one shard.
 pub struct TailBudget {
     limit: usize,
     used: Cell<usize>,
-    /// One entry for each group in memory, oldest first.
-    order: RefCell<VecDeque<(Weak<Partition>, usize)>>,
+    /// What came into memory, oldest first.
+    order: RefCell<VecDeque<Entry>>,
+}
+
+struct Entry {
+    owner: Weak<dyn Owner>,
+    /// The offset after it.
+    next: Offset,
+    memory: usize,
 }
 
 impl TailBudget {
-    /// A budget of `limit` bytes.
+    /// A budget of `limit` bytes. What is not in a segment yet may take more.
     pub fn new(limit: usize) -> Rc<TailBudget> {
         Rc::new(TailBudget {
             limit,
@@ -30,24 +40,31 @@ impl TailBudget {
         self.used.get()
     }
 
-    /// A group of `memory` bytes was added to the tail of `partition`.
-    pub fn grew(&self, partition: &Rc<Partition>, memory: usize) {
-        self.used.set(self.used.get() + memory);
-        self.order
-            .borrow_mut()
-            .push_back((Rc::downgrade(partition), memory));
-        while self.used.get() > self.limit {
-            let Some((oldest, memory)) = self.order.borrow_mut().pop_front() else {
-                break;
-            };
-            if let Some(p) = oldest.upgrade() {
-                let freed = p.log.borrow_mut().drop_tail();
-                assert!(
-                    freed == memory,
-                    "one entry for each group, in the same order"
-                );
+    /// The tail of `owner`'s log has grown.
+    pub fn grew(&self, owner: &Rc<dyn Owner>, flushed: Flushed) {
+        self.used.set(self.used.get() + flushed.memory);
+        self.order.borrow_mut().push_back(Entry {
+            owner: Rc::downgrade(owner),
+            next: flushed.next,
+            memory: flushed.memory,
+        });
+        self.trim();
+    }
+
+    /// Lets go of the oldest until the limit is kept, or something is not in its segment yet.
+    pub fn trim(&self) {
+        let mut order = self.order.borrow_mut();
+        while self.used.get() > self.limit
+            && let Some(oldest) = order.front()
+        {
+            if let Some(owner) = oldest.owner.upgrade()
+                && !owner.is_gone()
+                && !owner.log().borrow_mut().drop_tail(oldest.next)
+            {
+                return;
             }
-            self.used.set(self.used.get() - memory);
+            self.used.set(self.used.get() - oldest.memory);
+            order.pop_front();
         }
     }
 }

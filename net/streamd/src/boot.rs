@@ -12,6 +12,7 @@ use std::{fs, io};
 
 use streamd_io::mailbox::{Endpoint, mesh};
 use streamd_io::{Class, DirLock, Env, Listener, RuntimeOptions, lock_dir, probe, signal};
+use streamd_log::journal::JournalOptions;
 use streamd_model::{ShardId, TopicId};
 use streamd_shard::{Envelope, Request, Settings, Shard};
 
@@ -30,6 +31,11 @@ const DRAIN: Duration = Duration::from_millis(200);
 /// this memory again and again; were it larger, each byte would be written to memory that was never
 /// touched before, which costs more than all else that is done with it.
 const TAIL_MAX: usize = 48 << 20;
+/// A file of a shard's journal, bytes. What it holds goes to the segments together: the larger it
+/// is, the larger are the pieces.
+const JOURNAL_FILE: u64 = 16 << 20;
+/// A shard's journal files: one takes groups while others go to the segments.
+const JOURNAL_FILES: usize = 4;
 
 /// What a shard tells the main thread.
 enum Report {
@@ -292,7 +298,11 @@ async fn start_shard(
         data_dir: config.data_dir.clone(),
         tail_bytes: (memory / 4).min(TAIL_MAX),
         local: config.local.clone(),
-        durable: config.broker.durable,
+        journal: JournalOptions {
+            file_bytes: JOURNAL_FILE,
+            files_max: JOURNAL_FILES,
+            durable: config.broker.durable,
+        },
         retention_check: Duration::from_millis(config.broker.retention_check_interval_ms),
     };
     let id = ShardId(index as u16);

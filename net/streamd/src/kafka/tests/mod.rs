@@ -17,6 +17,7 @@ use streamd_core::config::Configs;
 use streamd_core::meta::Local;
 use streamd_io::sim::{Sim, SimOptions};
 use streamd_io::{Class, Env, Part, mailbox};
+use streamd_log::journal::JournalOptions;
 use streamd_model::{ErrorCode, NodeId, ShardId};
 use streamd_shard::{Settings, Shard};
 use streamd_wire::kafka::generated::create_topics_request::{CreatableTopic, CreateTopicsRequest};
@@ -55,7 +56,11 @@ async fn start(env: &Env, configs: Configs) -> Rc<Broker> {
             node: NodeId(NODE),
             configs,
         },
-        durable: true,
+        journal: JournalOptions {
+            file_bytes: 1 << 20,
+            files_max: 4,
+            durable: true,
+        },
         retention_check: Duration::from_secs(300),
     };
     env.create_dir_all(&settings.data_dir).await.unwrap();

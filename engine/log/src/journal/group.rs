@@ -1,0 +1,246 @@
+//! A group: what the logs of a shard have pending, gathered for one durable write.
+//!
+//! The batches are copied once, into an aligned buffer, and stamped there. That memory is also what
+//! the tails of the logs keep, until the batches are in their segments and beyond.
+
+use std::ops::Range;
+use std::rc::Rc;
+
+use bytes::Bytes;
+use streamd_io::{AlignedBuf, Env};
+use streamd_model::Offset;
+
+use super::format::{GROUP_HEADER, GroupHeader, RunHeader, run_overhead};
+use crate::batch::{BatchHeader, restamp_time, stamp};
+use crate::log::{Log, SharedLog};
+use crate::segment::Segment;
+use crate::tail::TailGroup;
+
+/// A group takes batches until it holds so many bytes.
+pub const GROUP_BYTES: usize = 1 << 20;
+
+/// What one group made durable of one log.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Flushed {
+    /// Everything before this offset is durable now.
+    pub next: Offset,
+    /// Bytes of records that became durable.
+    pub bytes: usize,
+    /// Bytes of memory that the tail has grown by.
+    pub memory: usize,
+}
+
+struct Planned {
+    log: SharedLog,
+    count: usize,
+}
+
+/// Logs whose batches go to the disk together.
+#[derive(Default)]
+pub struct Group {
+    logs: Vec<Planned>,
+    len: usize,
+}
+
+/// Batches of one segment, in the group's buffer.
+struct Run {
+    log: usize,
+    segment: Rc<Segment>,
+    position: u64,
+    range: Range<usize>,
+    next: Offset,
+    batches: Vec<(u64, BatchHeader)>,
+}
+
+/// A group with its buffer.
+pub(super) struct Filled {
+    logs: Vec<SharedLog>,
+    runs: Vec<Run>,
+    len: usize,
+}
+
+impl Group {
+    /// Takes what `log` has pending, or as much as fits. True when some of it is left behind.
+    pub fn take(&mut self, log: &SharedLog) -> bool {
+        let l = log.borrow();
+        let overhead = run_overhead(l.dir_name(), &l.config.metadata);
+        let (mut count, mut segment): (usize, Option<&Rc<Segment>>) = (0, None);
+        for p in &l.queue.pending {
+            if self.is_full() {
+                break;
+            }
+            if segment.is_none_or(|s| !Rc::ptr_eq(s, &p.segment)) {
+                segment = Some(&p.segment);
+                self.len += overhead;
+            }
+            count += 1;
+            self.len += p.batch.bytes.len();
+        }
+        let left = count < l.queue.pending.len();
+        drop(l);
+        if count > 0 {
+            let log = log.clone();
+            self.logs.push(Planned { log, count });
+        }
+        left
+    }
+
+    /// Whether it should be written before it takes more.
+    pub fn is_full(&self) -> bool {
+        self.len >= GROUP_BYTES
+    }
+
+    /// Logs that it holds something of.
+    pub fn logs(&self) -> usize {
+        self.logs.len()
+    }
+
+    /// Whether it holds nothing.
+    pub fn is_empty(&self) -> bool {
+        self.logs.is_empty()
+    }
+
+    /// Bytes that it takes in the journal, but for the last block.
+    pub fn len(&self) -> usize {
+        GROUP_HEADER + self.len
+    }
+
+    /// Copies the batches into a buffer and stamps them.
+    pub(super) fn fill(self, env: &Env, (id, seq): (u64, u64)) -> (AlignedBuf, Filled) {
+        let len = self.len();
+        let mut buf = env.alloc(len);
+        buf.truncate(len);
+        let mut filled = Filled {
+            logs: Vec::with_capacity(self.logs.len()),
+            runs: Vec::with_capacity(self.logs.len()),
+            len,
+        };
+        let mut at = GROUP_HEADER;
+        for planned in self.logs {
+            let mut log = planned.log.borrow_mut();
+            let mut left = planned.count;
+            while left > 0 {
+                let run = log.take_run(left, &mut buf[at..]);
+                left -= run.batches.len();
+                at += run.range.end;
+                let start = at - run.range.len();
+                filled.runs.push(Run {
+                    log: filled.logs.len(),
+                    range: start..at,
+                    ..run
+                });
+            }
+            drop(log);
+            filled.logs.push(planned.log);
+        }
+        assert!(at == len, "a group is as long as it was planned");
+        buf[len..].fill(0);
+        let runs = filled.runs.len();
+        GroupHeader { id, seq, len, runs }.encode(&mut buf);
+        (buf, filled)
+    }
+}
+
+impl Log {
+    /// Moves at most `most` pending batches of one segment to the front of `out`, behind a header.
+    fn take_run(&mut self, most: usize, out: &mut [u8]) -> Run {
+        let first = &self.queue.pending[0];
+        let (segment, position) = (first.segment.clone(), first.position);
+        let of_run = |p: &&crate::log::Pending| Rc::ptr_eq(&p.segment, &segment);
+        let count = self.queue.pending.iter().take(most).take_while(of_run);
+        let count = count.count();
+        let start = run_overhead(self.dir_name(), &self.config.metadata);
+        let mut at = start;
+        let mut batches = Vec::with_capacity(count);
+        let mut next = self.taken;
+        for p in self.queue.pending.drain(..count) {
+            assert!(p.base == next, "gap: batch at {} after {next}", p.base);
+            let bytes = &p.batch.bytes;
+            let place = &mut out[at..at + bytes.len()];
+            place.copy_from_slice(bytes);
+            stamp(place, p.base, p.epoch);
+            if p.batch.facts.restamp {
+                restamp_time(place, p.batch.facts.max_timestamp, p.log_append_time);
+            }
+            let header = BatchHeader {
+                base_offset: p.base,
+                epoch: p.epoch,
+                max_timestamp: p.batch.facts.max_timestamp,
+                ..p.batch.facts.header
+            };
+            batches.push((p.position, header));
+            at += bytes.len();
+            next = header.next_offset();
+        }
+        let header = RunHeader {
+            dir: self.dir_name(),
+            metadata: &self.config.metadata,
+            segment: segment.base,
+            position,
+            len: at - start,
+        };
+        header.encode(out);
+        self.taken = next;
+        self.queue.bytes -= at - start;
+        Run {
+            log: 0,
+            segment,
+            position,
+            range: start..at,
+            next,
+            batches,
+        }
+    }
+
+    /// Takes note that a run is durable.
+    fn complete(&mut self, run: &Run, piece: TailGroup) {
+        assert!(
+            run.next > self.flushed && run.next <= self.end,
+            "flushed goes up"
+        );
+        // Only now: the index never speaks of what is not durable.
+        if let Some(index) = run.segment.index() {
+            let mut index = index.borrow_mut();
+            for (position, header) in &run.batches {
+                index.note(run.segment.base, *position, header);
+            }
+        }
+        let end = run.position + run.range.len() as u64;
+        run.segment.advance(end, run.next);
+        self.flushed = run.next;
+        self.tail.push(piece);
+    }
+}
+
+impl Filled {
+    /// Takes note that the group is durable. One answer for each log, in the order in which they
+    /// were taken.
+    pub(super) fn complete(&self, bytes: &Bytes, capacity: usize) -> Vec<Flushed> {
+        let mut flushed: Vec<Flushed> = Vec::with_capacity(self.logs.len());
+        for run in &self.runs {
+            let len = run.range.len();
+            // Its share of the buffer, which goes when the last of them is gone.
+            let memory = (capacity as u64 * len as u64).div_ceil(self.len as u64) as usize;
+            let piece = TailGroup {
+                segment: run.segment.base,
+                position: run.position,
+                next: run.next,
+                bytes: bytes.slice(run.range.clone()),
+                memory,
+            };
+            self.logs[run.log].borrow_mut().complete(run, piece);
+            if flushed.len() == run.log {
+                flushed.push(Flushed {
+                    next: run.next,
+                    bytes: 0,
+                    memory: 0,
+                });
+            }
+            let of_log = &mut flushed[run.log];
+            of_log.next = run.next;
+            of_log.bytes += len;
+            of_log.memory += memory;
+        }
+        flushed
+    }
+}

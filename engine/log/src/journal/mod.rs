@@ -1,0 +1,198 @@
+//! The journal of a shard: what its logs append becomes durable here first, a group of many logs at
+//! a time, with one write to the disk. Later, in large pieces, it is written to the segments.
+//!
+//! Invariants: groups are written one after another, so that only the last one of a file can be
+//! torn; a file is used again only when all that it holds is durable in segments; nothing is shown
+//! to readers, or acknowledged, before its group is durable. After a crash [`replay`] writes what
+//! the journals hold to the segments again, and everything else begins from there.
+
+pub mod file;
+pub mod format;
+pub mod group;
+pub mod replay;
+
+use std::cell::{Cell, RefCell};
+use std::path::{Path, PathBuf};
+use std::rc::Rc;
+
+use streamd_io::local::Notify;
+use streamd_io::{BLOCK, Env, OpenOptions};
+
+use crate::LogError;
+pub use file::JournalFile;
+use file::{file_name, parse_name, write_header};
+use format::FileHeader;
+pub use group::{Flushed, Group};
+
+/// The directory of the journals in the data directory. No topic's partition has such a name.
+pub const DIR: &str = "journal";
+
+/// How a journal is laid out.
+#[derive(Clone, Copy, Debug)]
+pub struct JournalOptions {
+    /// A file takes no more groups when it holds so many bytes.
+    pub file_bytes: u64,
+    /// So many files are in use at the most; the next group waits until one is free again.
+    pub files_max: usize,
+    /// Whether a group is on stable storage when it is written (`log.flush=durable`).
+    pub durable: bool,
+}
+
+/// The journal of one shard.
+pub struct Journal {
+    env: Env,
+    dir: PathBuf,
+    shard: usize,
+    options: JournalOptions,
+    current: RefCell<Option<Rc<JournalFile>>>,
+    /// Numbers of files that may be used again, and the number of the next new one.
+    free: RefCell<Vec<u32>>,
+    made: Cell<u32>,
+    /// Files that hold what is not in the segments yet, the current one included.
+    in_use: Cell<usize>,
+    writing: Cell<bool>,
+    seq: Cell<u64>,
+    freed: Notify,
+}
+
+impl Journal {
+    /// The journal of shard `shard`. What its files held must have been replayed.
+    pub async fn open(
+        env: &Env,
+        data_dir: &Path,
+        shard: usize,
+        options: JournalOptions,
+    ) -> Result<Journal, LogError> {
+        let dir = data_dir.join(DIR);
+        let fail = |what: &str| LogError::io(format!("{what} {}", dir.display()));
+        env.create_dir_all(&dir).await.map_err(fail("create"))?;
+        env.sync_dir(data_dir)
+            .await
+            .map_err(fail("sync the name of"))?;
+        let entries = env.list_dir(&dir).await.map_err(fail("list"))?;
+        let mut free: Vec<u32> = entries
+            .iter()
+            .filter_map(|e| parse_name(&e.name))
+            .filter(|&(s, _)| s == shard)
+            .map(|(_, number)| number)
+            .collect();
+        free.sort_unstable_by(|a, b| b.cmp(a));
+        Ok(Journal {
+            env: env.clone(),
+            shard,
+            options,
+            current: RefCell::new(None),
+            made: Cell::new(free.first().map_or(0, |n| n + 1)),
+            free: RefCell::new(free),
+            in_use: Cell::new(0),
+            writing: Cell::new(false),
+            seq: Cell::new(0),
+            freed: Notify::default(),
+            dir,
+        })
+    }
+
+    /// Whether a group of `len` bytes goes into the current file.
+    pub fn has_room(&self, len: usize) -> bool {
+        let current = self.current.borrow();
+        current
+            .as_ref()
+            .is_some_and(|f| f.is_empty() || f.used() + len as u64 <= self.options.file_bytes)
+    }
+
+    /// The file that takes groups now.
+    pub fn current(&self) -> Option<Rc<JournalFile>> {
+        self.current.borrow().clone()
+    }
+
+    /// Ends the use of the current file. The caller sees to it that what it holds gets into the
+    /// segments, and then calls [`Journal::release`].
+    pub fn close_current(&self) -> Option<Rc<JournalFile>> {
+        assert!(!self.writing.get(), "a file is closed between two groups");
+        self.current.borrow_mut().take()
+    }
+
+    /// Everything that the file holds is durable in the segments, so it may be used again.
+    pub fn release(&self, file: &JournalFile) {
+        self.free.borrow_mut().push(file.number);
+        self.in_use.set(self.in_use.get() - 1);
+        self.freed.notify_all();
+    }
+
+    /// Writes a group and tells its logs; one answer for each, in the order of the takes. One call
+    /// at a time. After an error it is not known what is on the disk: the logs of the group must
+    /// not be used any more, and the current file is to be closed.
+    pub async fn write(&self, group: Group) -> Result<Vec<Flushed>, LogError> {
+        assert!(!group.is_empty(), "something to write");
+        assert!(!self.writing.replace(true), "one group at a time");
+        let result = self.write_one(group).await;
+        self.writing.set(false);
+        result
+    }
+
+    async fn write_one(&self, group: Group) -> Result<Vec<Flushed>, LogError> {
+        let file = match self.current() {
+            Some(file) => file,
+            None => self.begin_file().await?,
+        };
+        let seq = self.seq.get();
+        let (buf, filled) = group.fill(&self.env, (file.id, seq));
+        self.seq.set(seq + 1);
+        let capacity = buf.capacity();
+        let bytes = file.append(&self.env, buf, self.limit()).await?;
+        Ok(filled.complete(&bytes, capacity))
+    }
+
+    fn limit(&self) -> u64 {
+        self.options.file_bytes.next_multiple_of(BLOCK as u64)
+    }
+
+    async fn begin_file(&self) -> Result<Rc<JournalFile>, LogError> {
+        while self.in_use.get() >= self.options.files_max {
+            self.freed.wait().await;
+        }
+        let free = self.free.borrow_mut().pop();
+        let number = free.unwrap_or_else(|| {
+            let number = self.made.get();
+            self.made.set(number + 1);
+            number
+        });
+        self.in_use.set(self.in_use.get() + 1);
+        let path = self.dir.join(file_name(self.shard, number));
+        let header = FileHeader {
+            id: self.env.random_u64(),
+            first_seq: self.seq.get(),
+        };
+        let durable = self.options.durable;
+        let begun = JournalFile::begin(&self.env, (&path, number), header, durable).await;
+        let file = begun.inspect_err(|_| {
+            self.free.borrow_mut().push(number);
+            self.in_use.set(self.in_use.get() - 1);
+        })?;
+        *self.current.borrow_mut() = Some(file.clone());
+        Ok(file)
+    }
+
+    /// Ends the use of all files that are free, so that the next start has nothing to replay.
+    pub async fn close(&self) -> Result<(), LogError> {
+        let free = self.free.take();
+        for number in free {
+            end_use(&self.env, &self.dir.join(file_name(self.shard, number))).await?;
+        }
+        Ok(())
+    }
+}
+
+/// Makes it known, durably, that nothing in a journal file is needed any more.
+async fn end_use(env: &Env, path: &Path) -> Result<(), LogError> {
+    let fail = |what: &str| LogError::io(format!("{what} {}", path.display()));
+    let options = OpenOptions {
+        read: true,
+        write: true,
+        create: false,
+        direct: true,
+        durable: true,
+    };
+    let file = env.open(path, &options).await.map_err(fail("open"))?;
+    write_header(env, &file, None).await.map_err(fail("end"))
+}

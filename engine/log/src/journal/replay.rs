@@ -1,0 +1,285 @@
+//! After a crash: what the journals hold is written to the segments again, then the journals end.
+//!
+//! Writing it again is harmless: a run says where in its segment it belongs, and the bytes there are
+//! the same or are not there yet. Skipped is what lies before a partition's checkpoint (it is durable
+//! in its segment, which may be deleted meanwhile), and what belongs to a directory that is gone or
+//! is another topic's now. Only the last group of a file can be torn; it was not acknowledged then.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use bytes::Bytes;
+use streamd_io::{BLOCK, Env, OpenOptions};
+use streamd_model::Offset;
+
+use super::file::parse_name;
+use super::format::{FileHeader, GROUP_HEADER, GroupHeader, RunHeader};
+use super::{DIR, end_use};
+use crate::LogError;
+use crate::batch::{BatchHeader, crc_matches};
+use crate::checkpoint::{self, Checkpoint};
+use crate::segment;
+
+/// Neighbouring runs are written in pieces of at most so many bytes.
+const PIECE: usize = 4 << 20;
+/// The largest `partition.metadata` that is looked at, bytes.
+const METADATA_MAX: usize = 4096;
+
+/// What a replay did.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct Replayed {
+    /// Groups that were found whole.
+    pub groups: u64,
+    /// Bytes of batches that were written to segments again.
+    pub bytes: u64,
+    /// Things that a person should know, as sentences.
+    pub notes: Vec<String>,
+}
+
+/// A run that a journal holds.
+struct Found {
+    metadata: String,
+    segment: Offset,
+    position: u64,
+    bytes: Bytes,
+}
+
+type Runs = BTreeMap<String, Vec<Found>>;
+
+/// Replays the journals in `data_dir` of the shards that `mine` chooses. Everything is durable in
+/// the segments when this returns; the files stay, to be used again, if `keep` says so of their
+/// shard, or are removed.
+pub async fn replay(
+    env: &Env,
+    data_dir: &Path,
+    mine: impl Fn(usize) -> bool,
+    keep: impl Fn(usize) -> bool,
+) -> Result<Replayed, LogError> {
+    let dir = data_dir.join(DIR);
+    let mut done = Replayed::default();
+    let entries = match env.list_dir(&dir).await {
+        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(done),
+        r => r.map_err(LogError::io(format!("list {}", dir.display())))?,
+    };
+    let files: Vec<(usize, PathBuf)> = entries
+        .iter()
+        .filter_map(|e| Some((parse_name(&e.name)?.0, dir.join(&e.name))))
+        .filter(|(shard, _)| mine(*shard))
+        .collect();
+    for (shard, path) in files {
+        let mut runs = Runs::new();
+        let in_use = scan(env, &path, &mut runs, &mut done).await?;
+        for (name, found) in runs {
+            restore(env, &data_dir.join(name), found, &mut done).await?;
+        }
+        if !keep(shard) {
+            let fail = LogError::io(format!("remove {}", path.display()));
+            env.remove_file(&path).await.map_err(fail)?;
+        } else if in_use {
+            end_use(env, &path).await?;
+        }
+    }
+    Ok(done)
+}
+
+/// Collects the runs of a file. False when the file was not in use.
+async fn scan(
+    env: &Env,
+    path: &Path,
+    runs: &mut Runs,
+    done: &mut Replayed,
+) -> Result<bool, LogError> {
+    let fail = |what: &str| LogError::io(format!("{what} {}", path.display()));
+    let options = OpenOptions::new().direct();
+    let file = env.open(path, &options).await.map_err(fail("open"))?;
+    let block = file.read_at(0, BLOCK).await.map_err(fail("read"))?;
+    let header = FileHeader::decode(&block).map_err(|version| {
+        LogError::Corrupt(format!(
+            "{}: version {version} of a journal; start the newer program that wrote it, and stop \
+             it cleanly",
+            path.display()
+        ))
+    })?;
+    let Some(header) = header else {
+        return Ok(false);
+    };
+    let size = file.size().await.map_err(fail("look at"))?;
+    let bytes = file.read_at(0, size as usize).await.map_err(fail("read"))?;
+    let mut seq = header.first_seq;
+    let mut groups: Vec<(usize, GroupHeader)> = Vec::new();
+    let mut at = BLOCK;
+    while at < bytes.len() {
+        let here = GroupHeader::decode(&bytes[at..])
+            .filter(|g| g.id == header.id && g.seq >= seq && g.len >= GROUP_HEADER);
+        match here {
+            Some(group) if group.len <= bytes.len() - at => {
+                if group.seq > seq {
+                    done.notes.push(format!(
+                        "{}: groups {seq} to {} are damaged: records that were acknowledged may \
+                         be missing at the ends of their partitions",
+                        path.display(),
+                        group.seq - 1
+                    ));
+                }
+                seq = group.seq + 1;
+                groups.push((at, group));
+                at += group.blocks() as usize;
+            }
+            // Where the groups end, unless this one is damaged and others follow: look on.
+            _ => at += BLOCK,
+        }
+        env.yield_if_needed().await;
+    }
+    let last = groups.len().saturating_sub(1);
+    for (i, (at, group)) in groups.iter().enumerate() {
+        let body = bytes.slice(at + GROUP_HEADER..at + group.len);
+        match split(&body, group.runs, i == last) {
+            Some(found) => {
+                done.groups += 1;
+                for (name, run) in found {
+                    runs.entry(name).or_default().push(run);
+                }
+            }
+            None => keep_aside(env, path, &bytes[*at..at + group.len], *at, done).await?,
+        }
+        env.yield_if_needed().await;
+    }
+    Ok(true)
+}
+
+/// The runs of a group; `None` when it is not whole. `check` looks at each batch.
+fn split(body: &Bytes, count: usize, check: bool) -> Option<Vec<(String, Found)>> {
+    let mut runs = Vec::new();
+    let mut at = 0;
+    for _ in 0..count {
+        let (header, size) = RunHeader::decode(&body[at..])?;
+        at += size;
+        let end = at
+            .checked_add(header.len)
+            .filter(|&end| end <= body.len())?;
+        let bytes = body.slice(at..end);
+        if check && !is_whole(&bytes) {
+            return None;
+        }
+        let found = Found {
+            metadata: header.metadata.to_owned(),
+            segment: header.segment,
+            position: header.position,
+            bytes,
+        };
+        runs.push((header.dir.to_owned(), found));
+        at = end;
+    }
+    Some(runs)
+}
+
+fn is_whole(batches: &[u8]) -> bool {
+    let mut at = 0;
+    while at < batches.len() {
+        match BatchHeader::parse(&batches[at..]) {
+            Ok(h) if h.size <= batches.len() - at && crc_matches(&batches[at..at + h.size]) => {
+                at += h.size;
+            }
+            _ => return false,
+        }
+    }
+    true
+}
+
+/// Keeps a group that is not whole for a person to look at.
+async fn keep_aside(
+    env: &Env,
+    path: &Path,
+    group: &[u8],
+    at: usize,
+    done: &mut Replayed,
+) -> Result<(), LogError> {
+    let aside = path.with_extension(format!("cut-{at}"));
+    env.write_file_atomic(&aside, group.to_vec())
+        .await
+        .map_err(LogError::io(format!("write {}", aside.display())))?;
+    done.notes.push(format!(
+        "{}: the write at byte {at} was not finished, and not acknowledged; its {} bytes are kept \
+         in {}",
+        path.display(),
+        group.len(),
+        aside.display()
+    ));
+    Ok(())
+}
+
+/// Writes runs to the segments of the partition in `dir`.
+async fn restore(
+    env: &Env,
+    dir: &Path,
+    runs: Vec<Found>,
+    done: &mut Replayed,
+) -> Result<(), LogError> {
+    let fail = |what: &str| LogError::io(format!("{what} in {}", dir.display()));
+    match env.list_dir(dir).await {
+        // The topic was deleted.
+        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(()),
+        r => r.map(drop).map_err(fail("list what is"))?,
+    }
+    let metadata = match env
+        .read_file(&dir.join("partition.metadata"), METADATA_MAX)
+        .await
+    {
+        Err(e) if e.kind() == io::ErrorKind::NotFound => Vec::new(),
+        r => r.map_err(fail("read partition.metadata"))?,
+    };
+    let from = match env
+        .read_file(&dir.join(checkpoint::FILE), checkpoint::BYTES_MAX)
+        .await
+    {
+        Err(e) if e.kind() == io::ErrorKind::NotFound => (0, 0),
+        r => Checkpoint::decode(&r.map_err(fail("read the checkpoint"))?)
+            .map_or((0, 0), |c| (c.segment, c.position)),
+    };
+    let mut segments: BTreeMap<Offset, Vec<Found>> = BTreeMap::new();
+    for run in runs {
+        let end = (run.segment, run.position + run.bytes.len() as u64);
+        if run.metadata.as_bytes() == metadata && end > from {
+            segments.entry(run.segment).or_default().push(run);
+        }
+    }
+    for (base, runs) in segments {
+        done.bytes += rewrite(env, dir, base, runs).await?;
+    }
+    Ok(())
+}
+
+async fn rewrite(
+    env: &Env,
+    dir: &Path,
+    base: Offset,
+    mut runs: Vec<Found>,
+) -> Result<u64, LogError> {
+    let path = dir.join(segment::file_name(base, "log"));
+    let fail = |what: &str| LogError::io(format!("{what} {}", path.display()));
+    let options = OpenOptions::new().create();
+    let file = env.open(&path, &options).await.map_err(fail("open"))?;
+    env.sync_dir(dir).await.map_err(fail("sync the name of"))?;
+    runs.sort_by_key(|r| r.position);
+    let mut written = 0;
+    let (mut piece, mut at) = (Vec::new(), 0);
+    for run in runs {
+        let follows = at + piece.len() as u64 == run.position;
+        if !piece.is_empty() && (!follows || piece.len() + run.bytes.len() > PIECE) {
+            written += piece.len() as u64;
+            file.write_plain(std::mem::take(&mut piece), at)
+                .await
+                .map_err(fail("write"))?;
+        }
+        if piece.is_empty() {
+            at = run.position;
+        }
+        piece.extend_from_slice(&run.bytes);
+        env.yield_if_needed().await;
+    }
+    written += piece.len() as u64;
+    file.write_plain(piece, at).await.map_err(fail("write"))?;
+    file.sync().await.map_err(fail("sync"))?;
+    Ok(written)
+}

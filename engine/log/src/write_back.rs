@@ -1,0 +1,228 @@
+//! From the journal to the segments: what is durable there is written to the segment files in large
+//! pieces, made durable, and then the journal's file may be used again.
+//!
+//! Invariants: only what is durable in the journal gets here; pieces of a log are written one after
+//! another; the tail keeps in memory what is not written yet; a segment is sealed, and a checkpoint
+//! stored, when everything before its end is durable in the segments.
+
+use std::cell::RefCell;
+use std::rc::Rc;
+
+use bytes::Bytes;
+use streamd_io::{AlignedBuf, BLOCK, Env};
+use streamd_model::Offset;
+
+use crate::LogError;
+use crate::checkpoint;
+use crate::log::Log;
+use crate::segment::Segment;
+
+/// A piece takes runs until it holds so many bytes.
+const PIECE: usize = 1 << 20;
+
+struct Piece {
+    segment: Rc<Segment>,
+    /// Position of the buffer in the file, a multiple of the block size.
+    at: u64,
+    buf: AlignedBuf,
+    end: u64,
+    next: Offset,
+    /// What the partly filled last block will hold.
+    last_block: Bytes,
+}
+
+impl Log {
+    /// The next piece that is in the journal and not in its segment.
+    fn next_piece(&self) -> Option<Piece> {
+        let first = self.tail.after(self.back.written);
+        let group = self.tail.group(first)?;
+        let (base, position) = (group.segment, group.position);
+        let (mut count, mut len) = (0, 0);
+        while let Some(g) = self.tail.group(first + count) {
+            if g.segment != base || (count > 0 && len + g.bytes.len() > PIECE) {
+                break;
+            }
+            count += 1;
+            len += g.bytes.len();
+        }
+        let segment = self.segments.iter().rev().find(|s| s.base == base)?.clone();
+        let overlap = (position % BLOCK as u64) as usize;
+        let last_block = if position == 0 {
+            &[]
+        } else {
+            &self.back.last_block[..]
+        };
+        assert!(
+            last_block.len() == overlap && segment.written() == position,
+            "a piece follows the one before it"
+        );
+        let mut buf = self.env.alloc(overlap + len);
+        buf.truncate(overlap + len);
+        buf[..overlap].copy_from_slice(last_block);
+        let (mut at, mut next) = (overlap, 0);
+        for g in (first..first + count).filter_map(|i| self.tail.group(i)) {
+            buf[at..at + g.bytes.len()].copy_from_slice(&g.bytes);
+            at += g.bytes.len();
+            next = g.next;
+        }
+        buf[at..].fill(0);
+        let last_block = Bytes::copy_from_slice(&buf[at - at % BLOCK..at]);
+        Some(Piece {
+            segment,
+            at: position - overlap as u64,
+            buf,
+            end: position + len as u64,
+            next,
+            last_block,
+        })
+    }
+
+    /// A segment that was rolled and is durable as a whole.
+    fn next_to_seal(&mut self) -> Option<Rc<Segment>> {
+        let &(_, end) = self.back.to_seal.front()?;
+        if end > self.back.synced {
+            return None;
+        }
+        self.back.to_seal.pop_front().map(|(segment, _)| segment)
+    }
+}
+
+/// Writes to the segments what the journal has. Not durable before [`settle`]. After an error the
+/// log must not be used any more, and the journal is all that has its last records.
+pub async fn write_back(env: &Env, log: &RefCell<Log>) -> Result<(), LogError> {
+    let turn = log.borrow().back.turn.clone();
+    let _turn = turn.acquire(1).await;
+    loop {
+        let piece = log.borrow().next_piece();
+        let Some(piece) = piece else { return Ok(()) };
+        let file = piece.segment.writer(env).await?;
+        let fail = LogError::io(format!("write {}", piece.segment.path("log").display()));
+        file.write_at(piece.buf, piece.at).await.map_err(fail)?;
+        piece.segment.set_written(piece.end);
+        let mut log = log.borrow_mut();
+        log.back.written = piece.next;
+        log.back.last_block = piece.last_block;
+    }
+}
+
+/// Makes durable what [`write_back`] has written; then seals segments that are complete, and stores
+/// the checkpoint that is due.
+pub async fn settle(env: &Env, log: &RefCell<Log>) -> Result<(), LogError> {
+    let turn = log.borrow().back.turn.clone();
+    let _turn = turn.acquire(1).await;
+    settle_in_turn(env, log).await
+}
+
+async fn settle_in_turn(env: &Env, log: &RefCell<Log>) -> Result<(), LogError> {
+    let (written, segments) = {
+        let log = log.borrow();
+        let dirty = log.segments.iter().filter(|s| s.is_dirty()).cloned();
+        (log.back.written, dirty.collect::<Vec<_>>())
+    };
+    for segment in segments {
+        segment.sync(env).await?;
+    }
+    log.borrow_mut().back.synced = written;
+    loop {
+        let next = log.borrow_mut().next_to_seal();
+        let Some(segment) = next else { break };
+        segment.seal(env).await?;
+        log.borrow_mut().note_prepared(&segment);
+    }
+    store_ready_checkpoint(env, log).await
+}
+
+/// Makes the partition's directory, durably, if this log has not done so yet. To be called before
+/// anything of the log goes into the journal.
+pub async fn make_dir(env: &Env, log: &RefCell<Log>) -> Result<(), LogError> {
+    let (dir, metadata) = {
+        let log = log.borrow();
+        if log.has_dir {
+            return Ok(());
+        }
+        (log.dir.clone(), log.config.metadata.clone())
+    };
+    let fail = |what: &str| LogError::io(format!("{what} {}", dir.display()));
+    env.create_dir_all(&dir)
+        .await
+        .map_err(fail("create the directory"))?;
+    if let Some(parent) = dir.parent() {
+        env.sync_dir(parent)
+            .await
+            .map_err(fail("sync the parent of"))?;
+    }
+    if !metadata.is_empty() {
+        env.write_file_atomic(&dir.join("partition.metadata"), metadata.into_bytes())
+            .await
+            .map_err(fail("write partition.metadata in"))?;
+    }
+    log.borrow_mut().has_dir = true;
+    Ok(())
+}
+
+/// Stores the planned checkpoint if everything before it is durable in the segments.
+async fn store_ready_checkpoint(env: &Env, log: &RefCell<Log>) -> Result<(), LogError> {
+    let ready = {
+        let mut log = log.borrow_mut();
+        let synced = log.back.synced;
+        let unsealed = log.back.to_seal.front().map(|(s, _)| s.base);
+        let is_ready = |c: &mut checkpoint::Checkpoint| {
+            c.next <= synced && unsealed.is_none_or(|base| base >= c.segment)
+        };
+        log.points.next.take_if(is_ready)
+    };
+    let Some(mut checkpoint) = ready else {
+        return Ok(());
+    };
+    let active = log
+        .borrow()
+        .segments
+        .iter()
+        .find(|s| s.base == checkpoint.segment)
+        .cloned();
+    if let Some(active) = active {
+        checkpoint.max_timestamp = active.index().map_or(-1, |i| i.borrow().max_timestamp);
+        active.store_index(env).await?;
+    }
+    store_checkpoint(env, log, Some(checkpoint)).await
+}
+
+/// Replaces the checkpoint file: by `new`, or by what it says now; with today's log start. One at
+/// a time, so that an older one never comes after a newer one.
+pub(crate) async fn store_checkpoint(
+    env: &Env,
+    log: &RefCell<Log>,
+    new: Option<checkpoint::Checkpoint>,
+) -> Result<(), LogError> {
+    let turn = log.borrow().points.turn.clone();
+    let _turn = turn.acquire(1).await;
+    let (path, checkpoint) = {
+        let log = log.borrow();
+        let mut c = new.unwrap_or_else(|| log.points.last.clone());
+        c.log_start = log.start;
+        (log.dir.join(checkpoint::FILE), c)
+    };
+    env.write_file_atomic(&path, checkpoint.encode())
+        .await
+        .map_err(LogError::io(format!("write {}", path.display())))?;
+    log.borrow_mut().points.last = checkpoint;
+    Ok(())
+}
+
+/// Ends the log cleanly: everything in its segments, the active one cut to its length with its
+/// index beside it, and a checkpoint of the end with `state`. The next start scans nothing. What
+/// was appended must be in the journal.
+pub async fn close(env: &Env, log: &RefCell<Log>, state: Vec<u8>) -> Result<(), LogError> {
+    write_back(env, log).await?;
+    settle(env, log).await?;
+    let active = log.borrow().segments.back().cloned();
+    let Some(active) = active else {
+        return Ok(());
+    };
+    active.seal(env).await?;
+    let checkpoint = log.borrow_mut().final_checkpoint(state);
+    if log.borrow().has_dir {
+        store_checkpoint(env, log, Some(checkpoint)).await?;
+    }
+    Ok(())
+}

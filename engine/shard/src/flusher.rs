@@ -1,0 +1,314 @@
+//! The shard's one way to the disk: what its logs append goes into the journal, group by group, and
+//! from there, a file of the journal at a time, to their segments.
+//!
+//! While a group is written the next one gathers by itself; nobody waits on a timer. Whoever owns a
+//! log is told when it is durable, or that it has failed. A file of the journal is used again only
+//! when every log in it is durable in its segments; if one of them failed, the file is kept.
+
+use std::cell::{Cell, OnceCell, RefCell};
+use std::collections::VecDeque;
+use std::rc::Rc;
+use std::time::Duration;
+
+use streamd_io::local::Notify;
+use streamd_io::{Class, Env};
+use streamd_log::journal::{Flushed, Group, Journal, JournalFile};
+use streamd_log::log::SharedLog;
+use streamd_log::{LogError, write_back};
+use streamd_model::Offset;
+
+use crate::tail_budget::TailBudget;
+
+/// So many logs are written to their segments at once.
+const BACK_AT_ONCE: usize = 8;
+/// What was written to the journal goes to the segments when nothing more came for so long.
+const IDLE: Duration = Duration::from_secs(1);
+
+/// Who owns a log that goes through the journal.
+pub trait Owner {
+    /// The log.
+    fn log(&self) -> &SharedLog;
+    /// Where it stands with the flusher.
+    fn turn(&self) -> &Turn;
+    /// Everything before `flushed.next` is durable; `before` is what was so until now.
+    fn flushed(&self, before: Offset, flushed: Flushed);
+    /// The log must not be used any more.
+    fn failed(&self, error: &LogError);
+    /// Whether it failed or was deleted.
+    fn is_gone(&self) -> bool;
+}
+
+/// Where a log stands with the flusher.
+#[derive(Default)]
+pub struct Turn {
+    /// Waits for a place in a group.
+    queued: Cell<bool>,
+    /// A group with its batches is being written.
+    in_flight: Cell<bool>,
+    /// It is on the list of the journal's current file.
+    listed: Cell<bool>,
+}
+
+impl Turn {
+    /// Whether something of the log is on its way to the journal.
+    pub fn is_busy(&self) -> bool {
+        self.queued.get() || self.in_flight.get()
+    }
+}
+
+/// Logs to be written to their segments, and the file of the journal that is free after that.
+struct Drain {
+    owners: Vec<Rc<dyn Owner>>,
+    file: Option<Rc<JournalFile>>,
+}
+
+/// The way to the disk.
+pub struct Flusher {
+    env: Env,
+    tail: Rc<TailBudget>,
+    journal: OnceCell<Journal>,
+    queue: RefCell<VecDeque<Rc<dyn Owner>>>,
+    writing: Cell<bool>,
+    /// Logs whose directories are being made.
+    making: Cell<usize>,
+    /// Whose batches the current file holds.
+    listed: RefCell<Vec<Rc<dyn Owner>>>,
+    drains: RefCell<VecDeque<Drain>>,
+    draining: Cell<bool>,
+    /// Groups that were written.
+    groups: Cell<u64>,
+    changed: Notify,
+}
+
+impl Flusher {
+    /// A flusher that writes nothing before [`Flusher::start`].
+    pub fn new(env: &Env, tail: Rc<TailBudget>) -> Rc<Flusher> {
+        Rc::new(Flusher {
+            env: env.clone(),
+            tail,
+            journal: OnceCell::new(),
+            queue: RefCell::default(),
+            writing: Cell::new(false),
+            making: Cell::new(0),
+            listed: RefCell::default(),
+            drains: RefCell::default(),
+            draining: Cell::new(false),
+            groups: Cell::new(0),
+            changed: Notify::default(),
+        })
+    }
+
+    /// Takes the journal into use.
+    pub fn start(self: &Rc<Self>, journal: Journal) {
+        let first = self.journal.set(journal).is_ok();
+        assert!(first, "a flusher is started once");
+        let this = self.clone();
+        self.env
+            .spawn(Class::Background, async move { this.tidy().await })
+            .detach();
+    }
+
+    fn journal(&self) -> &Journal {
+        self.journal.get().expect("started before the first append")
+    }
+
+    /// Sees to it that what was appended to a log becomes durable. Returns at once.
+    pub fn kick(self: &Rc<Self>, owner: Rc<dyn Owner>) {
+        if owner.turn().queued.replace(true) {
+            return;
+        }
+        if owner.log().borrow().has_dir() {
+            return self.enqueue(owner);
+        }
+        let this = self.clone();
+        self.making.set(self.making.get() + 1);
+        let make = async move {
+            let result = write_back::make_dir(&this.env, owner.log()).await;
+            this.making.set(this.making.get() - 1);
+            match result {
+                Ok(()) => this.enqueue(owner),
+                Err(error) => {
+                    owner.turn().queued.set(false);
+                    owner.failed(&error);
+                    this.changed.notify_all();
+                }
+            }
+        };
+        self.env.spawn(Class::Latency, make).detach();
+    }
+
+    fn enqueue(self: &Rc<Self>, owner: Rc<dyn Owner>) {
+        self.queue.borrow_mut().push_back(owner);
+        if !self.writing.replace(true) {
+            let this = self.clone();
+            self.env
+                .spawn(Class::Latency, async move { this.write_all().await })
+                .detach();
+        }
+    }
+
+    async fn write_all(self: Rc<Self>) {
+        while let Some((group, owners)) = self.gather() {
+            if !self.journal().has_room(group.len()) {
+                self.close_file();
+            }
+            let result = self.journal().write(group).await;
+            for (owner, _) in &owners {
+                owner.turn().in_flight.set(false);
+            }
+            match result {
+                Ok(flushed) => self.written(owners, &flushed),
+                Err(error) => {
+                    for (owner, _) in &owners {
+                        owner.failed(&error);
+                    }
+                    self.close_file();
+                }
+            }
+            self.groups.set(self.groups.get() + 1);
+            self.changed.notify_all();
+        }
+    }
+
+    /// The next group and whose batches are in it, with the offsets up to which they were durable.
+    /// `None` ends the writing.
+    fn gather(&self) -> Option<(Group, Vec<(Rc<dyn Owner>, Offset)>)> {
+        let mut group = Group::default();
+        let mut owners = Vec::new();
+        let mut queue = self.queue.borrow_mut();
+        while !group.is_full()
+            && let Some(owner) = queue.pop_front()
+        {
+            owner.turn().queued.set(false);
+            if owner.is_gone() {
+                continue;
+            }
+            let before = owner.log().borrow().flushed();
+            let count = group.logs();
+            if group.take(owner.log()) {
+                owner.turn().queued.set(true);
+                queue.push_back(owner.clone());
+            }
+            if group.logs() > count {
+                owner.turn().in_flight.set(true);
+                owners.push((owner, before));
+            }
+        }
+        if group.is_empty() {
+            self.writing.set(false);
+            return None;
+        }
+        Some((group, owners))
+    }
+
+    fn written(&self, owners: Vec<(Rc<dyn Owner>, Offset)>, flushed: &[Flushed]) {
+        assert!(owners.len() == flushed.len(), "one answer for each log");
+        for ((owner, before), flushed) in owners.into_iter().zip(flushed) {
+            if !owner.turn().listed.replace(true) {
+                self.listed.borrow_mut().push(owner.clone());
+            }
+            owner.flushed(before, *flushed);
+            self.tail.grew(&owner, *flushed);
+        }
+    }
+
+    /// Ends the journal's current file: a new one takes the next group, and this one is free when
+    /// all that it holds is in the segments.
+    fn close_file(self: &Rc<Self>) {
+        let file = self.journal().close_current();
+        if file.is_some() {
+            self.drain(file);
+        }
+    }
+
+    fn drain(self: &Rc<Self>, file: Option<Rc<JournalFile>>) {
+        let owners = self.listed.take();
+        for owner in &owners {
+            owner.turn().listed.set(false);
+        }
+        self.drains.borrow_mut().push_back(Drain { owners, file });
+        if !self.draining.replace(true) {
+            let this = self.clone();
+            self.env
+                .spawn(Class::Latency, async move { this.drain_all().await })
+                .detach();
+        }
+    }
+
+    async fn drain_all(self: Rc<Self>) {
+        loop {
+            let next = self.drains.borrow_mut().pop_front();
+            let Some(drain) = next else { break };
+            for step in [Step::Write, Step::Settle] {
+                for some in drain.owners.chunks(BACK_AT_ONCE) {
+                    let tasks: Vec<_> = some.iter().map(|o| self.back(o.clone(), step)).collect();
+                    for task in tasks {
+                        task.await;
+                    }
+                }
+            }
+            self.tail.trim();
+            // A log that failed has its last records nowhere else: the next start tries again.
+            let all = drain.owners.iter().all(|o| o.log().borrow().is_settled());
+            if let Some(file) = drain.file
+                && all
+            {
+                self.journal().release(&file);
+            }
+        }
+        self.draining.set(false);
+        self.changed.notify_all();
+    }
+
+    fn back(self: &Rc<Self>, owner: Rc<dyn Owner>, step: Step) -> streamd_io::Task<()> {
+        let env = self.env.clone();
+        self.env.spawn(Class::Latency, async move {
+            if owner.is_gone() {
+                return;
+            }
+            let result = match step {
+                Step::Write => write_back::write_back(&env, owner.log()).await,
+                Step::Settle => write_back::settle(&env, owner.log()).await,
+            };
+            if let Err(error) = result
+                && !owner.is_gone()
+            {
+                owner.failed(&error);
+            }
+        })
+    }
+
+    /// Sends what an idle shard has in its journal to the segments. For ever.
+    async fn tidy(self: Rc<Self>) {
+        let mut seen = self.groups.get();
+        loop {
+            self.env.sleep(IDLE).await;
+            if seen == self.groups.get() && !self.listed.borrow().is_empty() {
+                self.drain(None);
+            }
+            seen = self.groups.get();
+        }
+    }
+
+    /// Waits until all that was appended is durable in the segments, or has failed. Nothing must be
+    /// appended any more.
+    pub async fn close(self: &Rc<Self>) -> Result<(), LogError> {
+        let Some(journal) = self.journal.get() else {
+            return Ok(());
+        };
+        while self.writing.get() || self.making.get() > 0 {
+            self.changed.wait().await;
+        }
+        self.close_file();
+        while self.draining.get() {
+            self.changed.wait().await;
+        }
+        journal.close().await
+    }
+}
+
+#[derive(Clone, Copy)]
+enum Step {
+    Write,
+    Settle,
+}
