@@ -7,9 +7,9 @@
 use std::alloc::{Layout, alloc, dealloc, handle_alloc_error};
 use std::cell::RefCell;
 use std::collections::BTreeMap;
-use std::mem::ManuallyDrop;
 use std::ops::{Deref, DerefMut};
 use std::ptr::NonNull;
+use std::sync::Arc;
 
 use bytes::Bytes;
 
@@ -23,7 +23,13 @@ thread_local! {
     static POOL: RefCell<Pool> = const { RefCell::new(Pool::new()) };
 }
 
-/// Initialised memory of the global allocator.
+/// Buffers of this size and larger are mapped: their pages are touched when they are used, not all
+/// at once, which would hold the shard for milliseconds (bytes).
+const MAPPED_FROM: usize = 1 << 20;
+/// A huge page (bytes).
+const HUGE: usize = 2 << 20;
+
+/// Initialised memory.
 struct Memory {
     at: NonNull<u8>,
     len: usize,
@@ -37,6 +43,9 @@ unsafe impl Sync for Memory {}
 impl Memory {
     /// `len` is a multiple of `BLOCK`, and not 0.
     fn new(len: usize) -> Memory {
+        if len >= MAPPED_FROM {
+            return Memory::map(len);
+        }
         let layout = Memory::layout(len);
         // SAFETY: the layout is not empty.
         let Some(at) = NonNull::new(unsafe { alloc(layout) }) else {
@@ -48,6 +57,37 @@ impl Memory {
         Memory { at, len }
     }
 
+    /// Maps memory, of huge pages where the system has them: the kernel then pins and describes a
+    /// few large pages for each direct write, and not hundreds of small ones.
+    fn map(len: usize) -> Memory {
+        let (access, flags) = (
+            libc::PROT_READ | libc::PROT_WRITE,
+            libc::MAP_PRIVATE | libc::MAP_ANONYMOUS,
+        );
+        let spare = if len.is_multiple_of(HUGE) { HUGE } else { 0 };
+        let whole = len + spare;
+        // SAFETY: a new mapping, of zeros; the result is checked.
+        let at = unsafe { libc::mmap(std::ptr::null_mut(), whole, access, flags, -1, 0) };
+        let Some(at) = NonNull::new(at.cast::<u8>()).filter(|_| at != libc::MAP_FAILED) else {
+            handle_alloc_error(Memory::layout(len));
+        };
+        if spare == 0 {
+            return Memory { at, len };
+        }
+        let before = at.as_ptr().align_offset(HUGE);
+        // SAFETY: `before` is less than `HUGE`, so all addresses lie in the mapping of `whole`
+        // bytes; what is unmapped was never used. Advice that is not taken does no harm.
+        unsafe {
+            let start = at.add(before);
+            if before > 0 {
+                libc::munmap(at.as_ptr().cast(), before);
+            }
+            libc::munmap(start.add(len).as_ptr().cast(), spare - before);
+            libc::madvise(start.as_ptr().cast(), len, libc::MADV_HUGEPAGE);
+            Memory { at: start, len }
+        }
+    }
+
     fn layout(len: usize) -> Layout {
         Layout::from_size_align(len, BLOCK).expect("a buffer is smaller than the address space")
     }
@@ -55,8 +95,34 @@ impl Memory {
 
 impl Drop for Memory {
     fn drop(&mut self) {
-        // SAFETY: allocated with this layout, and freed once.
-        unsafe { dealloc(self.at.as_ptr(), Memory::layout(self.len)) };
+        if self.len >= MAPPED_FROM {
+            // SAFETY: mapped with this length, and unmapped once.
+            unsafe { libc::munmap(self.at.as_ptr().cast(), self.len) };
+        } else {
+            // SAFETY: allocated with this layout, and freed once.
+            unsafe { dealloc(self.at.as_ptr(), Memory::layout(self.len)) };
+        }
+    }
+}
+
+/// Memory that goes back to a pool when its last user is gone.
+struct Pooled(Option<Memory>);
+
+impl Pooled {
+    fn memory(&self) -> &Memory {
+        self.0.as_ref().expect("taken only when it is dropped")
+    }
+}
+
+impl Drop for Pooled {
+    fn drop(&mut self) {
+        // On a thread that is ending the pool is gone: then the memory is freed.
+        let memory = &mut self.0;
+        let _ = POOL.try_with(|p| {
+            if let Some(memory) = memory.take() {
+                p.borrow_mut().put(memory);
+            }
+        });
     }
 }
 
@@ -102,9 +168,13 @@ pub fn class_len(len: usize) -> usize {
 
 /// Memory for direct I/O: address and length are multiples of [`BLOCK`]. Contents are unspecified
 /// when it is new (zeros, or what an earlier user left).
+///
+/// Parts of one piece of memory never overlap, so each is written through its own buffer alone.
 pub struct AlignedBuf {
-    buf: ManuallyDrop<Memory>,
-    /// At most the memory's length, and a multiple of `BLOCK`.
+    memory: Arc<Pooled>,
+    /// Where it begins in the memory.
+    from: usize,
+    /// A multiple of `BLOCK`.
     used: usize,
 }
 
@@ -114,10 +184,11 @@ impl AlignedBuf {
     pub fn new(len: usize) -> AlignedBuf {
         let len = class_len(len);
         let pooled = POOL.try_with(|p| p.borrow_mut().take(len)).ok().flatten();
-        let buf = pooled.unwrap_or_else(|| Memory::new(len));
+        let memory = pooled.unwrap_or_else(|| Memory::new(len));
         AlignedBuf {
-            used: buf.len,
-            buf: ManuallyDrop::new(buf),
+            memory: Arc::new(Pooled(Some(memory))),
+            from: 0,
+            used: len,
         }
     }
 
@@ -127,9 +198,21 @@ impl AlignedBuf {
         self.used = self.used.min(len.next_multiple_of(BLOCK));
     }
 
-    /// Bytes of memory behind the buffer, whether they are used or not.
-    pub fn capacity(&self) -> usize {
-        self.buf.len
+    /// Takes `len` bytes, rounded up to whole blocks, off the front as a buffer of its own; `None`
+    /// when there are not so many. The memory goes back to the pool when all its parts are gone.
+    pub fn split_front(&mut self, len: usize) -> Option<AlignedBuf> {
+        let len = len.next_multiple_of(BLOCK);
+        if len > self.used {
+            return None;
+        }
+        let front = AlignedBuf {
+            memory: self.memory.clone(),
+            from: self.from,
+            used: len,
+        };
+        self.from += len;
+        self.used -= len;
+        Some(front)
     }
 
     /// Ends writing: the same memory as shared bytes. It returns to a pool when the last clone is
@@ -137,40 +220,32 @@ impl AlignedBuf {
     pub fn freeze(self) -> Bytes {
         Bytes::from_owner(self)
     }
+
+    fn start(&self) -> *mut u8 {
+        // SAFETY: `from + used` is at most the memory's length.
+        unsafe { self.memory.memory().at.as_ptr().add(self.from) }
+    }
 }
 
 impl Deref for AlignedBuf {
     type Target = [u8];
     fn deref(&self) -> &[u8] {
-        // SAFETY: `used` of the `len` initialised bytes, borrowed as long as `self` is.
-        unsafe { std::slice::from_raw_parts(self.buf.at.as_ptr(), self.used) }
+        // SAFETY: `used` initialised bytes, which are this buffer's alone, borrowed as long as
+        // `self` is.
+        unsafe { std::slice::from_raw_parts(self.start(), self.used) }
     }
 }
 
 impl DerefMut for AlignedBuf {
     fn deref_mut(&mut self) -> &mut [u8] {
         // SAFETY: as above, and borrowed exclusively.
-        unsafe { std::slice::from_raw_parts_mut(self.buf.at.as_ptr(), self.used) }
+        unsafe { std::slice::from_raw_parts_mut(self.start(), self.used) }
     }
 }
 
 impl AsRef<[u8]> for AlignedBuf {
     fn as_ref(&self) -> &[u8] {
         self
-    }
-}
-
-impl Drop for AlignedBuf {
-    fn drop(&mut self) {
-        // SAFETY: taken once, here.
-        let buf = unsafe { ManuallyDrop::take(&mut self.buf) };
-        // On a thread that is ending the pool is gone: then the memory is freed.
-        let mut buf = Some(buf);
-        let _ = POOL.try_with(|p| {
-            if let Some(b) = buf.take() {
-                p.borrow_mut().put(b);
-            }
-        });
     }
 }
 
@@ -230,11 +305,34 @@ mod tests {
         std::thread::spawn(|| {
             let mut buf = AlignedBuf::new(10_000);
             buf.truncate(5000);
-            assert_eq!((buf.len(), buf.capacity()), (8192, 12_288));
+            assert_eq!(buf.len(), 8192);
             buf.truncate(9000);
             assert_eq!(buf.len(), 8192);
             drop(buf);
             assert_eq!(AlignedBuf::new(10_000).len(), 12_288);
+        })
+        .join()
+        .unwrap();
+    }
+
+    #[test]
+    fn parts_are_apart_and_return_together() {
+        std::thread::spawn(|| {
+            let mut rest = AlignedBuf::new(2 << 20);
+            let mut a = rest.split_front(5000).unwrap();
+            let mut b = rest.split_front(1).unwrap();
+            assert_eq!((a.len(), b.len()), (8192, 4096));
+            assert!(rest.split_front(2 << 20).is_none());
+            assert_eq!(rest.len(), (2 << 20) - 12_288);
+            a.fill(1);
+            b.fill(2);
+            rest.fill(3);
+            assert!(a.iter().all(|&x| x == 1) && b.iter().all(|&x| x == 2));
+            drop((rest, a.freeze()));
+            assert_eq!(pooled_bytes(), 0);
+            assert!(b.iter().all(|&x| x == 2));
+            drop(b);
+            assert_eq!(pooled_bytes(), 2 << 20);
         })
         .join()
         .unwrap();

@@ -73,6 +73,9 @@ impl OpenOptions {
     }
 }
 
+/// The most parts of one [`File::write_parts`].
+pub const PARTS_MAX: usize = 256;
+
 /// An open file of one shard.
 pub struct File(pub(crate) Kind);
 
@@ -100,6 +103,20 @@ impl File {
     /// write may or may not happen.
     pub async fn write_at(&self, buf: AlignedBuf, pos: u64) -> io::Result<Bytes> {
         both!(self, f => f.write_at(buf, pos).await)
+    }
+
+    /// Writes `parts` one after another from `pos` on, as one write. For files that are `direct`:
+    /// the position, and each part's address and length, are multiples of `BLOCK`; at most
+    /// [`PARTS_MAX`] parts. Not ordered with other writes, like [`File::write_at`].
+    pub async fn write_parts(&self, parts: Vec<Bytes>, pos: u64) -> io::Result<()> {
+        check_aligned(pos, 0)?;
+        for part in &parts {
+            check_aligned(part.as_ptr() as u64, part.len() as u64)?;
+        }
+        if parts.len() > PARTS_MAX {
+            return Err(io::ErrorKind::InvalidInput.into());
+        }
+        both!(self, f => f.write_parts(parts, pos).await)
     }
 
     /// Writes `bytes` at `pos`, any alignment. For files that are not `direct`.

@@ -27,7 +27,7 @@ mod uring;
 pub use buf::{AlignedBuf, BLOCK};
 pub use bytes::Bytes;
 pub use env::{Class, DirEntry, DiskSpace, Env, Stats};
-pub use file::{File, OpenOptions, SharedFile};
+pub use file::{File, OpenOptions, PARTS_MAX, SharedFile};
 pub use probe::{ProbeError, ProbeReport, probe};
 pub use process::{DirLock, available_cores, lock_dir, signal};
 pub use runtime::{Runtime, RuntimeOptions, run, start};

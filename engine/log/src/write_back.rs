@@ -9,7 +9,7 @@ use std::cell::RefCell;
 use std::rc::Rc;
 
 use bytes::Bytes;
-use streamd_io::{AlignedBuf, BLOCK, Env};
+use streamd_io::{AlignedBuf, BLOCK, Env, PARTS_MAX};
 use streamd_model::Offset;
 
 use crate::LogError;
@@ -20,11 +20,70 @@ use crate::segment::Segment;
 /// A piece takes runs until it holds so many bytes.
 const PIECE: usize = 1 << 20;
 
+/// And at most so many: each may come to two parts.
+const RUNS_MAX: usize = PARTS_MAX / 2 - 1;
+
+/// Puts runs together to whole blocks: a run that lies in memory as it will lie in the file is
+/// taken as it is, but for its ends; all else is copied.
+struct Gather {
+    parts: Vec<Bytes>,
+    /// What is being copied.
+    buf: AlignedBuf,
+    used: usize,
+}
+
+impl Gather {
+    fn new(buf: AlignedBuf) -> Gather {
+        Gather {
+            parts: Vec::new(),
+            buf,
+            used: 0,
+        }
+    }
+
+    fn copy(&mut self, bytes: &[u8]) {
+        self.buf[self.used..self.used + bytes.len()].copy_from_slice(bytes);
+        self.used += bytes.len();
+    }
+
+    fn add(&mut self, bytes: &Bytes) {
+        let to_block = (BLOCK - self.used % BLOCK) % BLOCK;
+        let whole = bytes.len().saturating_sub(to_block) / BLOCK * BLOCK;
+        let congruent = (bytes.as_ptr() as usize + to_block).is_multiple_of(BLOCK);
+        if !congruent || whole == 0 {
+            return self.copy(bytes);
+        }
+        self.copy(&bytes[..to_block]);
+        self.cut();
+        self.parts.push(bytes.slice(to_block..to_block + whole));
+        self.copy(&bytes[to_block + whole..]);
+    }
+
+    /// Makes a part of the whole blocks that were copied.
+    fn cut(&mut self) {
+        if self.used > 0 {
+            let part = self.buf.split_front(self.used);
+            self.parts.extend(part.map(AlignedBuf::freeze));
+            self.used = 0;
+        }
+    }
+
+    /// The parts, the last block filled up with zeros, and what it holds if it is not full.
+    fn end(mut self) -> (Vec<Bytes>, Bytes) {
+        let last = self.used - self.used % BLOCK;
+        let last_block = Bytes::copy_from_slice(&self.buf[last..self.used]);
+        let end = self.used.next_multiple_of(BLOCK);
+        self.buf[self.used..end].fill(0);
+        self.cut();
+        (self.parts, last_block)
+    }
+}
+
 struct Piece {
     segment: Rc<Segment>,
     /// Position of the buffer in the file, a multiple of the block size.
     at: u64,
-    buf: AlignedBuf,
+    parts: Vec<Bytes>,
     end: u64,
     next: Offset,
     /// What the partly filled last block will hold.
@@ -37,16 +96,17 @@ impl Log {
         let first = self.tail.after(self.back.written);
         let group = self.tail.group(first)?;
         let (base, position) = (group.segment, group.position);
+        let overlap = (position % BLOCK as u64) as usize;
         let (mut count, mut len) = (0, 0);
         while let Some(g) = self.tail.group(first + count) {
-            if g.segment != base || (count > 0 && len + g.bytes.len() > PIECE) {
+            let full = overlap + len + g.bytes.len() > PIECE - BLOCK || count == RUNS_MAX;
+            if g.segment != base || (count > 0 && full) {
                 break;
             }
             count += 1;
             len += g.bytes.len();
         }
         let segment = self.segments.iter().rev().find(|s| s.base == base)?.clone();
-        let overlap = (position % BLOCK as u64) as usize;
         let last_block = if position == 0 {
             &[]
         } else {
@@ -56,21 +116,19 @@ impl Log {
             last_block.len() == overlap && segment.written() == position,
             "a piece follows the one before it"
         );
-        let mut buf = self.env.alloc(overlap + len);
-        buf.truncate(overlap + len);
-        buf[..overlap].copy_from_slice(last_block);
-        let (mut at, mut next) = (overlap, 0);
+        // Always of one size, so that it is the same memory again and again.
+        let mut gather = Gather::new(self.env.alloc(PIECE.max(overlap + len + BLOCK)));
+        gather.copy(last_block);
+        let mut next = 0;
         for g in (first..first + count).filter_map(|i| self.tail.group(i)) {
-            buf[at..at + g.bytes.len()].copy_from_slice(&g.bytes);
-            at += g.bytes.len();
+            gather.add(&g.bytes);
             next = g.next;
         }
-        buf[at..].fill(0);
-        let last_block = Bytes::copy_from_slice(&buf[at - at % BLOCK..at]);
+        let (parts, last_block) = gather.end();
         Some(Piece {
             segment,
             at: position - overlap as u64,
-            buf,
+            parts,
             end: position + len as u64,
             next,
             last_block,
@@ -97,7 +155,9 @@ pub async fn write_back(env: &Env, log: &RefCell<Log>) -> Result<(), LogError> {
         let Some(piece) = piece else { return Ok(()) };
         let file = piece.segment.writer(env).await?;
         let fail = LogError::io(format!("write {}", piece.segment.path("log").display()));
-        file.write_at(piece.buf, piece.at).await.map_err(fail)?;
+        file.write_parts(piece.parts, piece.at)
+            .await
+            .map_err(fail)?;
         piece.segment.set_written(piece.end);
         let mut log = log.borrow_mut();
         log.back.written = piece.next;

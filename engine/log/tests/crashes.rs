@@ -66,7 +66,7 @@ fn dir_of(i: usize) -> PathBuf {
 fn config(env: &Env) -> LogConfig {
     let r = env.random_u64();
     LogConfig {
-        segment_bytes: 4096 << (r % 5),
+        segment_bytes: 4096 << (r % 6),
         index_interval: [0, 200, 4096][(r >> 8) as usize % 3],
         checkpoint_bytes: 2000 << ((r >> 16) % 5),
         metadata: "version: 0\n".into(),
@@ -79,6 +79,8 @@ fn batch(env: &Env, model: &mut Model) -> (NewBatch, Vec<u8>) {
     let r = env.random_u64();
     let size = if r.is_multiple_of(20) {
         9000
+    } else if r.is_multiple_of(21) {
+        40_000
     } else {
         (r >> 5) as usize % 700
     };
@@ -304,7 +306,7 @@ async fn stop(life: &Rc<Life>) {
     let file = life.journal.close_current();
     for one in &life.logs {
         assert_eq!(one.dir, one.log.borrow().dir());
-        let state = one.state.borrow();
+        let state = one.state.take();
         let state = state.iter().flat_map(|b| b.to_be_bytes()).collect();
         let closed = write_back::close(&life.env, &one.log, state).await;
         closed.expect("close works");

@@ -56,6 +56,9 @@ impl Turn {
     }
 }
 
+/// Whose batches a group holds, with the offsets up to which they were durable before.
+type Owners = Vec<(Rc<dyn Owner>, Offset)>;
+
 /// Logs to be written to their segments, and the file of the journal that is free after that.
 struct Drain {
     owners: Vec<Rc<dyn Owner>>,
@@ -170,9 +173,8 @@ impl Flusher {
         }
     }
 
-    /// The next group and whose batches are in it, with the offsets up to which they were durable.
-    /// `None` ends the writing.
-    fn gather(&self) -> Option<(Group, Vec<(Rc<dyn Owner>, Offset)>)> {
+    /// The next group and whose batches are in it. `None` ends the writing.
+    fn gather(&self) -> Option<(Group, Owners)> {
         let mut group = Group::default();
         let mut owners = Vec::new();
         let mut queue = self.queue.borrow_mut();
@@ -201,7 +203,7 @@ impl Flusher {
         Some((group, owners))
     }
 
-    fn written(&self, owners: Vec<(Rc<dyn Owner>, Offset)>, flushed: &[Flushed]) {
+    fn written(&self, owners: Owners, flushed: &[Flushed]) {
         assert!(owners.len() == flushed.len(), "one answer for each log");
         for ((owner, before), flushed) in owners.into_iter().zip(flushed) {
             if !owner.turn().listed.replace(true) {

@@ -13,6 +13,7 @@ conformance! {
     buffered_files,
     positions_must_be_aligned,
     truncate_and_size,
+    parts_are_written_in_order,
     zero_fill_grows_and_clears,
     opening_what_is_not_there,
     names,
@@ -145,6 +146,30 @@ async fn truncate_and_size(env: Env, dir: PathBuf) {
         back[5000..].iter().all(|&b| b == 0),
         "what was cut off reads as zeros"
     );
+}
+
+async fn parts_are_written_in_order(env: Env, dir: PathBuf) {
+    let options = OpenOptions::new().create().direct();
+    let file = env.open(&dir.join("parts"), &options).await.unwrap();
+    let part = |byte: u8, blocks: usize| {
+        let mut buf = env.alloc(blocks * BLOCK);
+        buf.fill(byte);
+        buf.freeze()
+    };
+    let whole = part(4, 3);
+    let parts = vec![part(1, 1), part(2, 2), whole.slice(BLOCK..2 * BLOCK)];
+    file.write_parts(parts, BLOCK as u64).await.unwrap();
+    let bytes = file.read_at(BLOCK as u64, 5 * BLOCK).await.unwrap();
+    let blocks: Vec<u8> = bytes.chunks(BLOCK).map(|b| b[7]).collect();
+    assert_eq!(blocks, [1, 2, 2, 4]);
+    assert!(bytes.chunks(BLOCK).all(|b| b.iter().all(|&x| x == b[0])));
+    for bad in [whole.slice(..100), whole.slice(8..BLOCK + 8)] {
+        let e = file.write_parts(vec![bad], 0).await.unwrap_err();
+        assert_eq!(e.kind(), std::io::ErrorKind::InvalidInput);
+    }
+    let many = vec![part(1, 1); crate::file::PARTS_MAX + 1];
+    assert!(file.write_parts(many, 0).await.is_err());
+    file.write_parts(Vec::new(), 0).await.unwrap();
 }
 
 async fn zero_fill_grows_and_clears(env: Env, dir: PathBuf) {

@@ -100,6 +100,10 @@ impl File {
         Ok(bytes)
     }
 
+    pub(crate) async fn write_parts(&self, parts: Vec<Bytes>, pos: u64) -> io::Result<()> {
+        self.write(parts.concat().into(), pos).await
+    }
+
     pub(crate) async fn write_plain(&self, bytes: Vec<u8>, pos: u64) -> io::Result<()> {
         if self.options.direct {
             check_aligned(pos, bytes.len() as u64)?;

@@ -94,6 +94,29 @@ impl File {
         Ok(bytes)
     }
 
+    pub(crate) async fn write_parts(&self, parts: Vec<Bytes>, pos: u64) -> io::Result<()> {
+        let (written, keep) = self.shard.ring.write_parts(&self.fd, parts, pos).await;
+        let (mut written, mut at) = (written?, pos);
+        let mut rest = Vec::new();
+        for part in keep.parts.bytes {
+            let done = written.min(part.len());
+            if done < part.len() {
+                rest.push((part.slice(done..), at + done as u64));
+            }
+            written -= done;
+            at += part.len() as u64;
+        }
+        if rest.is_empty() {
+            return Ok(());
+        }
+        // As in `write_at`.
+        let all = move |file: &std::fs::File| {
+            rest.iter()
+                .try_for_each(|(bytes, at)| file.write_all_at(bytes, *at))
+        };
+        self.blocking(all).await
+    }
+
     pub(crate) async fn write_plain(&self, bytes: Vec<u8>, pos: u64) -> io::Result<()> {
         self.blocking(move |file| file.write_all_at(&bytes, pos))
             .await

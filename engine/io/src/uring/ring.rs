@@ -15,6 +15,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
+use bytes::Bytes;
 use io_uring::squeue::Entry;
 use io_uring::types::{Fd, SubmitArgs, Timespec};
 use io_uring::{EnterFlags, IoUring, opcode};
@@ -31,6 +32,26 @@ pub(super) struct Keep {
     _fd: Arc<OwnedFd>,
     /// The memory that the kernel reads or writes.
     pub(super) buf: Option<AlignedBuf>,
+    /// The same in parts.
+    pub(super) parts: Parts,
+}
+
+/// Memory in parts, with what tells the kernel where they are.
+#[derive(Default)]
+pub(super) struct Parts {
+    pub(super) bytes: Vec<Bytes>,
+    /// Nobody but the kernel reads it.
+    _iovecs: Vec<libc::iovec>,
+}
+
+impl Keep {
+    fn new(fd: &Arc<OwnedFd>, buf: Option<AlignedBuf>) -> Keep {
+        Keep {
+            _fd: fd.clone(),
+            buf,
+            parts: Parts::default(),
+        }
+    }
 }
 
 enum State {
@@ -109,10 +130,7 @@ impl Ring {
     /// Waits until `fd` has one of `events` (`POLLIN`, ...) or an error.
     pub(super) fn poll(self: &Rc<Self>, fd: &Arc<OwnedFd>, events: i16) -> Op {
         let entry = opcode::PollAdd::new(Fd(fd.as_raw_fd()), events as u16 as u32).build();
-        let keep = Keep {
-            _fd: fd.clone(),
-            buf: None,
-        };
+        let keep = Keep::new(fd, None);
         self.start(entry, keep, true)
     }
 
@@ -122,9 +140,32 @@ impl Ring {
         let entry = opcode::Write::new(Fd(fd.as_raw_fd()), buf.as_ptr(), len)
             .offset(pos)
             .build();
+        let keep = Keep::new(fd, Some(buf));
+        self.start(entry, keep, false)
+    }
+
+    /// Writes `bytes` one after another from position `pos` on.
+    pub(super) fn write_parts(
+        self: &Rc<Self>,
+        fd: &Arc<OwnedFd>,
+        bytes: Vec<Bytes>,
+        pos: u64,
+    ) -> Op {
+        let iovec = |b: &Bytes| libc::iovec {
+            iov_base: b.as_ptr().cast_mut().cast(),
+            iov_len: b.len(),
+        };
+        let iovecs: Vec<_> = bytes.iter().map(iovec).collect();
+        // What a vector points to stays where it is when the vector itself is moved.
+        let entry = opcode::Writev::new(Fd(fd.as_raw_fd()), iovecs.as_ptr(), iovecs.len() as u32)
+            .offset(pos)
+            .build();
         let keep = Keep {
-            _fd: fd.clone(),
-            buf: Some(buf),
+            parts: Parts {
+                bytes,
+                _iovecs: iovecs,
+            },
+            ..Keep::new(fd, None)
         };
         self.start(entry, keep, false)
     }
@@ -141,10 +182,7 @@ impl Ring {
         let entry = opcode::Read::new(Fd(fd.as_raw_fd()), part.as_mut_ptr(), io_len(part.len()))
             .offset(pos)
             .build();
-        let keep = Keep {
-            _fd: fd.clone(),
-            buf: Some(buf),
-        };
+        let keep = Keep::new(fd, Some(buf));
         self.start(entry, keep, false)
     }
 
@@ -153,10 +191,7 @@ impl Ring {
         let entry = opcode::Fsync::new(Fd(fd.as_raw_fd()))
             .flags(io_uring::types::FsyncFlags::DATASYNC)
             .build();
-        let keep = Keep {
-            _fd: fd.clone(),
-            buf: None,
-        };
+        let keep = Keep::new(fd, None);
         self.start(entry, keep, false)
     }
 

@@ -10,7 +10,7 @@ use streamd_model::Offset;
 /// Bytes of a group before its first run.
 pub const GROUP_HEADER: usize = 40;
 /// Bytes of a run's header before its two texts.
-pub const RUN_HEADER: usize = 36;
+pub const RUN_HEADER: usize = 40;
 
 const FILE_MAGIC: u32 = u32::from_le_bytes(*b"SDJF");
 const GROUP_MAGIC: u32 = u32::from_le_bytes(*b"SDJG");
@@ -50,6 +50,8 @@ pub struct RunHeader<'a> {
     pub segment: Offset,
     /// Position of the run in the segment, bytes.
     pub position: u64,
+    /// Zeros between this and the batches, bytes.
+    pub pad: usize,
     /// Bytes of its batches.
     pub len: usize,
 }
@@ -152,6 +154,7 @@ impl RunHeader<'_> {
         out[24..32].copy_from_slice(&(self.len as u64).to_le_bytes());
         out[32..34].copy_from_slice(&dir.to_le_bytes());
         out[34..36].copy_from_slice(&metadata.to_le_bytes());
+        out[36..40].copy_from_slice(&(self.pad as u32).to_le_bytes());
         let texts = &mut out[RUN_HEADER..];
         texts[..self.dir.len()].copy_from_slice(self.dir.as_bytes());
         texts[self.dir.len()..].copy_from_slice(self.metadata.as_bytes());
@@ -176,6 +179,7 @@ impl<'a> RunHeader<'a> {
             metadata: texts.get(dir..)?,
             segment: u64_at(bytes, 8)? as i64,
             position: u64_at(bytes, 16)?,
+            pad: u32_at(bytes, 36)? as usize,
             len: usize::try_from(u64_at(bytes, 24)?).ok()?,
         };
         Some((header, size))
@@ -209,6 +213,7 @@ mod tests {
             metadata: "version: 0\n",
             segment: 17,
             position: 4711,
+            pad: 77,
             len: 99,
         };
         let mut out = vec![0; 100];

@@ -7,7 +7,7 @@ use std::ops::Range;
 use std::rc::Rc;
 
 use bytes::Bytes;
-use streamd_io::{AlignedBuf, Env};
+use streamd_io::{AlignedBuf, BLOCK};
 use streamd_model::Offset;
 
 use super::format::{GROUP_HEADER, GroupHeader, RunHeader, run_overhead};
@@ -30,9 +30,23 @@ pub struct Flushed {
     pub memory: usize,
 }
 
+/// A run of so many bytes lies in the buffer as it will lie in its segment, block for block, so that
+/// it can be written there from where it is.
+const CONGRUENT_FROM: usize = 16 << 10;
+
 struct Planned {
     log: SharedLog,
+    runs: Vec<PlannedRun>,
+}
+
+/// The next `count` pending batches, all of one segment.
+#[derive(Clone, Copy)]
+struct PlannedRun {
     count: usize,
+    len: usize,
+    position: u64,
+    /// Bytes between the run's header and its batches.
+    pad: usize,
 }
 
 /// Logs whose batches go to the disk together.
@@ -64,23 +78,42 @@ impl Group {
     pub fn take(&mut self, log: &SharedLog) -> bool {
         let l = log.borrow();
         let overhead = run_overhead(l.dir_name(), &l.config.metadata);
-        let (mut count, mut segment): (usize, Option<&Rc<Segment>>) = (0, None);
+        let (mut runs, mut segment): (Vec<PlannedRun>, Option<&Rc<Segment>>) = (Vec::new(), None);
+        let (mut count, mut room) = (0, GROUP_BYTES.saturating_sub(self.len));
         for p in &l.queue.pending {
-            if self.is_full() {
+            if room == 0 {
                 break;
             }
             if segment.is_none_or(|s| !Rc::ptr_eq(s, &p.segment)) {
                 segment = Some(&p.segment);
-                self.len += overhead;
+                runs.push(PlannedRun {
+                    count: 0,
+                    len: 0,
+                    position: p.position,
+                    pad: 0,
+                });
+            }
+            let size = p.batch.bytes.len();
+            if let Some(run) = runs.last_mut() {
+                run.count += 1;
+                run.len += size;
             }
             count += 1;
-            self.len += p.batch.bytes.len();
+            room = room.saturating_sub(size);
         }
         let left = count < l.queue.pending.len();
         drop(l);
+        for run in &mut runs {
+            let at = self.len() + overhead;
+            if run.len >= CONGRUENT_FROM {
+                let want = (run.position % BLOCK as u64) as usize;
+                run.pad = (want + BLOCK - at % BLOCK) % BLOCK;
+            }
+            self.len += overhead + run.pad + run.len;
+        }
         if count > 0 {
             let log = log.clone();
-            self.logs.push(Planned { log, count });
+            self.logs.push(Planned { log, runs });
         }
         left
     }
@@ -106,10 +139,8 @@ impl Group {
     }
 
     /// Copies the batches into a buffer and stamps them.
-    pub(super) fn fill(self, env: &Env, (id, seq): (u64, u64)) -> (AlignedBuf, Filled) {
+    pub(super) fn fill(self, mut buf: AlignedBuf, (id, seq): (u64, u64)) -> (AlignedBuf, Filled) {
         let len = self.len();
-        let mut buf = env.alloc(len);
-        buf.truncate(len);
         let mut filled = Filled {
             logs: Vec::with_capacity(self.logs.len()),
             runs: Vec::with_capacity(self.logs.len()),
@@ -118,10 +149,8 @@ impl Group {
         let mut at = GROUP_HEADER;
         for planned in self.logs {
             let mut log = planned.log.borrow_mut();
-            let mut left = planned.count;
-            while left > 0 {
-                let run = log.take_run(left, &mut buf[at..]);
-                left -= run.batches.len();
+            for plan in planned.runs {
+                let run = log.take_run(plan, &mut buf[at..]);
                 at += run.range.end;
                 let start = at - run.range.len();
                 filled.runs.push(Run {
@@ -142,14 +171,13 @@ impl Group {
 }
 
 impl Log {
-    /// Moves at most `most` pending batches of one segment to the front of `out`, behind a header.
-    fn take_run(&mut self, most: usize, out: &mut [u8]) -> Run {
-        let first = &self.queue.pending[0];
-        let (segment, position) = (first.segment.clone(), first.position);
-        let of_run = |p: &&crate::log::Pending| Rc::ptr_eq(&p.segment, &segment);
-        let count = self.queue.pending.iter().take(most).take_while(of_run);
-        let count = count.count();
-        let start = run_overhead(self.dir_name(), &self.config.metadata);
+    /// Moves pending batches to the front of `out`, behind a header.
+    fn take_run(&mut self, plan: PlannedRun, out: &mut [u8]) -> Run {
+        let count = plan.count;
+        let segment = self.queue.pending[0].segment.clone();
+        let header = run_overhead(self.dir_name(), &self.config.metadata);
+        let start = header + plan.pad;
+        out[header..start].fill(0);
         let mut at = start;
         let mut batches = Vec::with_capacity(count);
         let mut next = self.taken;
@@ -172,20 +200,22 @@ impl Log {
             at += bytes.len();
             next = header.next_offset();
         }
+        assert!(at - start == plan.len, "a run is as long as it was planned");
         let header = RunHeader {
             dir: self.dir_name(),
             metadata: &self.config.metadata,
             segment: segment.base,
-            position,
-            len: at - start,
+            position: plan.position,
+            pad: plan.pad,
+            len: plan.len,
         };
         header.encode(out);
         self.taken = next;
-        self.queue.bytes -= at - start;
+        self.queue.bytes -= plan.len;
         Run {
             log: 0,
             segment,
-            position,
+            position: plan.position,
             range: start..at,
             next,
             batches,
@@ -215,12 +245,12 @@ impl Log {
 impl Filled {
     /// Takes note that the group is durable. One answer for each log, in the order in which they
     /// were taken.
-    pub(super) fn complete(&self, bytes: &Bytes, capacity: usize) -> Vec<Flushed> {
+    pub(super) fn complete(&self, bytes: &Bytes) -> Vec<Flushed> {
         let mut flushed: Vec<Flushed> = Vec::with_capacity(self.logs.len());
         for run in &self.runs {
             let len = run.range.len();
             // Its share of the buffer, which goes when the last of them is gone.
-            let memory = (capacity as u64 * len as u64).div_ceil(self.len as u64) as usize;
+            let memory = (bytes.len() as u64 * len as u64).div_ceil(self.len as u64) as usize;
             let piece = TailGroup {
                 segment: run.segment.base,
                 position: run.position,

@@ -16,7 +16,7 @@ use std::path::{Path, PathBuf};
 use std::rc::Rc;
 
 use streamd_io::local::Notify;
-use streamd_io::{BLOCK, Env, OpenOptions};
+use streamd_io::{AlignedBuf, BLOCK, Env, OpenOptions};
 
 use crate::LogError;
 pub use file::JournalFile;
@@ -26,6 +26,9 @@ pub use group::{Flushed, Group};
 
 /// The directory of the journals in the data directory. No topic's partition has such a name.
 pub const DIR: &str = "journal";
+
+/// Memory for groups is got in slabs of so many bytes.
+const SLAB: usize = 4 << 20;
 
 /// How a journal is laid out.
 #[derive(Clone, Copy, Debug)]
@@ -51,6 +54,8 @@ pub struct Journal {
     /// Files that hold what is not in the segments yet, the current one included.
     in_use: Cell<usize>,
     writing: Cell<bool>,
+    /// What is left of the memory that the last group was taken from.
+    slab: RefCell<Option<AlignedBuf>>,
     seq: Cell<u64>,
     freed: Notify,
 }
@@ -86,6 +91,7 @@ impl Journal {
             free: RefCell::new(free),
             in_use: Cell::new(0),
             writing: Cell::new(false),
+            slab: RefCell::new(None),
             seq: Cell::new(0),
             freed: Notify::default(),
             dir,
@@ -136,11 +142,24 @@ impl Journal {
             None => self.begin_file().await?,
         };
         let seq = self.seq.get();
-        let (buf, filled) = group.fill(&self.env, (file.id, seq));
+        let memory = self.memory(group.len());
+        let (buf, filled) = group.fill(memory, (file.id, seq));
         self.seq.set(seq + 1);
-        let capacity = buf.capacity();
         let bytes = file.append(&self.env, buf, self.limit()).await?;
-        Ok(filled.complete(&bytes, capacity))
+        Ok(filled.complete(&bytes))
+    }
+
+    /// Memory for a group. Groups are of all sizes; taken from slabs of one size, they use the same
+    /// memory again and again.
+    fn memory(&self, len: usize) -> AlignedBuf {
+        let mut slab = self.slab.borrow_mut();
+        if let Some(buf) = slab.as_mut().and_then(|s| s.split_front(len)) {
+            return buf;
+        }
+        let mut new = self.env.alloc(len.max(SLAB));
+        let buf = new.split_front(len).expect("it was made for it");
+        *slab = Some(new);
+        buf
     }
 
     fn limit(&self) -> u64 {

@@ -154,7 +154,7 @@ fn split(body: &Bytes, count: usize, check: bool) -> Option<Vec<(String, Found)>
     let mut at = 0;
     for _ in 0..count {
         let (header, size) = RunHeader::decode(&body[at..])?;
-        at += size;
+        at = at.checked_add(size)?.checked_add(header.pad)?;
         let end = at
             .checked_add(header.len)
             .filter(|&end| end <= body.len())?;
