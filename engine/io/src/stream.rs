@@ -136,6 +136,16 @@ impl ReadHalf {
         }
     }
 
+    /// Waits until a read would not wait: bytes are there, or the end, or an error. So memory for
+    /// what comes can be got when it comes.
+    pub async fn readable(&mut self) -> io::Result<()> {
+        match &mut self.0 {
+            ReadKind::Uring(r) => r.readable().await,
+            #[cfg(any(test, feature = "sim"))]
+            ReadKind::Sim(r) => r.readable().await,
+        }
+    }
+
     /// Resolves when the peer has closed or reset the connection; takes no bytes. For waits like a
     /// long poll.
     pub async fn closed(&self) {

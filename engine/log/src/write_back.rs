@@ -9,6 +9,7 @@ use std::cell::RefCell;
 use std::rc::Rc;
 
 use bytes::Bytes;
+use streamd_io::local::Budget;
 use streamd_io::{AlignedBuf, BLOCK, Env, PARTS_MAX};
 use streamd_model::Offset;
 
@@ -145,15 +146,18 @@ impl Log {
     }
 }
 
-/// Writes to the segments what the journal has. Not durable before [`settle`]. After an error the
-/// log must not be used any more, and the journal is all that has its last records.
-pub async fn write_back(env: &Env, log: &RefCell<Log>) -> Result<(), LogError> {
+/// Writes to the segments what the journal has. Not durable before [`settle`]. A piece is written
+/// when `room` has its bytes, or all of its bytes. After an error the log must not be used any
+/// more, and the journal is all that has its last records.
+pub async fn write_back(env: &Env, log: &RefCell<Log>, room: &Budget) -> Result<(), LogError> {
     let turn = log.borrow().back.turn.clone();
     let _turn = turn.acquire(1).await;
     loop {
         let piece = log.borrow().next_piece();
         let Some(piece) = piece else { return Ok(()) };
         let file = piece.segment.writer(env).await?;
+        let bytes = piece.parts.iter().map(Bytes::len).sum::<usize>();
+        let _room = room.acquire(bytes.min(room.total())).await;
         let fail = LogError::io(format!("write {}", piece.segment.path("log").display()));
         file.write_parts(piece.parts, piece.at)
             .await
@@ -273,7 +277,7 @@ pub(crate) async fn store_checkpoint(
 /// index beside it, and a checkpoint of the end with `state`. The next start scans nothing. What
 /// was appended must be in the journal.
 pub async fn close(env: &Env, log: &RefCell<Log>, state: Vec<u8>) -> Result<(), LogError> {
-    write_back(env, log).await?;
+    write_back(env, log, &Budget::new(PIECE)).await?;
     settle(env, log).await?;
     let active = log.borrow().segments.back().cloned();
     let Some(active) = active else {

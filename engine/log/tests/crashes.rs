@@ -12,6 +12,7 @@ use std::path::{Path, PathBuf};
 use std::rc::Rc;
 
 use bytes::Bytes;
+use streamd_io::local::Budget;
 use streamd_io::sim::{Sim, SimOptions};
 use streamd_io::{Class, Env, OpenOptions, Part};
 use streamd_log::batch::{NewRecord, Writer, build, crc_matches};
@@ -385,7 +386,8 @@ fn drain(life: &Rc<Life>, file: Option<Rc<JournalFile>>) {
                 life.env.yield_now().await;
             }
             for one in &life.logs {
-                let written = write_back::write_back(&life.env, &one.log).await;
+                let written =
+                    write_back::write_back(&life.env, &one.log, &Budget::new(10_000)).await;
                 written.expect("write back works");
             }
             for one in &life.logs {

@@ -10,7 +10,7 @@ use std::collections::VecDeque;
 use std::rc::Rc;
 use std::time::Duration;
 
-use streamd_io::local::Notify;
+use streamd_io::local::{Budget, Notify};
 use streamd_io::{Class, Env};
 use streamd_log::journal::{Flushed, Group, Journal, JournalFile};
 use streamd_log::log::SharedLog;
@@ -19,8 +19,10 @@ use streamd_model::Offset;
 
 use crate::tail_budget::TailBudget;
 
-/// So many logs are written to their segments at once.
-const BACK_AT_ONCE: usize = 8;
+/// So many logs are written to their segments at once,
+const BACK_AT_ONCE: usize = 16;
+/// and so many bytes: a group of the journal waits no longer than these take the disk.
+const BACK_BYTES: usize = 1 << 20;
 /// What was written to the journal goes to the segments when nothing more came for so long.
 const IDLE: Duration = Duration::from_secs(1);
 
@@ -78,6 +80,7 @@ pub struct Flusher {
     listed: RefCell<Vec<Rc<dyn Owner>>>,
     drains: RefCell<VecDeque<Drain>>,
     draining: Cell<bool>,
+    back_room: Budget,
     /// Groups that were written.
     groups: Cell<u64>,
     changed: Notify,
@@ -96,6 +99,7 @@ impl Flusher {
             listed: RefCell::default(),
             drains: RefCell::default(),
             draining: Cell::new(false),
+            back_room: Budget::new(BACK_BYTES),
             groups: Cell::new(0),
             changed: Notify::default(),
         })
@@ -263,13 +267,13 @@ impl Flusher {
     }
 
     fn back(self: &Rc<Self>, owner: Rc<dyn Owner>, step: Step) -> streamd_io::Task<()> {
-        let env = self.env.clone();
+        let (env, room) = (self.env.clone(), self.back_room.clone());
         self.env.spawn(Class::Latency, async move {
             if owner.is_gone() {
                 return;
             }
             let result = match step {
-                Step::Write => write_back::write_back(&env, owner.log()).await,
+                Step::Write => write_back::write_back(&env, owner.log(), &room).await,
                 Step::Settle => write_back::settle(&env, owner.log()).await,
             };
             if let Err(error) = result

@@ -15,7 +15,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use futures_lite::future;
 use streamd_io::local::{Notify, Permit};
-use streamd_io::{Class, Env, Part, ReadHalf, Stream, WriteHalf};
+use streamd_io::{AlignedBuf, Class, Env, Part, ReadHalf, Stream, WriteHalf};
 use streamd_model::Mono;
 use streamd_wire::kafka::{ApiKey, Frame};
 
@@ -38,6 +38,8 @@ const RESERVE_WAIT: Duration = Duration::from_secs(10);
 const SWEEP_EVERY: Duration = Duration::from_secs(5);
 /// A connection that sends nothing for so long in the middle of a frame is closed.
 const STUCK: Duration = Duration::from_secs(30);
+/// Replies are sent together up to so many parts.
+const TOGETHER_MAX: usize = 64;
 /// Replies that may wait in one connection.
 const QUEUE_MAX: usize = 256;
 
@@ -49,7 +51,7 @@ pub type LaterReply = Pin<Box<dyn Future<Output = Option<Reply>>>>;
 
 struct Queued {
     reply: LaterReply,
-    _permits: Vec<Permit>,
+    permits: Vec<Permit>,
 }
 
 /// The replies of a connection, in order.
@@ -64,10 +66,9 @@ struct Queue {
 
 impl Queue {
     fn push(&self, reply: LaterReply, permits: Vec<Permit>) {
-        self.waiting.borrow_mut().push_back(Queued {
-            reply,
-            _permits: permits,
-        });
+        self.waiting
+            .borrow_mut()
+            .push_back(Queued { reply, permits });
         self.open.set(self.open.get() + 1);
         self.changed.notify_all();
     }
@@ -96,16 +97,42 @@ impl Queue {
             life.busy.set(true);
             let parts = queued.reply.await;
             life.busy.set(false);
-            let Some(parts) = parts else { break };
+            let Some(mut parts) = parts else { break };
+            let mut sent = vec![queued.permits];
+            let more = self.take_known(&mut parts, &mut sent).await;
             if !parts.is_empty() && stream.send(parts).await.is_err() {
                 break;
             }
             life.last.set(env.now());
-            self.open.set(self.open.get() - 1);
+            self.open.set(self.open.get() - sent.len());
             self.changed.notify_all();
+            if !more {
+                break;
+            }
         }
         self.end();
         stream.shutdown();
+    }
+
+    /// Adds the replies that are known by now, in order: what became durable together is answered
+    /// with one system call. False when one of them closes the connection.
+    async fn take_known(&self, parts: &mut Reply, sent: &mut Vec<Vec<Permit>>) -> bool {
+        while parts.len() < TOGETHER_MAX {
+            let next = self.waiting.borrow_mut().pop_front();
+            let Some(mut queued) = next else { return true };
+            match future::poll_once(&mut queued.reply).await {
+                None => {
+                    self.waiting.borrow_mut().push_front(queued);
+                    return true;
+                }
+                Some(None) => return false,
+                Some(Some(reply)) => {
+                    parts.extend(reply);
+                    sent.push(queued.permits);
+                }
+            }
+        }
+        true
     }
 }
 
@@ -158,6 +185,7 @@ pub async fn serve(broker: Rc<Broker>, stream: Stream) {
     let mut frames = Frames {
         stream: read,
         buf: Vec::new(),
+        last: 0,
         broker: broker.clone(),
         life: life.clone(),
     };
@@ -237,6 +265,8 @@ struct Frames {
     stream: ReadHalf,
     /// Bytes that were read but belong to the next frame.
     buf: Vec<u8>,
+    /// Bytes of the last frame with its length, if it was a large one: the next one may be like it.
+    last: usize,
     broker: Rc<Broker>,
     life: Rc<Life>,
 }
@@ -248,19 +278,13 @@ impl Frames {
     /// The next frame. `None` at the end of the stream.
     async fn next(&mut self) -> Result<Option<Reserved>, Hangup> {
         self.life.partial.set(!self.buf.is_empty());
+        if self.buf.is_empty() && self.last > 0 {
+            return self.like_the_last().await;
+        }
         if !self.fill(4).await? {
             return Ok(None);
         }
-        let length = i32::from_be_bytes([self.buf[0], self.buf[1], self.buf[2], self.buf[3]]);
-        let max = self.broker.request_bytes_max;
-        let len = match usize::try_from(length) {
-            Ok(len) if len > 0 && len <= max => len,
-            _ => {
-                return Err(Hangup::Bad(format!(
-                    "a frame of {length} bytes; 1 to {max} are allowed (socket.request.max.bytes)"
-                )));
-            }
-        };
+        let len = self.length(&self.buf)?;
         let mut permits = vec![self.reserve(len.min(FIRST_ALLOC)).await?];
         let frame = if len <= SMALL {
             if !self.fill(4 + len).await? {
@@ -271,7 +295,11 @@ impl Frames {
             frame.drain(..4);
             Bytes::from(frame)
         } else {
-            match self.large(len, &mut permits).await? {
+            let mut body = self.broker.shard.env.alloc(4 + len.min(FIRST_ALLOC));
+            let have = self.buf.len().min(4 + len);
+            body[..have].copy_from_slice(&self.buf[..have]);
+            self.buf.drain(..have);
+            match self.large(4 + len, (body, have), &mut permits).await? {
                 Some(frame) => frame,
                 None => return Ok(None),
             }
@@ -280,35 +308,70 @@ impl Frames {
         Ok(Some((frame, permits)))
     }
 
-    /// Reads a large frame. Memory is reserved, and got, as the bytes come: a peer that announces
-    /// much and sends little holds little.
+    /// A frame from a peer whose last one was large: with luck all of it comes with one system
+    /// call, to where it stays. Memory is got when bytes are there.
+    async fn like_the_last(&mut self) -> Result<Option<Reserved>, Hangup> {
+        self.stream.readable().await.map_err(|_| Hangup::Gone)?;
+        let want = std::mem::take(&mut self.last).min(SECOND_ALLOC);
+        let mut permits = vec![self.reserve(want).await?];
+        let mut body = self.broker.shard.env.alloc(want);
+        let mut at = 0;
+        while at < 4 {
+            match self.read(|buf| &mut buf[at..want], &mut body).await? {
+                0 => return Ok(None),
+                n => at += n,
+            }
+        }
+        let total = 4 + self.length(&body)?;
+        if total > at {
+            let frame = self.large(total, (body, at), &mut permits).await?;
+            self.life.partial.set(false);
+            return Ok(frame.map(|frame| (frame, permits)));
+        }
+        self.buf.extend_from_slice(&body[total..at]);
+        self.last = if total > SMALL { total } else { 0 };
+        self.life.partial.set(false);
+        Ok(Some((body.freeze().slice(4..total), permits)))
+    }
+
+    /// The length that a frame begins with, bytes.
+    fn length(&self, frame: &[u8]) -> Result<usize, Hangup> {
+        let length = i32::from_be_bytes([frame[0], frame[1], frame[2], frame[3]]);
+        let max = self.broker.request_bytes_max;
+        match usize::try_from(length) {
+            Ok(len) if len > 0 && len <= max => Ok(len),
+            _ => Err(Hangup::Bad(format!(
+                "a frame of {length} bytes; 1 to {max} are allowed (socket.request.max.bytes)"
+            ))),
+        }
+    }
+
+    /// Reads the rest of a large frame, of which `at` bytes, with its length, are in `body`. Memory
+    /// is reserved, and got, as the bytes come: a peer that announces much and sends little holds
+    /// little.
     async fn large(
         &mut self,
-        len: usize,
+        total: usize,
+        (mut body, mut at): (AlignedBuf, usize),
         permits: &mut Vec<Permit>,
     ) -> Result<Option<Bytes>, Hangup> {
-        let env = self.broker.shard.env.clone();
-        let mut body = env.alloc(len.min(FIRST_ALLOC));
-        let have = (self.buf.len() - 4).min(len);
-        body[..have].copy_from_slice(&self.buf[4..4 + have]);
-        self.buf.drain(..4 + have);
-        let mut at = have;
-        while at < len {
+        while at < total {
             if at == body.len() {
-                let size = len.min(SECOND_ALLOC.max(at * 2));
+                let size = total.min(SECOND_ALLOC.max(at * 2));
                 permits.push(self.reserve(size - at).await?);
-                let mut larger = env.alloc(size);
+                let mut larger = self.broker.shard.env.alloc(size);
                 larger[..at].copy_from_slice(&body);
                 body = larger;
             }
-            let end = len.min(body.len());
+            let end = total.min(body.len());
             let n = self.read(|buf| &mut buf[at..end], &mut body).await?;
             if n == 0 {
                 return Ok(None);
             }
             at += n;
         }
-        Ok(Some(body.freeze().slice(..len)))
+        self.last = total;
+        Ok(Some(body.freeze().slice(4..total)))
     }
 
     async fn read(

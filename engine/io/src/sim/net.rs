@@ -216,6 +216,18 @@ impl ReadHalf {
         .await
     }
 
+    pub(crate) async fn readable(&mut self) -> io::Result<()> {
+        poll_fn(|cx| {
+            let mut pipe = self.pipe.pipe().borrow_mut();
+            if pipe.ended || !pipe.bytes.is_empty() {
+                return Poll::Ready(Ok(()));
+            }
+            pipe.reader.push(cx.waker().clone());
+            Poll::Pending
+        })
+        .await
+    }
+
     pub(crate) async fn closed(&self) {
         poll_fn(|cx| {
             let mut pipe = self.pipe.pipe().borrow_mut();

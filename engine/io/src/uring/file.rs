@@ -14,6 +14,7 @@ use std::sync::{Arc, OnceLock};
 
 use bytes::Bytes;
 
+use super::pool::Pool;
 use super::shard::Shard;
 use crate::buf::{AlignedBuf, BLOCK};
 use crate::file::{OpenOptions, SharedFile, SharedKind, check_aligned};
@@ -23,19 +24,52 @@ const ZERO_CHUNK: u64 = 8 << 20;
 
 pub(crate) struct File {
     shard: Rc<Shard>,
-    fd: Arc<OwnedFd>,
+    fd: PooledFd,
     direct: bool,
     shared: OnceCell<SharedFile>,
 }
 
+/// A descriptor that is closed on a thread that may block: closing the last one of a file that was
+/// removed gives its blocks back, which takes long.
+struct PooledFd {
+    /// Not here once it is dropped.
+    fd: Option<Arc<OwnedFd>>,
+    pool: Arc<Pool>,
+}
+
+impl PooledFd {
+    fn new(fd: OwnedFd, pool: &Arc<Pool>) -> PooledFd {
+        PooledFd {
+            fd: Some(Arc::new(fd)),
+            pool: pool.clone(),
+        }
+    }
+
+    fn arc(&self) -> &Arc<OwnedFd> {
+        self.fd.as_ref().expect("here until it is dropped")
+    }
+}
+
+impl Drop for PooledFd {
+    fn drop(&mut self) {
+        if let Some(fd) = self.fd.take() {
+            drop(self.pool.run(move || {
+                drop(fd);
+                Ok(())
+            }));
+        }
+    }
+}
+
 /// A descriptor for sending, or the error (errno) that came instead.
-pub(crate) struct SharedFd(Result<std::fs::File, i32>);
+pub(crate) struct SharedFd(Result<PooledFd, i32>);
 
 impl SharedFd {
-    pub(super) fn file(&self) -> io::Result<&std::fs::File> {
-        self.0
-            .as_ref()
-            .map_err(|&e| io::Error::from_raw_os_error(e))
+    pub(super) fn fd(&self) -> io::Result<RawFd> {
+        match &self.0 {
+            Ok(fd) => Ok(fd.arc().as_raw_fd()),
+            Err(e) => Err(io::Error::from_raw_os_error(*e)),
+        }
     }
 }
 
@@ -50,14 +84,14 @@ impl File {
         let fd = shard.pool.run(move || options.open(path)).await?;
         Ok(File {
             shard: shard.clone(),
-            fd: Arc::new(fd.into()),
+            fd: PooledFd::new(fd.into(), &shard.pool),
             direct: o.direct,
             shared: OnceCell::new(),
         })
     }
 
     fn raw(&self) -> RawFd {
-        self.fd.as_raw_fd()
+        self.fd.arc().as_raw_fd()
     }
 
     /// Works on the file on a thread that may block.
@@ -66,7 +100,7 @@ impl File {
         T: Send + 'static,
         F: FnOnce(&std::fs::File) -> io::Result<T> + Send + 'static,
     {
-        let fd = self.fd.clone();
+        let fd = self.fd.arc().clone();
         let call = move || {
             // SAFETY: `fd` keeps the descriptor open; this second owner of it never closes it.
             let file = ManuallyDrop::new(unsafe { std::fs::File::from_raw_fd(fd.as_raw_fd()) });
@@ -78,7 +112,7 @@ impl File {
     pub(crate) async fn write_at(&self, buf: AlignedBuf, pos: u64) -> io::Result<Bytes> {
         check_aligned(pos, 0)?;
         let (bytes, written) = if self.direct {
-            let (written, keep) = self.shard.ring.write(&self.fd, buf, pos).await;
+            let (written, keep) = self.shard.ring.write(self.fd.arc(), buf, pos).await;
             let buf = keep.buf.expect("it was handed in");
             (buf.freeze(), written?)
         } else {
@@ -95,7 +129,7 @@ impl File {
     }
 
     pub(crate) async fn write_parts(&self, parts: Vec<Bytes>, pos: u64) -> io::Result<()> {
-        let (written, keep) = self.shard.ring.write_parts(&self.fd, parts, pos).await;
+        let (written, keep) = self.shard.ring.write_parts(self.fd.arc(), parts, pos).await;
         let (mut written, mut at) = (written?, pos);
         let mut rest = Vec::new();
         for part in keep.parts.bytes {
@@ -144,7 +178,11 @@ impl File {
         let mut filled = 0;
         while filled < want {
             let at = start + filled as u64;
-            let (got, keep) = self.shard.ring.read(&self.fd, buf, filled..want, at).await;
+            let (got, keep) = self
+                .shard
+                .ring
+                .read(self.fd.arc(), buf, filled..want, at)
+                .await;
             buf = keep.buf.expect("it was handed in");
             let got = got?;
             filled += got;
@@ -175,7 +213,7 @@ impl File {
     }
 
     pub(crate) async fn sync(&self) -> io::Result<()> {
-        self.shard.ring.sync(&self.fd).await.0.map(drop)
+        self.shard.ring.sync(self.fd.arc()).await.0.map(drop)
     }
 
     pub(crate) async fn size(&self) -> io::Result<u64> {
@@ -183,9 +221,10 @@ impl File {
     }
 
     pub(crate) async fn close(self) -> io::Result<()> {
-        let (shard, fd) = (self.shard.clone(), self.fd.clone());
-        drop(self);
-        match Arc::into_inner(fd) {
+        let mut this = self;
+        let (shard, fd) = (this.shard.clone(), this.fd.fd.take());
+        drop(this);
+        match fd.and_then(Arc::into_inner) {
             Some(fd) => shard.pool.run(move || close(fd)).await,
             // An operation that was given up still has it, and closes it at its end.
             None => Ok(()),
@@ -195,6 +234,7 @@ impl File {
     pub(crate) fn shared(&self) -> SharedFile {
         let make = || {
             let fd = reopen(self.raw(), libc::O_RDONLY)
+                .map(|file| PooledFd::new(file.into(), &self.shard.pool))
                 .map_err(|e| e.raw_os_error().unwrap_or(libc::EIO));
             SharedFile(SharedKind::Uring(Arc::new(SharedFd(fd))))
         };

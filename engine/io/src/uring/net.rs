@@ -171,10 +171,7 @@ impl ReadHalf {
         }
         self.conn.shard.yield_if_needed().await;
         loop {
-            if self.drained {
-                self.conn.ready(libc::POLLIN).await?;
-                self.drained = false;
-            }
+            self.readable().await?;
             match recv(self.conn.raw(), buf) {
                 Ok(n) => {
                     self.drained = 0 < n && n < buf.len();
@@ -184,6 +181,14 @@ impl ReadHalf {
                 Err(e) => return Err(e),
             }
         }
+    }
+
+    pub(crate) async fn readable(&mut self) -> io::Result<()> {
+        if self.drained {
+            self.conn.ready(libc::POLLIN).await?;
+            self.drained = false;
+        }
+        Ok(())
     }
 
     pub(crate) async fn closed(&self) {

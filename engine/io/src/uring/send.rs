@@ -77,14 +77,13 @@ impl WriteHalf {
         let end = pos + len as u64;
         while pos < end {
             let want = ((end - pos) as usize).min(CHUNK);
-            let resident = is_resident(fd.file()?.as_raw_fd(), pos, want);
+            let resident = is_resident(fd.fd()?, pos, want);
             self.conn.shard.count_chunk(resident);
             let sent = if resident {
-                sendfile(self.conn.raw(), fd.file()?.as_raw_fd(), pos, want)
+                sendfile(self.conn.raw(), fd.fd()?, pos, want)
             } else {
                 let (socket, file) = (self.conn.fd.clone(), fd.clone());
-                let call =
-                    move || sendfile(socket.as_raw_fd(), file.file()?.as_raw_fd(), pos, want);
+                let call = move || sendfile(socket.as_raw_fd(), file.fd()?, pos, want);
                 self.conn.shard.pool.run(call).await
             };
             match sent {
