@@ -64,6 +64,10 @@ impl Owner for MetaLog {
     fn is_gone(&self) -> bool {
         self.failed.borrow().is_some()
     }
+
+    fn is_deleted(&self) -> bool {
+        false
+    }
 }
 
 impl MetaLog {

@@ -3,7 +3,8 @@
 //!
 //! While a group is written the next one gathers by itself; nobody waits on a timer. Whoever owns a
 //! log is told when it is durable, or that it has failed. A file of the journal is used again only
-//! when every log in it is durable in its segments; if one of them failed, the file is kept.
+//! when every log in it is durable in its segments. If one of them failed, its last records are
+//! nowhere else: the file is kept, and the next start tries again.
 
 use std::cell::{Cell, OnceCell, RefCell};
 use std::collections::VecDeque;
@@ -38,6 +39,8 @@ pub trait Owner {
     fn failed(&self, error: &LogError);
     /// Whether it failed or was deleted.
     fn is_gone(&self) -> bool;
+    /// Whether it was deleted: then nobody needs what it holds.
+    fn is_deleted(&self) -> bool;
 }
 
 /// Where a log stands with the flusher.
@@ -254,12 +257,18 @@ impl Flusher {
                 }
             }
             self.tail.trim();
-            // A log that failed has its last records nowhere else: the next start tries again.
-            let all = drain.owners.iter().all(|o| o.log().borrow().is_settled());
-            if let Some(file) = drain.file
-                && all
-            {
-                self.journal().release(&file);
+            let is_stuck = |o: &Rc<dyn Owner>| {
+                o.is_gone() && !o.is_deleted() && !o.log().borrow().is_settled()
+            };
+            match drain.file {
+                Some(file) if drain.owners.iter().any(is_stuck) => self.journal().keep(&file),
+                Some(file) => self.journal().release(&file),
+                // The current file has their records still, and they are on no other list.
+                None => {
+                    let stuck = drain.owners.into_iter().filter(is_stuck);
+                    let stuck = stuck.filter(|o| !o.turn().listed.replace(true));
+                    self.listed.borrow_mut().extend(stuck);
+                }
             }
         }
         self.draining.set(false);
@@ -289,7 +298,8 @@ impl Flusher {
         let mut seen = self.groups.get();
         loop {
             self.env.sleep(IDLE).await;
-            if seen == self.groups.get() && !self.listed.borrow().is_empty() {
+            let waits = self.listed.borrow().iter().any(|o| !o.is_gone());
+            if seen == self.groups.get() && waits {
                 self.drain(None);
             }
             seen = self.groups.get();

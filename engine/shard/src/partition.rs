@@ -3,7 +3,7 @@
 //! Alone on its node (one replica) the high watermark is the flushed end: what is durable is
 //! committed, and nothing else is ever shown.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 
 use streamd_core::meta::TopicMeta;
@@ -34,6 +34,7 @@ pub struct Partition {
     /// The topic as of the image that this shard has.
     pub topic: RefCell<std::sync::Arc<TopicMeta>>,
     turn: Turn,
+    deleted: Cell<bool>,
     offline: RefCell<Option<Refusal>>,
 }
 
@@ -54,6 +55,7 @@ impl Partition {
             epoch: 0,
             topic: RefCell::new(topic),
             turn: Turn::default(),
+            deleted: Cell::new(false),
             offline: RefCell::new(None),
         })
     }
@@ -97,6 +99,7 @@ impl Partition {
     /// The topic was deleted.
     pub fn delete(&self) {
         let text = format!("{} was deleted", self.name);
+        self.deleted.set(true);
         self.go_offline(Refusal::new(ErrorCode::UnknownTopicOrPartition, text));
     }
 
@@ -133,5 +136,9 @@ impl Owner for Partition {
 
     fn is_gone(&self) -> bool {
         self.offline.borrow().is_some()
+    }
+
+    fn is_deleted(&self) -> bool {
+        self.deleted.get()
     }
 }

@@ -125,6 +125,17 @@ impl Journal {
         self.freed.notify_all();
     }
 
+    /// The file holds what could not be written to a segment: it stays for the next start.
+    pub fn keep(&self, file: &JournalFile) {
+        eprintln!(
+            "warning: {} is kept: it has records that could not be written to their segments; the \
+             next start tries again",
+            self.dir.join(file_name(self.shard, file.number)).display()
+        );
+        self.in_use.set(self.in_use.get() - 1);
+        self.freed.notify_all();
+    }
+
     /// Writes a group and tells its logs; one answer for each, in the order of the takes. One call
     /// at a time. After an error it is not known what is on the disk: the logs of the group must
     /// not be used any more, and the current file is to be closed.

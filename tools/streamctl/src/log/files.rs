@@ -42,7 +42,8 @@ pub fn find(paths: &[PathBuf]) -> Result<Vec<Segment>> {
         if segments.len() == before {
             return Err(Failure::failed(format!(
                 "no segment file (20 digits and `.log`) in {}. Name the data directory of a \
-                 broker, or one of the directories in it",
+                 broker, or one of the directories in it. What was just written is in the journal \
+                 first, and gets into a segment when the broker rests for a second",
                 path.display()
             )));
         }

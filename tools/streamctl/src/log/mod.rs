@@ -2,6 +2,7 @@
 
 mod dump;
 mod files;
+mod journals;
 mod scan;
 mod verify;
 
@@ -13,8 +14,13 @@ use crate::failure::Result;
 /// # Errors
 /// A file cannot be read, or is damaged.
 pub fn run(global: &Global, command: &Log) -> Result<()> {
+    let (Log::Dump { paths, .. } | Log::Verify { paths }) = command;
+    let segments = files::find(paths)?;
+    for dir in journals::in_use(&segments) {
+        eprintln!("{}", journals::note(&dir));
+    }
     match command {
-        Log::Dump { paths, records } => dump::run(global, &files::find(paths)?, *records),
-        Log::Verify { paths } => verify::run(global, &files::find(paths)?),
+        Log::Dump { records, .. } => dump::run(global, &segments, *records),
+        Log::Verify { .. } => verify::run(global, &segments),
     }
 }

@@ -73,7 +73,7 @@ fn names(path: &str, source: &Source, found: &mut Vec<String>) {
     let bench = path.starts_with("bench/");
     for (line, word) in source.words() {
         let allowed = match word.as_str() {
-            "glommio" => io,
+            "io_uring" => io,
             "libc" => io || bench,
             _ => true,
         };
@@ -158,7 +158,7 @@ mod tests {
 
     #[test]
     fn a_clean_file_has_no_finding() {
-        let body = "fn f(a: u8) {\n    // unsafe, libc and glommio in a comment\n}\n";
+        let body = "fn f(a: u8) {\n    // unsafe, libc and io_uring in a comment\n}\n";
         assert_eq!(findings("engine/core/src/x.rs", body), [""; 0]);
     }
 
@@ -184,12 +184,12 @@ mod tests {
 
     #[test]
     fn the_runtime_is_named_in_one_place() {
-        let body = "use glommio::x;\nuse libc;\n";
+        let body = "use io_uring::x;\nuse libc;\n";
         assert_eq!(findings("engine/io/src/x.rs", body), [""; 0]);
         assert_eq!(findings("engine/log/src/x.rs", body).len(), 2);
         assert_eq!(
             findings("bench/src/x.rs", body),
-            ["bench/src/x.rs:2: names glommio: only engine/io may, so put the call there"]
+            ["bench/src/x.rs:2: names io_uring: only engine/io may, so put the call there"]
         );
     }
 
