@@ -1,8 +1,9 @@
 //! The seam between streamd and the machine: time, tasks, files, sockets, queues between cores.
 //!
-//! Two arms stand behind concrete types: the kernel arm (`uring`, an executor of our own) and the simulator
-//! arm (`sim`, behind the cargo feature of that name). Which arm a value belongs to is a private
-//! enum, so that nobody outside needs a type parameter, and one conformance suite runs on both.
+//! Two arms stand behind concrete types: the kernel arm (`uring`, an executor of our own) and the
+//! simulator arm (`sim`, behind the cargo feature of that name). Which arm a value belongs to is a
+//! private enum, so that nobody outside needs a type parameter, and one conformance suite runs on
+//! both.
 //!
 //! Invariants: this is the only crate that names `io_uring` or `libc`, and the only one with
 //! `unsafe`. A task's waker may be used from any thread. When the main future of an executor has

@@ -72,6 +72,16 @@ impl Listener {
         }
     }
 
+    /// How many bytes the kernel may hold for each connection from now on before a send waits; it
+    /// grants twice as much for its own needs. Unset, it grows with the distance.
+    pub fn set_send_buffer(&self, bytes: usize) -> io::Result<()> {
+        match &self.0 {
+            ListenerKind::Uring(l) => l.set_send_buffer(bytes),
+            #[cfg(any(test, feature = "sim"))]
+            ListenerKind::Sim(_) => Ok(()),
+        }
+    }
+
     /// The address that it listens on.
     pub fn local_addr(&self) -> io::Result<SocketAddr> {
         match &self.0 {

@@ -1,9 +1,9 @@
 //! The log of one partition: its segments, its end, what waits to be written.
 //!
 //! `append` is synchronous and gives offsets at once; [`crate::journal`] makes what was appended
-//! durable, many logs at a time; [`crate::write_back`] moves it to the segments. Invariants: offsets
-//! are dense; `start <= flushed`; `synced <= written <= flushed <= taken <= end`; nothing beyond
-//! `flushed` is ever read.
+//! durable, many logs at a time; [`crate::write_back`] moves it to the segments. Invariants:
+//! offsets are dense; `start <= flushed`; `synced <= written <= flushed <= taken <= end`; nothing
+//! beyond `flushed` is ever read.
 
 use std::cell::RefCell;
 use std::collections::VecDeque;
@@ -85,6 +85,8 @@ pub(crate) struct Queue {
     pub pending: VecDeque<Pending>,
     /// Their bytes.
     pub bytes: usize,
+    /// Everything before it was taken for a group.
+    pub taken: Offset,
 }
 
 /// What is on its way from the journal to the segments.
@@ -122,8 +124,6 @@ pub struct Log {
     pub(crate) segments: VecDeque<Rc<Segment>>,
     pub(crate) start: Offset,
     pub(crate) flushed: Offset,
-    /// Everything before it was taken for a group of the journal.
-    pub(crate) taken: Offset,
     pub(crate) end: Offset,
     /// Position of the next batch in the last segment.
     pub(crate) position: u64,
@@ -148,12 +148,14 @@ impl Log {
             segments: VecDeque::new(),
             start: base,
             flushed: base,
-            taken: base,
             end: base,
             position: 0,
             rolled_ms: 0,
             epochs: Vec::new(),
-            queue: Queue::default(),
+            queue: Queue {
+                taken: base,
+                ..Queue::default()
+            },
             back: Back {
                 written: base,
                 synced: base,
@@ -261,7 +263,7 @@ impl Log {
 
     /// Notes that a recovery found everything before `end` in the segments, durable.
     pub(crate) fn set_end(&mut self, end: Offset) {
-        (self.end, self.taken, self.flushed) = (end, end, end);
+        (self.end, self.queue.taken, self.flushed) = (end, end, end);
         (self.back.written, self.back.synced) = (end, end);
     }
 

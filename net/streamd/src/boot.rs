@@ -37,6 +37,9 @@ const JOURNAL_FILE: u64 = 16 << 20;
 /// A shard's journal files: one takes groups while others go to the segments.
 const JOURNAL_FILES: usize = 4;
 
+/// The least memory for requests that a shard works with, bytes.
+const REQUESTS_MIN: usize = 1 << 20;
+
 /// What a shard tells the main thread.
 enum Report {
     Listening(SocketAddr),
@@ -329,7 +332,7 @@ async fn start_shard(
         return Err("stopped before its partitions were open".to_owned());
     }
     let limits = Limits {
-        request_memory: memory / 4,
+        request_memory: request_memory(config, plan.shards),
         request_bytes_max: config.broker.request_bytes_max,
         fetch_bytes_max: config.broker.fetch_bytes_max,
         sessions: config.broker.fetch_sessions_max.div_ceil(plan.shards),
@@ -339,7 +342,22 @@ async fn start_shard(
         .listen(config.listen)
         .await
         .map_err(|e| format!("cannot listen on {}: {e}", config.listen))?;
+    if let Some(bytes) = config.broker.send_buffer {
+        listener
+            .set_send_buffer(bytes)
+            .map_err(|e| format!("cannot set socket.send.buffer.bytes={bytes}: {e}"))?;
+    }
     Ok((broker, listener))
+}
+
+/// Bytes of requests that a shard holds at once: a quarter of its memory, unless
+/// `queued.max.request.bytes` says how many all shards hold.
+fn request_memory(config: &Config, shards: usize) -> usize {
+    let told = config.broker.queued_request_bytes_max;
+    let told = told.and_then(|bytes| usize::try_from(bytes).ok());
+    told.map_or(config.memory / shards / 4, |bytes| {
+        (bytes / shards).max(REQUESTS_MIN)
+    })
 }
 
 /// Takes connections, for ever.

@@ -17,6 +17,8 @@ pub struct BrokerConfig {
     pub request_bytes_max: usize,
     /// The bytes of requests that are held at once; `None`: a part of the memory.
     pub queued_request_bytes_max: Option<u64>,
+    /// The send buffer of sockets, bytes; `None`: as the system has it.
+    pub send_buffer: Option<usize>,
     /// The largest answer to a fetch, bytes.
     pub fetch_bytes_max: usize,
     /// How many fetch sessions are kept.
@@ -47,6 +49,7 @@ impl BrokerConfig {
             replication_factor: i16::try_from(number("default.replication.factor")).unwrap_or(1),
             request_bytes_max: size("socket.request.max.bytes"),
             queued_request_bytes_max: optional("queued.max.request.bytes"),
+            send_buffer: usize::try_from(number("socket.send.buffer.bytes")).ok(),
             fetch_bytes_max: size("fetch.max.bytes"),
             fetch_sessions_max: size("max.incremental.fetch.session.cache.slots"),
             connections_max: size("max.connections"),

@@ -362,9 +362,10 @@ broker_keys! {
     "The number of partitions of topics that do not name one.";
     "producer.id.expiration.ms", (INT, FROM_1), "86400000", true, Effect::Honoured,
     "How long a partition remembers an idle idempotent producer, in milliseconds.";
-    "queued.max.request.bytes", (LONG, Allowed::AtLeast(-1)), "-1", false,
-    Effect::None("requests get a part of --memory"),
+    "queued.max.request.bytes", (LONG, Allowed::AtLeast(-1)), "-1", false, Effect::Honoured,
     "How many bytes of requests are held at once; -1 takes a part of --memory.";
+    "socket.send.buffer.bytes", (INT, Allowed::AtLeast(-1)), "102400", false, Effect::Honoured,
+    "The send buffer of sockets, in bytes; -1 leaves it to the system.";
     "socket.request.max.bytes", (INT, FROM_1), "104857600", false, Effect::Honoured,
     "The largest request that is taken, in bytes.";
     "background.threads", (INT, FROM_1), "10", false, BY_CORES,
@@ -379,8 +380,6 @@ broker_keys! {
     "How many requests may wait.";
     "socket.receive.buffer.bytes", (INT, Allowed::AtLeast(-1)), "102400", false,
     Effect::None("the kernel sizes socket buffers"), "The receive buffer of sockets, in bytes.";
-    "socket.send.buffer.bytes", (INT, Allowed::AtLeast(-1)), "102400", false,
-    Effect::None("the kernel sizes socket buffers"), "The send buffer of sockets, in bytes.";
     "offsets.topic.num.partitions", (INT, FROM_1), "50", false,
     Effect::None("there are no consumer groups yet"), "Partitions of __consumer_offsets.";
     "offsets.topic.replication.factor", (INT, FROM_1), "3", false, NO_REPLICATION,

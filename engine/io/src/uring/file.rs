@@ -10,6 +10,7 @@ use std::os::fd::{AsRawFd, FromRawFd, IntoRawFd, OwnedFd, RawFd};
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::Path;
 use std::rc::Rc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
 
 use bytes::Bytes;
@@ -62,14 +63,38 @@ impl Drop for PooledFd {
 }
 
 /// A descriptor for sending, or the error (errno) that came instead.
-pub(crate) struct SharedFd(Result<PooledFd, i32>);
+pub(crate) struct SharedFd {
+    fd: Result<PooledFd, i32>,
+    /// Sends that have the kernel read the file in.
+    cold: Arc<AtomicUsize>,
+}
+
+/// One of them, until it is dropped.
+pub(super) struct Cold(Arc<AtomicUsize>);
+
+impl Drop for Cold {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
 
 impl SharedFd {
     pub(super) fn fd(&self) -> io::Result<RawFd> {
-        match &self.0 {
+        match &self.fd {
             Ok(fd) => Ok(fd.arc().as_raw_fd()),
             Err(e) => Err(io::Error::from_raw_os_error(*e)),
         }
+    }
+
+    /// Notes that the file is read in, as long as the answer lives.
+    pub(super) fn cold(&self) -> Cold {
+        self.cold.fetch_add(1, Ordering::Relaxed);
+        Cold(self.cold.clone())
+    }
+
+    /// Whether some of the file is being read in.
+    pub(super) fn is_cold(&self) -> bool {
+        self.cold.load(Ordering::Relaxed) > 0
     }
 }
 
@@ -236,7 +261,8 @@ impl File {
             let fd = reopen(self.raw(), libc::O_RDONLY)
                 .map(|file| PooledFd::new(file.into(), &self.shard.pool))
                 .map_err(|e| e.raw_os_error().unwrap_or(libc::EIO));
-            SharedFile(SharedKind::Uring(Arc::new(SharedFd(fd))))
+            let cold = Arc::default();
+            SharedFile(SharedKind::Uring(Arc::new(SharedFd { fd, cold })))
         };
         self.shared.get_or_init(make).clone()
     }

@@ -58,6 +58,11 @@ impl Listener {
         }
     }
 
+    /// Accepted sockets inherit it.
+    pub(crate) fn set_send_buffer(&self, bytes: usize) -> io::Result<()> {
+        SockRef::from(&*self.fd).set_send_buffer_size(bytes)
+    }
+
     pub(crate) fn local_addr(&self) -> io::Result<SocketAddr> {
         Ok(self.addr)
     }

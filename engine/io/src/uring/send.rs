@@ -5,6 +5,7 @@
 //! socket is full, the task waits for room. After each chunk others get their turn.
 
 use std::io;
+use std::ops::Range;
 use std::os::fd::{AsRawFd, RawFd};
 use std::sync::Arc;
 
@@ -12,13 +13,17 @@ use bytes::{Buf, Bytes};
 
 use super::file::SharedFd;
 use super::net::WriteHalf;
-use super::shard::yield_now;
+use super::shard::{clock_ns, yield_now};
 use crate::buf::BLOCK;
 use crate::file::SharedKind;
 use crate::stream::Part;
 
 /// What is sent between two looks at the clock (bytes).
 const CHUNK: usize = 256 << 10;
+/// How far ahead one looks whether pages are in memory (bytes),
+const LOOK_AHEAD: usize = 1 << 20;
+/// and for how long that is believed (ns).
+const RESIDENT_FOR: u64 = 5_000_000;
 /// Buffers in one vectored call.
 const IOV_MAX: usize = 64;
 impl WriteHalf {
@@ -75,15 +80,20 @@ impl WriteHalf {
 
     async fn send_file(&mut self, fd: &Arc<SharedFd>, mut pos: u64, len: usize) -> io::Result<()> {
         let end = pos + len as u64;
+        let mut known = Resident::default();
         while pos < end {
             let want = ((end - pos) as usize).min(CHUNK);
-            let resident = is_resident(fd.fd()?, pos, want);
+            let resident = known.covers(fd, pos..pos + want as u64, end)?;
             self.conn.shard.count_chunk(resident);
             let sent = if resident {
                 sendfile(self.conn.raw(), fd.fd()?, pos, want)
             } else {
                 let (socket, file) = (self.conn.fd.clone(), fd.clone());
-                let call = move || sendfile(socket.as_raw_fd(), file.fd()?, pos, want);
+                let cold = file.cold();
+                let call = move || {
+                    let _cold = cold;
+                    sendfile(socket.as_raw_fd(), file.fd()?, pos, want)
+                };
                 self.conn.shard.pool.run(call).await
             };
             match sent {
@@ -175,13 +185,79 @@ fn sendfile(socket: RawFd, file: RawFd, pos: u64, len: usize) -> io::Result<usiz
     }
 }
 
-/// Whether all pages of the range are in the page cache (about 5 µs per 256 KiB). `false` when
-/// that cannot be told.
-fn is_resident(fd: RawFd, pos: u64, len: usize) -> bool {
-    let start = pos / BLOCK as u64 * BLOCK as u64;
-    let span = (pos - start) as usize + len;
+/// A stretch of a file whose pages were in memory a moment ago.
+#[derive(Default)]
+struct Resident {
+    until: u64,
+    seen: u64,
+}
+
+impl Resident {
+    /// Whether all pages of `range` are in memory. Looks further than that, at most to `end`, so
+    /// that the next chunks need no look.
+    fn covers(&mut self, fd: &SharedFd, range: Range<u64>, end: u64) -> io::Result<bool> {
+        let now = clock_ns();
+        if range.end <= self.until && now - self.seen < RESIDENT_FOR {
+            return Ok(true);
+        }
+        let ahead = end.min(range.start + LOOK_AHEAD as u64);
+        for until in [ahead, range.end] {
+            // What is being read in counts as cached, and would hold the shard up.
+            let all = match fd.is_cold() {
+                false => cached(fd.fd()?, range.start..until),
+                true => None,
+            };
+            if all.unwrap_or_else(|| mapped(fd, range.start..until)) {
+                (self.until, self.seen) = (until, now);
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+}
+
+/// The call `cachestat`, which has this number on all machines.
+const SYS_CACHESTAT: libc::c_long = 451;
+
+/// `struct cachestat_range` of the kernel.
+#[repr(C)]
+struct CacheRange {
+    off: u64,
+    len: u64,
+}
+
+/// `struct cachestat`, in pages.
+#[repr(C)]
+#[derive(Default)]
+struct CacheStat {
+    cached: u64,
+    dirty: u64,
+    writeback: u64,
+    evicted: u64,
+    recently_evicted: u64,
+}
+
+/// Whether the page cache has all pages of the range, be they read already or on their way;
+/// `None` where the kernel cannot say (before 6.5).
+fn cached(fd: RawFd, range: Range<u64>) -> Option<bool> {
+    let asked = CacheRange {
+        off: range.start,
+        len: range.end - range.start,
+    };
+    let mut stat = CacheStat::default();
+    // SAFETY: both structs are laid out as the kernel's, and valid for the call.
+    let result = unsafe { libc::syscall(SYS_CACHESTAT, fd, &asked, &mut stat, 0) };
+    let pages = range.end.div_ceil(BLOCK as u64) - range.start / BLOCK as u64;
+    (result == 0).then_some(stat.cached >= pages)
+}
+
+/// Whether all pages of the range can be read without a wait. `false` when that cannot be told.
+fn mapped(fd: &SharedFd, range: Range<u64>) -> bool {
+    let start = range.start / BLOCK as u64 * BLOCK as u64;
+    let span = (range.end - start) as usize;
     let pages = span.div_ceil(BLOCK);
-    let mut map = [0u8; CHUNK / BLOCK + 2];
+    let mut map = [0u8; LOOK_AHEAD / BLOCK + 2];
+    let Ok(fd) = fd.fd() else { return false };
     if pages > map.len() {
         return false;
     }

@@ -30,8 +30,8 @@ pub struct Flushed {
     pub memory: usize,
 }
 
-/// A run of so many bytes lies in the buffer as it will lie in its segment, block for block, so that
-/// it can be written there from where it is.
+/// A run of so many bytes lies in the buffer as it will lie in its segment, block for block, so
+/// that it can be written there from where it is.
 const CONGRUENT_FROM: usize = 16 << 10;
 
 struct Planned {
@@ -180,7 +180,7 @@ impl Log {
         out[header..start].fill(0);
         let mut at = start;
         let mut batches = Vec::with_capacity(count);
-        let mut next = self.taken;
+        let mut next = self.queue.taken;
         for p in self.queue.pending.drain(..count) {
             assert!(p.base == next, "gap: batch at {} after {next}", p.base);
             let bytes = &p.batch.bytes;
@@ -210,7 +210,7 @@ impl Log {
             len: plan.len,
         };
         header.encode(out);
-        self.taken = next;
+        self.queue.taken = next;
         self.queue.bytes -= plan.len;
         Run {
             log: 0,

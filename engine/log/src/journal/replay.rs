@@ -1,9 +1,10 @@
 //! After a crash: what the journals hold is written to the segments again, then the journals end.
 //!
-//! Writing it again is harmless: a run says where in its segment it belongs, and the bytes there are
-//! the same or are not there yet. Skipped is what lies before a partition's checkpoint (it is durable
-//! in its segment, which may be deleted meanwhile), and what belongs to a directory that is gone or
-//! is another topic's now. Only the last group of a file can be torn; it was not acknowledged then.
+//! Writing it again is harmless: a run says where in its segment it belongs, and the bytes there
+//! are the same or are not there yet. Skipped is what lies before a partition's checkpoint (it is
+//! durable in its segment, which may be deleted meanwhile), and what belongs to a directory that is
+//! gone or is another topic's now. Only the last group of a file can be torn; it was not
+//! acknowledged then.
 
 use std::collections::BTreeMap;
 use std::io;
