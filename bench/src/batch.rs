@@ -4,6 +4,7 @@
 //! before it: the broker sets them.
 
 use std::io::Write;
+use std::rc::Rc;
 
 use clap::ValueEnum;
 use lz4_flex::frame::{BlockMode, BlockSize, FrameEncoder, FrameInfo};
@@ -26,12 +27,21 @@ pub enum Codec {
     Lz4,
 }
 
-impl Codec {
-    /// The name in case names and tables.
-    pub fn name(self) -> &'static str {
-        match self {
-            Codec::None => "none",
-            Codec::Lz4 => "lz4",
+/// A record to be put into a batch.
+#[derive(Clone, Debug)]
+pub struct Record {
+    /// Its key.
+    pub key: Option<Vec<u8>>,
+    /// Its value.
+    pub value: Rc<[u8]>,
+}
+
+impl Record {
+    /// A record without a key.
+    pub fn of(value: impl Into<Rc<[u8]>>) -> Record {
+        Record {
+            key: None,
+            value: value.into(),
         }
     }
 }
@@ -45,15 +55,16 @@ fn varint(out: &mut Vec<u8>, value: i64) {
     out.push(bits as u8);
 }
 
-fn records_section(records: &[Vec<u8>]) -> Vec<u8> {
-    let mut out = Vec::with_capacity(records.iter().map(|r| r.len() + 24).sum());
+fn records_section(records: &[Record]) -> Vec<u8> {
+    let mut out = Vec::with_capacity(records.iter().map(|r| r.value.len() + 40).sum());
     let mut record = Vec::new();
-    for (i, value) in records.iter().enumerate() {
+    for (i, Record { key, value }) in records.iter().enumerate() {
         record.clear();
         record.push(0); // attributes
         varint(&mut record, 0); // timestamp delta
         varint(&mut record, i as i64); // offset delta
-        varint(&mut record, -1); // no key
+        varint(&mut record, key.as_ref().map_or(-1, |key| key.len() as i64));
+        record.extend_from_slice(key.as_deref().unwrap_or_default());
         varint(&mut record, value.len() as i64);
         record.extend_from_slice(value);
         varint(&mut record, 0); // no headers
@@ -75,9 +86,9 @@ fn lz4(plain: &[u8]) -> Vec<u8> {
     }
 }
 
-/// Encodes a batch at base offset 0, without keys, headers and producer id, every record stamped
+/// Encodes a batch at base offset 0, without headers and producer id, every record stamped
 /// with `time_ms`.
-pub fn encode(records: &[Vec<u8>], codec: Codec, time_ms: i64) -> Vec<u8> {
+pub fn encode(records: &[Record], codec: Codec, time_ms: i64) -> Vec<u8> {
     let section = records_section(records);
     let (attributes, section) = match codec {
         Codec::None => (0i16, section),
@@ -185,15 +196,25 @@ mod tests {
 
     #[test]
     fn an_encoded_batch_is_the_golden_one() {
-        let records = [b"a".to_vec(), b"bc".to_vec()];
+        let records = [b"a".to_vec(), b"bc".to_vec()].map(Record::of);
         let batch = encode(&records, Codec::None, 1_700_000_000_000);
         assert_eq!(batch, golden());
     }
 
     #[test]
+    fn a_key_stands_before_the_value() {
+        let record = Record {
+            key: Some(b"k".to_vec()),
+            ..Record::of(b"v".to_vec())
+        };
+        let batch = encode(&[record], Codec::None, 0);
+        assert_eq!(batch[HEADER..], [16, 0, 0, 0, 2, b'k', 2, b'v', 0]);
+    }
+
+    #[test]
     fn lz4_batches_unpack_to_the_plain_section_and_carry_a_right_crc() {
         let records: Vec<_> = (0..500)
-            .map(|i| format!("record {i}").into_bytes())
+            .map(|i| Record::of(format!("record {i}").into_bytes()))
             .collect();
         let batch = encode(&records, Codec::Lz4, 5);
         assert_eq!(&batch[CRC_FROM..CRC_FROM + 2], &[0, 3]);
@@ -212,7 +233,11 @@ mod tests {
 
     #[test]
     fn a_walk_counts_whole_batches_and_stops_at_a_cut_one() {
-        let batch = encode(&[b"x".to_vec(), b"y".to_vec()], Codec::None, 0);
+        let batch = encode(
+            &[b"x", b"y"].map(|value| Record::of(value.to_vec())),
+            Codec::None,
+            0,
+        );
         let mut second = batch.clone();
         second[..8].copy_from_slice(&2i64.to_be_bytes());
         let mut both = [batch.clone(), second].concat();

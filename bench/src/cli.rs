@@ -4,10 +4,10 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
 
-use crate::admin::resolve;
-use crate::batch::Codec;
+use crate::brokers::BrokerArgs;
 use crate::failure::{Failure, Result};
-use crate::workload::{Kind, Target, Workload, records_in};
+use crate::spec::Spec;
+use crate::workload::{Kind, Workload};
 
 /// Measures any broker that speaks the Kafka protocol.
 ///
@@ -16,119 +16,103 @@ use crate::workload::{Kind, Target, Workload, records_in};
 #[derive(Debug, Parser)]
 #[command(version)]
 pub struct Cli {
-    /// Print JSON lines on standard output instead of text.
+    /// Print a JSON line on standard output instead of text.
     #[arg(long, global = true)]
     pub json: bool,
+    /// Where results are kept: results.jsonl and reports/ [default: bench/history of the
+    /// repository for whole experiments, nowhere for single loads].
+    #[arg(long, global = true, value_name = "DIR")]
+    pub out: Option<PathBuf>,
     /// What to do.
     #[command(subcommand)]
     pub command: Option<Command>,
-    /// The broker's program for the run without a command [default: streamd beside this one].
-    #[arg(long, value_name = "PATH")]
-    pub streamd: Option<PathBuf>,
+    /// Where and how the run without a command is made.
+    #[command(flatten)]
+    pub session: SessionArgs,
 }
 
 /// What to do.
 #[derive(Debug, Subcommand)]
 pub enum Command {
+    /// Run a whole experiment from a file or a preset.
+    Run(RunArgs),
+    /// List the presets, or print the file of one.
+    Presets {
+        /// The preset.
+        name: Option<String>,
+    },
     /// Produce to a topic of its own, in closed loop or at a fixed rate.
     Produce(LoadArgs),
     /// Write a topic and fetch it over and over.
     Fetch(LoadArgs),
     /// Produce at a fixed rate (1,000 a second if not told) in small requests.
     Latency(LoadArgs),
-    /// Compare two brokers: A B A B, ratios pair by pair.
-    Duel(DuelArgs),
+    /// From the producer's hands to a consumer's that waits at the broker.
+    E2e(LoadArgs),
+    /// One topic to many groups of readers.
+    FanOut(LoadArgs),
+    /// A reader that starts behind while the writer goes on.
+    CatchUp(LoadArgs),
+    /// Connections that open, ask for the versions, produce once, and close.
+    Storm(LoadArgs),
     /// What this machine can do at all: disk, loopback, sendfile, CRC-32C, memory.
     Limits(LimitsArgs),
     /// Install and start Apache Kafka, start streamd, measure both, write bench/RESULTS.md.
     Table(TableArgs),
 }
 
-/// Which broker is measured.
+/// Where something is run, and how often.
+#[derive(Args, Clone, Debug, Default)]
+pub struct SessionArgs {
+    /// The brokers.
+    #[command(flatten)]
+    pub brokers: BrokerArgs,
+    /// Rounds that count [default: 1 for one broker, 5 for several]. With several, one more
+    /// before them does not.
+    #[arg(long, visible_alias = "pairs", value_name = "N")]
+    pub rounds: Option<usize>,
+    /// Seconds of mixed load on each broker before the first load [default: 1; 8 for several
+    /// brokers].
+    #[arg(long, value_name = "SECONDS")]
+    pub warm: Option<f64>,
+    /// Seconds for each figure of the machine's limits; 0 leaves them out [default: 0.2].
+    #[arg(long, value_name = "SECONDS")]
+    pub limits: Option<f64>,
+}
+
+/// An experiment from the command line.
 #[derive(Debug, Args)]
-pub struct BrokerArgs {
-    /// The broker.
-    #[arg(long, value_name = "HOST:PORT")]
-    pub target: String,
-    /// The broker's process on this machine, to read its CPU time and memory.
+pub struct RunArgs {
+    /// The file.
+    #[arg(
+        value_name = "FILE",
+        required_unless_present = "preset",
+        conflicts_with = "preset"
+    )]
+    pub file: Option<PathBuf>,
+    /// A preset in place of a file.
+    #[arg(long, value_name = "NAME")]
+    pub preset: Option<String>,
+    /// Only these loads, by name or the beginning of a name; may be given again.
+    #[arg(long, value_name = "LOAD")]
+    pub only: Vec<String>,
+    /// Seconds to measure each load, in place of the file's.
     #[arg(long)]
-    pub pid: Option<u32>,
+    pub seconds: Option<f64>,
+    /// Where and how often.
+    #[command(flatten)]
+    pub session: SessionArgs,
 }
 
 /// A load from the command line.
 #[derive(Debug, Args)]
 pub struct LoadArgs {
-    /// The broker.
+    /// Where and how often.
     #[command(flatten)]
-    pub broker: BrokerArgs,
-    /// Bytes of a record.
-    #[arg(long, default_value_t = 1024)]
-    pub size: usize,
-    /// Partitions of the topic.
-    #[arg(long, default_value_t = 1)]
-    pub partitions: i32,
-    /// Bytes of records in a batch, before compression [default: 65536; latency: 1].
-    #[arg(long, value_name = "BYTES")]
-    pub batch: Option<usize>,
-    /// Records in a batch, in place of --batch.
-    #[arg(long, value_name = "N", conflicts_with = "batch")]
-    pub batch_records: Option<usize>,
-    /// Batches in a request, each for another partition.
-    #[arg(long, default_value_t = 1, value_name = "N")]
-    pub spread: i32,
-    /// Compression.
-    #[arg(long, value_enum, default_value_t = Codec::None)]
-    pub codec: Codec,
-    /// Acknowledgements: -1 all, 1 leader, 0 none.
-    #[arg(long, default_value_t = -1, allow_hyphen_values = true)]
-    pub acks: i16,
-    /// Connections, all on one thread.
-    #[arg(long, default_value_t = 1)]
-    pub connections: usize,
-    /// Requests that a connection has out at once [default: 5; latency: 64].
-    #[arg(long, value_name = "N")]
-    pub in_flight: Option<usize>,
-    /// Records to measure, in place of --seconds.
-    #[arg(long, conflicts_with = "seconds")]
-    pub records: Option<u64>,
-    /// Seconds to measure.
-    #[arg(long, default_value_t = 5.0)]
-    pub seconds: f64,
-    /// Records a second: open loop, latency from the time a request was due.
-    #[arg(long)]
-    pub rate: Option<f64>,
-    /// Seconds before measuring.
-    #[arg(long, default_value_t = 1.0)]
-    pub warmup: f64,
-    /// MB to write before fetching.
-    #[arg(long, default_value_t = 256, value_name = "MB")]
-    pub fill: u64,
-    /// A config of the topic; may be given again.
-    #[arg(long = "topic-config", value_name = "NAME=VALUE")]
-    pub topic_configs: Vec<String>,
-}
-
-/// The comparison from the command line.
-#[derive(Debug, Args)]
-pub struct DuelArgs {
-    /// The first broker.
-    #[arg(value_name = "A=HOST:PORT[,PID]")]
-    pub a: String,
-    /// The second broker.
-    #[arg(value_name = "B=HOST:PORT[,PID]")]
-    pub b: String,
-    /// Cases, by name or the beginning of a name [default: all].
-    #[arg(value_name = "CASE")]
-    pub cases: Vec<String>,
-    /// Pairs that count; one more before them does not.
-    #[arg(long, default_value_t = 5)]
-    pub pairs: usize,
-    /// Seconds to measure in every run.
-    #[arg(long, default_value_t = 3.0)]
-    pub seconds: f64,
-    /// Seconds of mixed load on each broker before the first case.
-    #[arg(long, default_value_t = 8.0, value_name = "SECONDS")]
-    pub warm: f64,
+    pub session: SessionArgs,
+    /// What.
+    #[command(flatten)]
+    pub spec: Spec,
 }
 
 /// The machine's limits from the command line.
@@ -149,16 +133,16 @@ pub struct TableArgs {
     /// The broker's program [default: streamd beside this one].
     #[arg(long, value_name = "PATH")]
     pub streamd: Option<PathBuf>,
-    /// Cases, by name or the beginning of a name [default: all].
-    #[arg(value_name = "CASE")]
+    /// Loads, by name or the beginning of a name [default: all].
+    #[arg(value_name = "LOAD")]
     pub cases: Vec<String>,
-    /// Pairs that count.
-    #[arg(long, default_value_t = 5)]
-    pub pairs: usize,
-    /// Seconds to measure in every run.
-    #[arg(long, default_value_t = 3.0)]
-    pub seconds: f64,
-    /// Seconds of mixed load on each broker before the first case.
+    /// Rounds that count.
+    #[arg(long, visible_alias = "pairs", default_value_t = 5, value_name = "N")]
+    pub rounds: usize,
+    /// Seconds to measure in every run [default: 3].
+    #[arg(long)]
+    pub seconds: Option<f64>,
+    /// Seconds of mixed load on each broker before the first load.
     #[arg(long, default_value_t = 12.0, value_name = "SECONDS")]
     pub warm: f64,
     /// Also measure Kafka with flush.messages=1, whose acknowledgements are durable.
@@ -173,88 +157,62 @@ pub struct TableArgs {
     /// Seconds over which the idle brokers are watched.
     #[arg(long, default_value_t = 20.0)]
     pub idle_seconds: f64,
-    /// The repository, in whose bench/ the table goes [default: found from this program's place].
-    #[arg(long, value_name = "DIR")]
-    pub root: Option<PathBuf>,
 }
 
-fn config(text: &str) -> Result<(String, String)> {
-    let (name, value) = text.split_once('=').ok_or_else(|| {
-        Failure::usage(format!(
-            "--topic-config \"{text}\": expected NAME=VALUE, as in flush.messages=1"
-        ))
-    })?;
-    Ok((name.into(), value.into()))
-}
-
-impl LoadArgs {
-    /// The broker that is meant.
-    ///
-    /// # Errors
-    /// The address or a config cannot be read.
-    pub fn target(&self) -> Result<Target> {
-        Ok(Target {
-            name: self.broker.target.clone(),
-            address: resolve(&self.broker.target)?,
-            pid: self.broker.pid,
-            configs: self
-                .topic_configs
-                .iter()
-                .map(|text| config(text))
-                .collect::<Result<_>>()?,
-        })
-    }
-
-    /// The load that is meant; `latency` has other defaults.
-    pub fn workload(&self, name: &str, kind: Kind, latency: bool) -> Workload {
-        let batch = self.batch.unwrap_or(if latency { 1 } else { 64 * 1024 });
-        let batch_records = self
-            .batch_records
-            .unwrap_or_else(|| records_in(batch, self.size));
-        Workload {
-            name: name.into(),
-            kind,
-            size: self.size,
-            partitions: self.partitions,
-            batch_records,
-            spread: self.spread,
-            codec: self.codec,
-            acks: self.acks,
-            connections: self.connections,
-            in_flight: self.in_flight.unwrap_or(if latency { 64 } else { 5 }),
-            rate: self.rate.or(latency.then_some(1000.0)),
-            warmup_s: self.warmup,
-            seconds: self.seconds,
-            records: self.records,
-            fill_mb: if kind == Kind::Fetch { self.fill } else { 0 },
+impl TableArgs {
+    /// The brokers of the table.
+    pub fn brokers(&self) -> BrokerArgs {
+        let work = self.work.clone();
+        BrokerArgs {
+            kafka: true,
+            kafka_port: self.kafka_port,
+            streamd: self.streamd.clone(),
+            work: Some(work.unwrap_or_else(|| std::env::temp_dir().join("bench-table"))),
+            ..BrokerArgs::default()
         }
     }
 }
 
-/// Reads `NAME=HOST:PORT[,PID]`.
+/// The whole load of a command: what was given, and the command's own defaults.
 ///
 /// # Errors
-/// It is something else.
-pub fn side(text: &str) -> Result<Target> {
-    let wrong = || {
-        Failure::usage(format!(
-            "\"{text}\": expected NAME=HOST:PORT or NAME=HOST:PORT,PID"
-        ))
+/// A number is out of range.
+pub fn load(spec: &Spec, name: &str, kind: Kind) -> Result<Workload> {
+    let mut defaults = Spec {
+        name: Some(name.into()),
+        ..Spec::default()
     };
-    let (name, rest) = text.split_once('=').ok_or_else(wrong)?;
-    let (address, pid) = match rest.split_once(',') {
-        None => (rest, None),
-        Some((address, pid)) => {
-            let pid = pid.parse().map_err(|_| wrong())?;
-            (address, Some(pid))
+    match name {
+        "latency" => defaults.rate = Some(1000.0),
+        "fan-out" => {
+            defaults.rate = Some(10_000.0);
+            defaults.batch_records = Some(10);
+            defaults.groups = Some(10);
         }
-    };
-    Ok(Target {
-        name: name.into(),
-        address: resolve(address)?,
-        pid,
-        configs: Vec::new(),
-    })
+        "catch-up" => defaults.batch_records = Some(10),
+        _ => {}
+    }
+    Ok(spec.clone().or(&defaults).workload(kind)?)
+}
+
+/// Whether rounds and seconds make sense.
+///
+/// # Errors
+/// One does not.
+pub fn sensible(session: &SessionArgs) -> Result<()> {
+    if session
+        .rounds
+        .is_some_and(|rounds| !(1..=1000).contains(&rounds))
+    {
+        return Err(Failure::usage("--rounds: allowed are 1 to 1000"));
+    }
+    let wild = |seconds: Option<f64>| seconds.is_some_and(|s| !(0.0..=86_400.0).contains(&s));
+    if wild(session.warm) || wild(session.limits) {
+        return Err(Failure::usage(
+            "--warm, --limits: allowed are 0 to 86400 seconds",
+        ));
+    }
+    Ok(())
 }
 
 #[cfg(test)]
@@ -262,28 +220,36 @@ mod tests {
     use super::*;
     use clap::CommandFactory;
 
+    fn parsed(arguments: &str) -> LoadArgs {
+        let words = ["bench"].into_iter().chain(arguments.split(' '));
+        match Cli::try_parse_from(words).map(|cli| cli.command) {
+            Ok(Some(Command::Latency(args) | Command::FanOut(args))) => args,
+            other => panic!("{other:?}"),
+        }
+    }
+
     #[test]
     fn the_command_line_is_consistent() {
         Cli::command().debug_assert();
     }
 
     #[test]
-    fn a_side_has_a_name_an_address_and_perhaps_a_pid() {
-        let side_a = side("A=127.0.0.1:9092,77").unwrap();
-        assert_eq!((side_a.name.as_str(), side_a.pid), ("A", Some(77)));
-        assert_eq!(side("B=127.0.0.1:1").unwrap().pid, None);
-        for wrong in ["127.0.0.1:1", "A=127.0.0.1:1,x"] {
-            assert_eq!(side(wrong).unwrap_err().exit_code(), 2, "{wrong}");
-        }
+    fn commands_have_defaults_of_their_own_that_options_replace() {
+        let args = parsed("latency --target a=127.0.0.1:1 --target b=127.0.0.1:2");
+        assert_eq!(args.session.brokers.targets.len(), 2);
+        let latency = load(&args.spec, "latency", Kind::Produce).unwrap();
+        assert_eq!((latency.batch_records, latency.rate), (1, Some(1000.0)));
+        let args = parsed("fan-out --groups 3 --linger 5");
+        let fan_out = load(&args.spec, "fan-out", Kind::Stream).unwrap();
+        assert_eq!((fan_out.groups, fan_out.batch_records), (3, 51));
+        let args = parsed("latency --size 0");
+        assert!(load(&args.spec, "latency", Kind::Produce).is_err());
     }
 
     #[test]
-    fn latency_has_one_record_a_request_and_a_rate() {
-        let parsed = Cli::try_parse_from(["bench", "latency", "--target", "127.0.0.1:1"]);
-        let Ok(Some(Command::Latency(args))) = parsed.map(|cli| cli.command) else {
-            panic!("not parsed");
-        };
-        let workload = args.workload("latency", Kind::Produce, true);
-        assert_eq!((workload.batch_records, workload.rate), (1, Some(1000.0)));
+    fn a_run_needs_a_file_or_a_preset() {
+        assert!(Cli::try_parse_from(["bench", "run"]).is_err());
+        assert!(Cli::try_parse_from(["bench", "run", "f", "--preset", "p"]).is_err());
+        assert!(Cli::try_parse_from(["bench", "run", "--preset", "p"]).is_ok());
     }
 }

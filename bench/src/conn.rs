@@ -1,14 +1,12 @@
 //! One non-blocking connection: a request on its way out, answers on their way in.
 //!
-//! Record bytes are not copied: a request is a small head with holes, and the shared batch is sent
+//! Record bytes are not copied: a request is a small head with holes, and shared batches are sent
 //! in their places (writev). Answers come in the order of the requests, as Kafka promises.
 
 use std::collections::VecDeque;
 use std::io::{self, ErrorKind, IoSlice, Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::rc::Rc;
-
-use streamd_wire::kafka::Hole;
 
 use crate::admin::frame_length;
 use crate::failure::{Context, Failure, Result};
@@ -20,13 +18,28 @@ const READ_ROOM: usize = 64 * 1024;
 /// The most pieces in one write.
 const PIECES: usize = 64;
 
-/// An encoded request without its records.
+/// A batch and its place in a request.
 #[derive(Clone, Debug)]
+pub struct Piece {
+    /// How many bytes of the head come before it.
+    pub at: usize,
+    /// Its bytes.
+    pub bytes: Rc<[u8]>,
+}
+
+/// An encoded request, its batches apart.
+#[derive(Clone, Debug, Default)]
 pub struct Template {
-    /// The frame without the bytes of holes.
+    /// The frame without the batches; the correlation id in it is replaced.
     pub head: Vec<u8>,
-    /// Where the batch belongs; each hole has the batch's length.
-    pub holes: Vec<Hole>,
+    /// The batches, in the order of their places.
+    pub pieces: Vec<Piece>,
+    /// The partitions that they are for.
+    pub partitions: Vec<i32>,
+    /// Records in all of them.
+    pub records: u64,
+    /// Bytes of all of them.
+    pub wire_bytes: u64,
 }
 
 /// A request that waits for its answer.
@@ -34,6 +47,10 @@ pub struct Template {
 pub struct Pending {
     /// When it was due (open loop) or sent (closed loop): nanoseconds of the run's clock.
     pub due: u64,
+    /// Records in it.
+    pub records: u64,
+    /// Bytes of its batches.
+    pub wire_bytes: u64,
     correlation: i32,
 }
 
@@ -43,15 +60,15 @@ pub struct Conn {
     /// The socket.
     pub stream: TcpStream,
     head: Vec<u8>,
-    holes: Vec<Hole>,
+    template: Rc<Template>,
     sent: usize,
     total: usize,
     pending: VecDeque<Pending>,
     correlation: i32,
     input: Vec<u8>,
     filled: usize,
-    /// When the request on its way out was due, if no answer will come to it (acks 0).
-    unanswered: Option<u64>,
+    /// The request on its way out, if no answer will come to it (acks 0).
+    unanswered: Option<Pending>,
     /// Whether epoll watches for room to write.
     pub watching_write: bool,
 }
@@ -66,10 +83,15 @@ impl Conn {
             .context(|| format!("cannot connect to {address}: is a broker listening there?"))?;
         stream.set_nodelay(true)?;
         stream.set_nonblocking(true)?;
-        Ok(Conn {
+        Ok(Conn::of(stream))
+    }
+
+    /// Around a socket that does not block and may still be connecting.
+    pub fn of(stream: TcpStream) -> Conn {
+        Conn {
             stream,
             head: Vec::new(),
-            holes: Vec::new(),
+            template: Rc::default(),
             sent: 0,
             total: 0,
             pending: VecDeque::new(),
@@ -78,7 +100,7 @@ impl Conn {
             filled: 0,
             unanswered: None,
             watching_write: false,
-        })
+        }
     }
 
     /// Whether a request is not yet wholly sent.
@@ -86,8 +108,8 @@ impl Conn {
         self.sent < self.total
     }
 
-    /// The due time of a request without an answer that was wholly sent; once.
-    pub fn take_unanswered(&mut self) -> Option<u64> {
+    /// A request without an answer that was wholly sent; once.
+    pub fn take_unanswered(&mut self) -> Option<Pending> {
         if self.sending() {
             None
         } else {
@@ -101,33 +123,37 @@ impl Conn {
     }
 
     /// Takes a request to be sent. Nothing may be on its way out.
-    pub fn begin(&mut self, template: &Template, due: u64, answered: bool) {
+    pub fn begin(&mut self, template: Rc<Template>, due: u64, answered: bool) {
         assert!(!self.sending(), "a request is still being sent");
         self.correlation = self.correlation.wrapping_add(1);
         self.head.clear();
         self.head.extend_from_slice(&template.head);
         self.head[CORRELATION_AT..CORRELATION_AT + 4]
             .copy_from_slice(&self.correlation.to_be_bytes());
-        self.holes.clear();
-        self.holes.extend_from_slice(&template.holes);
         self.sent = 0;
-        self.total = self.head.len() + self.holes.iter().map(|hole| hole.len).sum::<usize>();
+        self.total = self.head.len() + template.wire_bytes as usize;
+        let pending = Pending {
+            due,
+            records: template.records,
+            wire_bytes: template.wire_bytes,
+            correlation: self.correlation,
+        };
+        self.template = template;
         if answered {
-            let correlation = self.correlation;
-            self.pending.push_back(Pending { due, correlation });
+            self.pending.push_back(pending);
         } else {
-            self.unanswered = Some(due);
+            self.unanswered = Some(pending);
         }
     }
 
-    /// Sends as much as the socket takes. `batch` are the bytes of every hole.
+    /// Sends as much as the socket takes.
     ///
     /// # Errors
     /// The connection broke.
-    pub fn flush(&mut self, batch: &Rc<[u8]>) -> Result<()> {
+    pub fn flush(&mut self) -> Result<()> {
         while self.sending() {
             let mut pieces = [IoSlice::new(&[]); PIECES];
-            let count = self.pieces(batch, &mut pieces);
+            let count = self.pieces(&mut pieces);
             match (&self.stream).write_vectored(&pieces[..count]) {
                 Ok(0) => return Err(closed()),
                 Ok(written) => self.sent += written,
@@ -140,7 +166,7 @@ impl Conn {
     }
 
     /// What is still to be sent, as far as it fits.
-    fn pieces<'a>(&'a self, batch: &'a [u8], out: &mut [IoSlice<'a>; PIECES]) -> usize {
+    fn pieces<'a>(&'a self, out: &mut [IoSlice<'a>; PIECES]) -> usize {
         let (mut skip, mut from, mut count) = (self.sent, 0, 0);
         let mut add = |piece: &'a [u8]| {
             let past = skip.min(piece.len());
@@ -150,10 +176,10 @@ impl Conn {
                 count += 1;
             }
         };
-        for hole in &self.holes {
-            add(&self.head[from..hole.at]);
-            add(&batch[..hole.len]);
-            from = hole.at;
+        for piece in &self.template.pieces {
+            add(&self.head[from..piece.at]);
+            add(&piece.bytes);
+            from = piece.at;
         }
         add(&self.head[from..]);
         count

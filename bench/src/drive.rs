@@ -9,7 +9,7 @@ use std::net::SocketAddr;
 use std::rc::Rc;
 use std::time::Duration;
 
-use crate::conn::{Conn, Template};
+use crate::conn::{Conn, Pending, Template};
 use crate::failure::{Failure, Result};
 use crate::meter::Meter;
 use crate::sys::{Poll, Ready, exact_timers};
@@ -21,11 +21,13 @@ const DRAIN_MAX: u64 = 60_000_000_000;
 
 /// What a load wants to send next.
 #[derive(Debug)]
-pub enum Next<'a> {
+pub enum Next {
     /// This request, which was due then.
-    Send(&'a Template, u64),
-    /// Nothing before this time.
+    Send(Rc<Template>, u64),
+    /// Nothing before this time, for any connection.
     At(u64),
+    /// Nothing before this time for this connection.
+    Later(u64),
     /// Nothing until an answer comes, or nothing any more.
     Nothing,
 }
@@ -36,18 +38,18 @@ pub trait Load {
     ///
     /// # Errors
     /// The request cannot be made.
-    fn next(&mut self, conn: usize, now: u64) -> Result<Next<'_>>;
-    /// The bytes for the holes of its requests.
-    fn batch(&self) -> Rc<[u8]>;
+    fn next(&mut self, conn: usize, now: u64) -> Result<Next>;
+    /// How many requests a connection may have out at once.
+    fn in_flight(&self, conn: usize) -> usize;
     /// Whether its requests are answered (acks 0 are not).
     fn answered(&self) -> bool;
     /// Takes an answer.
     ///
     /// # Errors
     /// The answer is an error or cannot be read.
-    fn answer(&mut self, conn: usize, frame: &[u8], due: u64, now: u64) -> Result<()>;
+    fn answer(&mut self, conn: usize, frame: &[u8], asked: Pending, now: u64) -> Result<()>;
     /// Takes note that a request without an answer was sent.
-    fn sent(&mut self, due: u64, now: u64);
+    fn sent(&mut self, asked: Pending, now: u64);
     /// What counts the run.
     fn meter(&mut self) -> &mut Meter;
 }
@@ -56,12 +58,7 @@ pub trait Load {
 ///
 /// # Errors
 /// The broker cannot be reached, breaks off, falls silent, or answers with an error.
-pub fn drive<L: Load>(
-    address: SocketAddr,
-    connections: usize,
-    in_flight: usize,
-    load: &mut L,
-) -> Result<()> {
+pub fn drive<L: Load>(address: SocketAddr, connections: usize, load: &mut L) -> Result<()> {
     exact_timers();
     let poll = Poll::new(connections)?;
     let mut conns = Vec::with_capacity(connections);
@@ -70,12 +67,9 @@ pub fn drive<L: Load>(
         poll.add(&conn.stream, token)?;
         conns.push(conn);
     }
-    let batch = load.batch();
     let mut run = Run {
         conns,
         poll,
-        in_flight,
-        batch,
         first: 0,
         heard: 0,
     };
@@ -85,8 +79,6 @@ pub fn drive<L: Load>(
 struct Run {
     conns: Vec<Conn>,
     poll: Poll,
-    in_flight: usize,
-    batch: Rc<[u8]>,
     /// The connection that is offered work first; moves on, so that all get their part.
     first: usize,
     /// When an answer came last.
@@ -149,16 +141,21 @@ impl Run {
         self.first = (self.first + 1) % count;
         loop {
             let mut idle = true;
+            let mut soonest: Option<u64> = None;
             for turn in 0..count {
                 let token = (self.first + turn) % count;
                 let conn = &mut self.conns[token];
-                if conn.sending() || conn.in_flight() >= self.in_flight {
+                if conn.sending() || conn.in_flight() >= load.in_flight(token) {
                     continue;
                 }
                 let answered = load.answered();
                 match load.next(token, now)? {
                     Next::Send(template, due) => conn.begin(template, due, answered),
-                    Next::At(due) => return Ok(Some(due)),
+                    Next::At(due) => return Ok(Some(soonest.map_or(due, |at| at.min(due)))),
+                    Next::Later(due) => {
+                        soonest = Some(soonest.map_or(due, |at| at.min(due)));
+                        continue;
+                    }
                     Next::Nothing => continue,
                 }
                 self.flush(load, token)?;
@@ -166,18 +163,18 @@ impl Run {
             }
             // Without answers (acks 0) a socket may take requests for ever: time must be looked at.
             if idle || !load.answered() {
-                return Ok(None);
+                return Ok(soonest);
             }
         }
     }
 
     fn flush<L: Load>(&mut self, load: &mut L, token: usize) -> Result<()> {
         let conn = &mut self.conns[token];
-        conn.flush(&self.batch)?;
-        if let Some(due) = conn.take_unanswered() {
+        conn.flush()?;
+        if let Some(asked) = conn.take_unanswered() {
             let now = load.meter().clock().now();
             self.heard = now;
-            load.sent(due, now);
+            load.sent(asked, now);
         }
         if conn.sending() != conn.watching_write {
             conn.watching_write = conn.sending();
@@ -195,7 +192,7 @@ impl Run {
             self.conns[token].receive(|frame, pending| {
                 let now = clock.now();
                 *heard = now;
-                load.answer(token, frame, pending.due, now)
+                load.answer(token, frame, pending, now)
             })?;
         }
         if event.write {

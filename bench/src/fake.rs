@@ -8,12 +8,13 @@ use std::time::{Duration, Instant};
 use streamd_wire::kafka::produce_response::{PartitionProduceResponse, TopicProduceResponse};
 use streamd_wire::kafka::{ApiKey, ProduceResponse, ResponseHeader, Writer};
 
-use crate::batch::Codec;
 use crate::failure::Result;
 use crate::meter::Meter;
 use crate::outcome::Interval;
 use crate::produce;
-use crate::workload::Workload;
+use crate::source::{VERSION, Wire};
+use crate::spec::Spec;
+use crate::workload::Kind;
 
 /// What the fake broker does.
 #[derive(Clone, Copy, Debug)]
@@ -43,7 +44,7 @@ fn answer(correlation_id: i32, error_code: i16, w: &mut Writer) {
     };
     let header = ResponseHeader {
         api: ApiKey::Produce,
-        version: produce::VERSION,
+        version: VERSION,
         correlation_id,
     };
     w.clear();
@@ -84,18 +85,22 @@ fn start(script: Script) -> SocketAddr {
 }
 
 fn measure(script: Script, rate: Option<f64>, seconds: f64) -> Result<Interval> {
-    let workload = Workload {
+    let spec = Spec {
         rate,
-        seconds,
-        size: 100,
-        batch_records: 1,
-        in_flight: 4,
-        connections: 1,
-        warmup_s: 0.0,
-        ..Workload::produce(100, 1, Codec::None)
+        seconds: Some(seconds),
+        size: Some(100),
+        batch_records: Some(1),
+        in_flight: Some(4),
+        warmup: Some(0.0),
+        ..Spec::default()
+    };
+    let workload = spec.workload(Kind::Produce)?;
+    let wire = Wire {
+        topic: "t",
+        version: VERSION,
     };
     let meter = Meter::new(None, workload.warmup(), workload.stop());
-    let meter = produce::run(start(script), "t", &workload, produce::VERSION, meter)?;
+    let meter = produce::run(start(script), wire, &workload, meter)?;
     meter.interval(workload.size)
 }
 

@@ -12,7 +12,7 @@ use streamd_wire::kafka::{ApiKey, FetchRequest, FetchResponse, Message, Response
 
 use crate::admin::{CLIENT_ID, error_name};
 use crate::batch;
-use crate::conn::Template;
+use crate::conn::{Pending, Template};
 use crate::drive::{Load, Next, drive};
 use crate::failure::{Context, Failure, Result};
 use crate::meter::Meter;
@@ -38,7 +38,6 @@ struct Fetch<'a> {
     version: i16,
     /// What each connection reads.
     cursors: Vec<Vec<Cursor>>,
-    template: Template,
     turn: usize,
     empty: u32,
     meter: Meter,
@@ -66,15 +65,11 @@ pub fn run(
         topic,
         version,
         cursors: deal(ends, connections),
-        template: Template {
-            head: Vec::new(),
-            holes: Vec::new(),
-        },
         turn: 0,
         empty: 0,
         meter,
     };
-    drive(address, connections, 1, &mut load)?;
+    drive(address, connections, &mut load)?;
     Ok(load.meter)
 }
 
@@ -96,8 +91,74 @@ fn deal(ends: &[i64], connections: usize) -> Vec<Vec<Cursor>> {
     (0..connections).map(of).collect()
 }
 
+/// A Fetch request of so many (partition, offset); it waits up to half a second for a byte.
+///
+/// # Errors
+/// It cannot be encoded.
+pub fn request(
+    topic: &str,
+    version: i16,
+    partitions: impl Iterator<Item = (i32, i64)>,
+) -> Result<Rc<Template>> {
+    let asked: Vec<_> = partitions
+        .map(|(partition, fetch_offset)| FetchPartition {
+            partition,
+            fetch_offset,
+            partition_max_bytes: PARTITION_BYTES_MAX,
+            ..FetchPartition::default()
+        })
+        .collect();
+    let request = FetchRequest {
+        max_wait_ms: 500,
+        min_bytes: 1,
+        max_bytes: BYTES_MAX,
+        topics: vec![FetchTopic {
+            topic,
+            partitions: asked.into(),
+            ..FetchTopic::default()
+        }]
+        .into(),
+        ..FetchRequest::default()
+    };
+    let mut w = Writer::new();
+    encode_request(&request, version, 0, Some(CLIENT_ID), &mut w)
+        .context(|| "cannot encode a Fetch request".into())?;
+    Ok(Rc::new(Template {
+        head: w.into_parts().0,
+        ..Template::default()
+    }))
+}
+
+/// Reads the answer to a Fetch request: calls `each` with a partition and its batches.
+///
+/// # Errors
+/// It cannot be read, or is an error; errors of `each`.
+pub fn answered(
+    frame: &[u8],
+    version: i16,
+    mut each: impl FnMut(i32, &[u8]) -> Result<()>,
+) -> Result<()> {
+    let header = ResponseHeader {
+        api: ApiKey::Fetch,
+        version,
+        correlation_id: 0,
+    };
+    let what = || "the answer to a Fetch request cannot be read".to_owned();
+    let (_, body) = header.parse(frame).context(what)?;
+    let answer = FetchResponse::decode_body(body, version).context(what)?;
+    refuse(answer.error_code, "a fetch")?;
+    for topic in answer.responses.iter() {
+        for data in topic.partitions.iter() {
+            refuse(data.error_code, "the fetch of a partition")?;
+            let records = data.records.map_or(&[][..], |records| records.bytes());
+            each(data.partition_index, records)?;
+        }
+    }
+    Ok(())
+}
+
 impl Load for Fetch<'_> {
-    fn next(&mut self, conn: usize, now: u64) -> Result<Next<'_>> {
+    fn next(&mut self, conn: usize, now: u64) -> Result<Next> {
         if self.meter.over() {
             return Ok(Next::Nothing);
         }
@@ -105,81 +166,44 @@ impl Load for Fetch<'_> {
         self.turn += 1;
         let cursors = &self.cursors[conn];
         let (behind, front) = cursors.split_at(self.turn % cursors.len());
-        let asked: Vec<_> = front
-            .iter()
-            .chain(behind)
-            .map(|cursor| FetchPartition {
-                partition: cursor.partition,
-                fetch_offset: cursor.offset,
-                partition_max_bytes: PARTITION_BYTES_MAX,
-                ..FetchPartition::default()
-            })
-            .collect();
-        let request = FetchRequest {
-            max_wait_ms: 500,
-            min_bytes: 1,
-            max_bytes: BYTES_MAX,
-            topics: vec![FetchTopic {
-                topic: self.topic,
-                partitions: asked.into(),
-                ..FetchTopic::default()
-            }]
-            .into(),
-            ..FetchRequest::default()
-        };
-        let mut head = std::mem::take(&mut self.template.head);
-        head.clear();
-        let mut w = Writer::append_to(head);
-        encode_request(&request, self.version, 0, Some(CLIENT_ID), &mut w)
-            .context(|| "cannot encode a Fetch request".into())?;
-        self.template.head = w.into_parts().0;
-        Ok(Next::Send(&self.template, now))
+        let all = front.iter().chain(behind);
+        let all = all.map(|cursor| (cursor.partition, cursor.offset));
+        Ok(Next::Send(request(self.topic, self.version, all)?, now))
     }
 
-    fn batch(&self) -> Rc<[u8]> {
-        Rc::from([])
+    fn in_flight(&self, _conn: usize) -> usize {
+        1
     }
 
     fn answered(&self) -> bool {
         true
     }
 
-    fn answer(&mut self, conn: usize, frame: &[u8], due: u64, now: u64) -> Result<()> {
-        let header = ResponseHeader {
-            api: ApiKey::Fetch,
-            version: self.version,
-            correlation_id: 0,
-        };
-        let what = || "the answer to a Fetch request cannot be read".to_owned();
-        let (_, body) = header.parse(frame).context(what)?;
-        let answer = FetchResponse::decode_body(body, self.version).context(what)?;
-        refuse(answer.error_code, "a fetch")?;
+    fn answer(&mut self, conn: usize, frame: &[u8], asked: Pending, now: u64) -> Result<()> {
         let (mut records, mut bytes) = (0, 0);
-        for topic in answer.responses.iter() {
-            for data in topic.partitions.iter() {
-                refuse(data.error_code, "the fetch of a partition")?;
-                let walked = batch::walk(data.records.map_or(&[], |records| records.bytes()));
-                let mut cursors = self.cursors[conn].iter_mut();
-                let cursor = cursors.find(|cursor| cursor.partition == data.partition_index);
-                let (Some(cursor), Some(next)) = (cursor, walked.next) else {
-                    continue;
-                };
+        let cursors = &mut self.cursors[conn];
+        answered(frame, self.version, |partition, batches| {
+            let walked = batch::walk(batches);
+            let mut cursors = cursors.iter_mut();
+            let cursor = cursors.find(|cursor| cursor.partition == partition);
+            if let (Some(cursor), Some(next)) = (cursor, walked.next) {
                 records += walked.records;
                 bytes += walked.bytes;
                 cursor.offset = if next >= cursor.end { 0 } else { next };
             }
-        }
+            Ok(())
+        })?;
         self.empty = if records == 0 { self.empty + 1 } else { 0 };
         if self.empty > EMPTY_MAX {
             return Err(Failure::new(
                 "the broker gives empty answers below the end of the partitions",
             ));
         }
-        self.meter.answered(due, now, records, bytes);
+        self.meter.answered(asked.due, now, records, bytes);
         Ok(())
     }
 
-    fn sent(&mut self, _due: u64, _now: u64) {}
+    fn sent(&mut self, _asked: Pending, _now: u64) {}
 
     fn meter(&mut self) -> &mut Meter {
         &mut self.meter

@@ -102,6 +102,15 @@ fn commit(root: &Path) -> String {
     name + if changed { "+" } else { "" }
 }
 
+/// The time, UTC, to the second: YYYY-MM-DDTHH:MM:SSZ.
+pub fn now_utc() -> String {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH);
+    let seconds = since.map_or(0, |since| since.as_secs());
+    let (day, rest) = (date(seconds / 86_400), seconds % 86_400);
+    let (hour, minute, second) = (rest / 3600, rest / 60 % 60, rest % 60);
+    format!("{day}T{hour:02}:{minute:02}:{second:02}Z")
+}
+
 /// The day with a number of days since 1970-01-01 (Gregorian calendar).
 fn date(days: u64) -> String {
     // Years begin in March here, so that the leap day is the last of its year; 719,468 days lie

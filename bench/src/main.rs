@@ -7,42 +7,58 @@
 
 mod admin;
 mod batch;
-mod canonical;
+mod brokers;
 mod cli;
+mod compare;
 mod conn;
 mod drive;
-mod duel;
+mod experiment;
 mod failure;
 #[cfg(test)]
 mod fake;
 mod fetch;
+mod hlog;
+mod html;
+mod keys;
 mod limits;
 mod machine;
 mod markdown;
 mod meter;
+mod metric;
 mod outcome;
 mod payload;
+mod presets;
 mod procfs;
 mod produce;
 mod progress;
 mod ratio;
+mod record;
 mod report;
 mod run;
+mod series;
 mod server;
+mod source;
+mod spec;
+mod storm;
+mod stream;
 mod sys;
 mod table;
 mod workload;
 
+use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::Parser;
 use serde::Serialize;
 
-use cli::{Cli, Command, DuelArgs, LimitsArgs, LoadArgs, TableArgs};
+use brokers::Brokers;
+use cli::{Cli, Command, LimitsArgs, LoadArgs, RunArgs, SessionArgs, TableArgs};
+use experiment::Experiment;
 use failure::{Context, Failure, Result};
 use limits::Limits;
 use progress::Progress;
+use record::{Pace, Record};
 use workload::Kind;
 
 fn main() -> ExitCode {
@@ -57,66 +73,108 @@ fn main() -> ExitCode {
 
 fn dispatch(cli: &Cli) -> Result<()> {
     match &cli.command {
-        Some(Command::Produce(args)) => load(cli, args, "produce", Kind::Produce, false),
-        Some(Command::Fetch(args)) => load(cli, args, "fetch", Kind::Fetch, false),
-        Some(Command::Latency(args)) => load(cli, args, "latency", Kind::Produce, true),
-        Some(Command::Duel(args)) => duel_run(cli, args),
+        None => whole(cli, &presets::named("canonical")?.0, &cli.session),
+        Some(Command::Run(args)) => run_file(cli, args),
+        Some(Command::Presets { name: None }) => put(&presets::list()?),
+        Some(Command::Presets { name: Some(name) }) => put(presets::named(name)?.1),
+        Some(Command::Produce(args)) => load(cli, args, "produce", Kind::Produce),
+        Some(Command::Fetch(args)) => load(cli, args, "fetch", Kind::Fetch),
+        Some(Command::Latency(args)) => load(cli, args, "latency", Kind::Produce),
+        Some(Command::E2e(args)) => load(cli, args, "e2e", Kind::Stream),
+        Some(Command::FanOut(args)) => load(cli, args, "fan-out", Kind::Stream),
+        Some(Command::CatchUp(args)) => load(cli, args, "catch-up", Kind::CatchUp),
+        Some(Command::Storm(args)) => load(cli, args, "storm", Kind::Storm),
         Some(Command::Limits(args)) => limits_run(cli, args),
         Some(Command::Table(args)) => table_run(cli, args),
-        None => {
-            let canonical = canonical::run(cli.streamd.as_deref())?;
-            print(cli.json, &canonical, || canonical::text(&canonical))
-        }
+    }
+}
+
+fn put(text: &str) -> Result<()> {
+    print!("{text}");
+    Ok(())
+}
+
+fn run_file(cli: &Cli, args: &RunArgs) -> Result<()> {
+    let experiment = match (&args.file, &args.preset) {
+        (Some(file), _) => Experiment::read(file)?,
+        (None, Some(name)) => presets::named(name)?.0,
+        (None, None) => return Err(Failure::usage("give a FILE or --preset NAME")),
+    };
+    let experiment = experiment.only(&args.only)?.lasting(args.seconds);
+    whole(cli, &experiment, &args.session)
+}
+
+/// Runs an experiment and keeps its results.
+fn whole(cli: &Cli, experiment: &Experiment, session: &SessionArgs) -> Result<()> {
+    let record = measure(experiment, session)?;
+    finish(cli, &record, Some(history(cli)?))
+}
+
+fn load(cli: &Cli, args: &LoadArgs, name: &str, kind: Kind) -> Result<()> {
+    let workload = cli::load(&args.spec, name, kind)?;
+    let record = measure(&Experiment::of(workload), &args.session)?;
+    finish(cli, &record, cli.out.clone())
+}
+
+fn measure(experiment: &Experiment, session: &SessionArgs) -> Result<Record> {
+    cli::sensible(session)?;
+    let brokers = Brokers::start(&session.brokers, &experiment.targets)?;
+    let several = brokers.targets.len() > 1;
+    let rounds = session.rounds.or(experiment.rounds);
+    let warm = session.warm.or(experiment.warm);
+    let limits = session.limits.or(experiment.limits);
+    let pace = Pace {
+        rounds: rounds.unwrap_or(if several { 5 } else { 1 }).max(1),
+        warm: warm.unwrap_or(if several { 8.0 } else { 1.0 }),
+        limits: limits.unwrap_or(0.2),
+    };
+    record::run(experiment, &brokers, pace)
+}
+
+/// Where results of whole experiments are kept.
+fn history(cli: &Cli) -> Result<PathBuf> {
+    let kept = || Ok(machine::root(None)?.join("bench/history"));
+    cli.out.clone().map_or_else(kept, Ok)
+}
+
+/// Prints a record, saves it, and fails if something of it is missing.
+fn finish(cli: &Cli, record: &Record, out: Option<PathBuf>) -> Result<()> {
+    let failures = record.failed.iter();
+    failures.for_each(|why| eprintln!("bench: {why}"));
+    put(&if cli.json {
+        record.line(true)?
+    } else {
+        report::record(record)
+    })?;
+    if let Some(out) = out {
+        let saved = record.save(&out)?;
+        let (report, results) = (saved.report.display(), saved.results.display());
+        eprintln!("bench: wrote {report}, appended to {results}");
+    }
+    match record.failed.len() {
+        0 => Ok(()),
+        failed => Err(Failure::new(format!("{failed} load(s) were not measured"))),
     }
 }
 
 fn table_run(cli: &Cli, args: &TableArgs) -> Result<()> {
     let table = table::run(args)?;
-    table
-        .failed
-        .iter()
-        .for_each(|why| eprintln!("bench: {why}"));
-    if cli.json {
-        let mut cases = table.cases.iter().chain(&table.durable);
-        return cases.try_for_each(|case| print(true, case, String::new));
+    if !cli.json {
+        print!("{}", markdown::results(&table));
     }
-    print!("{}", markdown::results(&table));
-    match table.failed.len() {
-        0 => Ok(()),
-        failed => Err(Failure::new(format!("{failed} case(s) were not measured"))),
-    }
-}
-
-fn duel_run(cli: &Cli, args: &DuelArgs) -> Result<()> {
-    let (a, b) = (cli::side(&args.a)?, cli::side(&args.b)?);
-    let cases = duel::chosen(&args.cases, args.seconds)?;
-    cases.iter().try_for_each(run::check)?;
-    let progress = Progress::new(cases.len() * (args.pairs + 1) + 2);
-    for side in [&a, &b] {
-        progress.step("warm-up");
-        duel::warm_one(side, args.warm)?;
-    }
-    for workload in &cases {
-        let case = duel::case((&a, &b), workload, args.pairs, &progress)?;
-        progress.hide(|| print(cli.json, &case, || duel::text(&case)))?;
-    }
-    Ok(())
+    let mut record = table.record;
+    record.cases.extend(table.durable);
+    record.distances.resize(record.cases.len(), Vec::new());
+    finish(cli, &record, Some(history(cli)?))
 }
 
 fn limits_run(cli: &Cli, args: &LimitsArgs) -> Result<()> {
     let dir = args.dir.clone().unwrap_or_else(std::env::temp_dir);
     let each = Duration::from_secs_f64(args.seconds.clamp(0.01, 600.0));
-    let progress = Progress::new(3);
-    let limits = Limits::measure(&dir, each, |what| progress.step(what))?;
+    let progress = Progress::new(1.0);
+    let limits = Limits::measure(&dir, each, |what| progress.say(what))?;
     drop(progress);
     print(cli.json, &limits, || report::limits(&limits))
-}
-
-fn load(cli: &Cli, args: &LoadArgs, name: &str, kind: Kind, latency: bool) -> Result<()> {
-    let workload = args.workload(name, kind, latency);
-    run::check(&workload)?;
-    let outcome = run::run(&args.target()?, &workload)?;
-    print(cli.json, &outcome, || report::run(&outcome))
 }
 
 /// Prints a result as a JSON line or as text.

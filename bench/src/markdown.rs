@@ -1,10 +1,12 @@
 //! `bench/RESULTS.md` as text.
 
-use crate::duel::Case;
-use crate::outcome::Interval;
-use crate::ratio::{Comparison, Spread};
+use crate::compare::Case;
+use crate::limits::Limits;
+use crate::metric::Metric;
+use crate::outcome::Outcome;
+use crate::ratio::Spread;
 use crate::report::{CLIENT_SHARE_MAX, ms, number};
-use crate::table::{IDLE_PARTITIONS, Table, limit_of};
+use crate::table::{IDLE_PARTITIONS, Table};
 
 /// The whole document.
 pub fn results(table: &Table) -> String {
@@ -15,14 +17,15 @@ pub fn results(table: &Table) -> String {
          {} runs as it comes: it acknowledges when they are in the page cache.\n\n",
         table.kafka_version
     );
-    out += &cases(&table.cases, "Kafka");
+    out += &cases(&table.record.cases, "Kafka");
     out += &disturbance(table);
     if !table.durable.is_empty() {
         out += "\n## Kafka with durable acknowledgements (`flush.messages=1`)\n\n";
         out += &cases(&table.durable, "Kafka, flushed");
     }
-    if !table.failed.is_empty() {
+    if !table.record.failed.is_empty() {
         let lines: Vec<_> = table
+            .record
             .failed
             .iter()
             .map(|why| format!("- {why}\n"))
@@ -30,13 +33,19 @@ pub fn results(table: &Table) -> String {
         out += &format!("\n## Not measured\n\n{}", lines.concat());
     }
     out += &idle(table);
-    out += &limits(table);
+    if let Some(found) = &table.record.limits {
+        out += &limits(table, found);
+    }
     out
 }
 
 fn head(table: &Table) -> String {
-    let pairs = table.cases.first().map_or(0, |case| case.pairs.len());
-    let commit = match table.origin.commit.as_str() {
+    let pairs = table
+        .record
+        .cases
+        .first()
+        .map_or(0, |case| case.rounds.len());
+    let commit = match table.record.origin.commit.as_str() {
         "" => "unknown",
         commit => commit,
     };
@@ -55,10 +64,12 @@ fn head(table: &Table) -> String {
          of that broker's CPU. A load is named by record size, partitions and compression: \
          batches of 64 KiB, 5 requests in flight, acks -1; `small` is one 1 KiB record a \
          request on 32 connections; `latency-N` is open loop at N records/s of 1 KiB, latency \
-         from the time that a request was due.\n",
-        table.command,
-        table.origin.date,
-        table.origin.text()
+         from the time that a request was due; `e2e` is from then to a reader's hands, and \
+         `fan-out-N` 20,000 records/s of 1 KiB in requests of 20 to N groups of readers, whose \
+         records, MB and latency are counted.\n",
+        table.record.command,
+        table.record.origin.date,
+        table.record.origin.text()
     )
 }
 
@@ -72,14 +83,14 @@ fn cases(cases: &[Case], other: &str) -> String {
         out += &format!(
             "| {} | {}{a} | {}{b} | {} | {} | {} | {} | {} | {} |\n",
             case.workload.name,
-            side_a(case.cpu_ms_per_mb, 1.0),
-            side_b(case.cpu_ms_per_mb, 1.0),
-            ratio(case.cpu_ms_per_mb),
-            side_a(case.records_per_s, 1.0),
-            side_b(case.records_per_s, 1.0),
-            side_a(case.mb_per_s, 1.0),
-            side_b(case.mb_per_s, 1.0),
-            ratio(case.mb_per_s),
+            side(case, 0, Metric::CpuMsPerMb),
+            side(case, 1, Metric::CpuMsPerMb),
+            ratio(case, Metric::CpuMsPerMb),
+            side(case, 0, Metric::RecordsPerS),
+            side(case, 1, Metric::RecordsPerS),
+            side(case, 0, Metric::MbPerS),
+            side(case, 1, Metric::MbPerS),
+            ratio(case, Metric::MbPerS),
         );
     }
     out += &format!(
@@ -91,17 +102,17 @@ fn cases(cases: &[Case], other: &str) -> String {
         out += &format!(
             "| {} | {} | {} | {} | {} | {} | {} | {} | {} | {} | {} | {} |\n",
             case.workload.name,
-            side_a(case.p50_us, 1e-3),
-            side_b(case.p50_us, 1e-3),
-            ratio(case.p50_us),
-            side_a(case.p99_us, 1e-3),
-            side_b(case.p99_us, 1e-3),
-            ratio(case.p99_us),
-            side_a(case.client_ms_per_mb, 1.0),
-            side_b(case.client_ms_per_mb, 1.0),
-            ratio(case.client_ms_per_mb),
-            side_a(case.other_ms_per_mb, 1.0),
-            side_b(case.other_ms_per_mb, 1.0),
+            side(case, 0, Metric::P50Us),
+            side(case, 1, Metric::P50Us),
+            ratio(case, Metric::P50Us),
+            side(case, 0, Metric::P99Us),
+            side(case, 1, Metric::P99Us),
+            ratio(case, Metric::P99Us),
+            side(case, 0, Metric::ClientMsPerMb),
+            side(case, 1, Metric::ClientMsPerMb),
+            ratio(case, Metric::ClientMsPerMb),
+            side(case, 0, Metric::OtherMsPerMb),
+            side(case, 1, Metric::OtherMsPerMb),
         );
     }
     out
@@ -109,12 +120,16 @@ fn cases(cases: &[Case], other: &str) -> String {
 
 /// How much of the machine somebody else had.
 fn disturbance(table: &Table) -> String {
-    let cores = table.origin.cores as f64;
-    let percent = |i: &Interval| i.other_cpu_ms / (i.seconds * 10.0 * cores).max(1e-9);
-    let runs = || table.cases.iter().flat_map(|case| &case.pairs);
-    let a = Spread::of(runs().map(|pair| percent(&pair.0.interval)));
-    let b = Spread::of(runs().map(|pair| percent(&pair.1.interval)));
-    let (Some(a), Some(b)) = (a, b) else {
+    let cores = table.record.origin.cores as f64;
+    let percent = |run: &Outcome| {
+        let i = &run.interval;
+        i.other_cpu_ms / (i.seconds * 10.0 * cores).max(1e-9)
+    };
+    let of = |side: usize| {
+        let runs = table.record.cases.iter().flat_map(|case| case.runs(side));
+        Spread::of(runs.map(percent))
+    };
+    let (Some(a), Some(b)) = (of(0), of(1)) else {
         return String::new();
     };
     format!(
@@ -125,28 +140,26 @@ fn disturbance(table: &Table) -> String {
     )
 }
 
-fn side_a(comparison: Option<Comparison>, unit: f64) -> String {
-    comparison.map_or("–".into(), |c| number(c.a.median * unit))
+fn side(case: &Case, side: usize, metric: Metric) -> String {
+    let unit = metric.label().1;
+    let median = case.median(metric, side);
+    median.map_or("–".into(), |median| number(median * unit))
 }
 
-fn side_b(comparison: Option<Comparison>, unit: f64) -> String {
-    comparison.map_or("–".into(), |c| number(c.b.median * unit))
-}
-
-fn ratio(comparison: Option<Comparison>) -> String {
-    comparison.map_or("–".into(), |c| {
-        let r = c.ratio;
+fn ratio(case: &Case, metric: Metric) -> String {
+    let ratio = case.figure(metric).and_then(|figure| figure.ratios.first());
+    ratio.map_or("–".into(), |r| {
         let (median, min, max) = (number(r.median), number(r.min), number(r.max));
         format!("**{median}** ({min}–{max})")
     })
 }
 
 fn marks(case: &Case) -> (&'static str, &'static str) {
-    let mark = |share: Option<f64>| match share {
-        Some(share) if share > CLIENT_SHARE_MAX => " ¹",
+    let mark = |side: usize| match case.client_share.get(side) {
+        Some(Some(share)) if *share > CLIENT_SHARE_MAX => " ¹",
         _ => "",
     };
-    (mark(case.client_share.0), mark(case.client_share.1))
+    (mark(0), mark(1))
 }
 
 fn idle(table: &Table) -> String {
@@ -154,7 +167,7 @@ fn idle(table: &Table) -> String {
         "\n## At rest, with {IDLE_PARTITIONS} partitions\n\n\
          | | start to serving, ms | resident MB | CPU, % of a core |\n|---|---|---|---|\n"
     );
-    for idle in &table.idle {
+    for idle in &table.record.idle {
         out += &format!(
             "| {} | {} | {} | {} |\n",
             idle.name,
@@ -166,8 +179,7 @@ fn idle(table: &Table) -> String {
     out
 }
 
-fn limits(table: &Table) -> String {
-    let limits = &table.limits;
+fn limits(table: &Table, limits: &Limits) -> String {
     let mut out = format!(
         "\n## The machine's limits, in the same run\n\n\
          The least for durable produce is receiving, checking, one copy and a durable direct write \
@@ -193,25 +205,14 @@ fn limits(table: &Table) -> String {
 }
 
 fn distances(table: &Table) -> String {
-    let limits = &table.limits;
     let mut out = String::from(
         "\n| load | streamd, times the limit | Kafka, times the limit |\n|---|---|---|\n",
     );
-    for case in &table.cases {
-        let bound = limit_of(case, limits).map(|limit| (case.cpu_ms_per_mb, limit));
-        let bound = bound.or(case
-            .workload
-            .rate
-            .map(|_| (case.p50_us, limits.durable_ack_us())));
-        let Some((Some(figure), limit)) = bound else {
-            continue;
-        };
-        out += &format!(
-            "| {} | {} | {} |\n",
-            case.workload.name,
-            number(figure.a.median / limit),
-            number(figure.b.median / limit)
-        );
+    for (case, times) in table.record.cases.iter().zip(&table.record.distances) {
+        if let [streamd, kafka, ..] = times[..] {
+            let (streamd, kafka) = (number(streamd), number(kafka));
+            out += &format!("| {} | {streamd} | {kafka} |\n", case.workload.name);
+        }
     }
     out
 }
@@ -219,62 +220,21 @@ fn distances(table: &Table) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::limits::Limits;
-    use crate::machine::Origin;
     use crate::table::Idle;
-    use crate::workload::Workload;
-
-    fn comparison(a: f64, b: f64) -> Option<Comparison> {
-        let all = |value| Spread {
-            median: value,
-            min: value,
-            max: value,
-        };
-        Some(Comparison {
-            a: all(a),
-            b: all(b),
-            ratio: all(a / b),
-        })
-    }
 
     fn table() -> Table {
-        let case = Case {
-            workload: Workload::fetch(1024, 12),
-            names: ("streamd".into(), "Kafka".into()),
-            cpu_ms_per_mb: comparison(0.5, 2.0),
-            cpu_us_per_record: None,
-            records_per_s: comparison(2e6, 1e6),
-            mb_per_s: comparison(2000.0, 1000.0),
-            p50_us: comparison(500.0, 1000.0),
-            p99_us: None,
-            p999_us: None,
-            client_ms_per_mb: comparison(0.2, 0.2),
-            client_share: (Some(0.4), Some(0.1)),
-            rss_mb: None,
-            other_ms_per_mb: None,
-            pairs: Vec::new(),
-        };
+        let mut record = crate::record::tests::made_up();
+        record.cases[1].client_share = vec![Some(0.4), Some(0.1)];
+        record.idle = vec![Idle {
+            name: "streamd".into(),
+            start_ms: 20.0,
+            rss_mb: 40.0,
+            cpu_percent: 0.5,
+        }];
         Table {
-            command: "target/release/bench table".into(),
-            origin: Origin::here(None, std::path::Path::new("/")),
             kafka_version: "4.4.0".into(),
-            limits: Limits {
-                figures: vec![crate::limits::Figure {
-                    name: crate::limits::SENDFILE.into(),
-                    mb_per_s: Some(4000.0),
-                    cpu_ms_per_mb: Some(0.25),
-                    latency: None,
-                }],
-            },
-            idle: vec![Idle {
-                name: "streamd".into(),
-                start_ms: 20.0,
-                rss_mb: 40.0,
-                cpu_percent: 0.5,
-            }],
-            cases: vec![case],
-            durable: Vec::new(),
-            failed: vec!["streamd in small: it fell silent".into()],
+            durable: vec![record.cases[0].clone()],
+            record,
         }
     }
 
@@ -295,15 +255,15 @@ mod tests {
     #[test]
     fn ratios_marks_and_distances_are_shown() {
         let text = results(&table());
-        assert!(
-            text.contains("## Not measured\n\n- streamd in small"),
-            "{text}"
-        );
-        assert!(
-            text.contains("| fetch-1k-p12 | 0.500 ¹ | 2.00 | **0.250**"),
-            "{text}"
-        );
-        assert!(text.contains("| fetch-1k-p12 | 2.00 | 8.00 |"), "{text}");
-        assert!(text.contains("| streamd | 20.0 | 40.0 | 0.500 |"), "{text}");
+        let expected = [
+            "## Not measured\n\n- Kafka in small",
+            "| fetch | 0.977 ¹ | 3.91 | **0.250**",
+            "| fetch | 3.91 | 15.6 |",
+            "| streamd | 20.0 | 40.0 | 0.500 |",
+            "## Kafka with durable",
+        ];
+        for part in expected {
+            assert!(text.contains(part), "{part}: {text}");
+        }
     }
 }

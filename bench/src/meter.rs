@@ -9,9 +9,11 @@ use std::time::{Duration, Instant};
 use hdrhistogram::Histogram;
 
 use crate::failure::{Failure, Result};
-use crate::outcome::{Interval, Percentiles};
+use crate::outcome::{Histograms, Interval, Outcome, Percentiles, curve};
 use crate::procfs::{Usage, machine_busy_ms};
+use crate::series::Series;
 use crate::sys::{Whose, cpu_time};
+use crate::workload::{Target, Workload};
 
 /// Nanoseconds since a run began.
 #[derive(Clone, Copy, Debug)]
@@ -58,7 +60,12 @@ pub struct Meter {
     records: u64,
     wire_bytes: u64,
     requests: u64,
+    series: Series,
     histogram: Histogram<u64>,
+    /// Of acknowledgements, where records are counted when a reader has them.
+    acks: Option<Histogram<u64>>,
+    acked: u64,
+    caught_up: bool,
 }
 
 /// The longest latency that is told apart: a minute.
@@ -85,7 +92,11 @@ impl Meter {
             records: 0,
             wire_bytes: 0,
             requests: 0,
+            series: Series::default(),
             histogram: histogram(),
+            acks: None,
+            acked: 0,
+            caught_up: false,
         }
     }
 
@@ -117,7 +128,7 @@ impl Meter {
         let over = match self.stop {
             Stop::After(time) => now >= start.at + time,
             Stop::Records(records) => self.records >= records,
-        };
+        } || self.caught_up;
         if over && self.end.is_none() {
             self.end = Some(self.snapshot()?);
         }
@@ -127,6 +138,23 @@ impl Meter {
     /// Whether the measured interval is over: nothing more is to be sent.
     pub fn over(&self) -> bool {
         self.end.is_some()
+    }
+
+    /// Whether the measured interval has begun.
+    pub fn begun(&self) -> bool {
+        self.start.is_some()
+    }
+
+    /// The reader has caught up: the interval is over.
+    ///
+    /// # Errors
+    /// As [`Meter::tick`].
+    pub fn catch_up(&mut self, now: u64) -> Result<()> {
+        if self.end.is_none() {
+            self.caught_up = true;
+            self.tick(now)?;
+        }
+        Ok(())
     }
 
     /// When the measured interval ended.
@@ -146,16 +174,56 @@ impl Meter {
 
     /// Counts an answered request.
     pub fn answered(&mut self, due: u64, now: u64, records: u64, wire_bytes: u64) {
+        self.count(now, records, wire_bytes);
+        if self.due_inside(due) {
+            self.histogram.saturating_record(now.saturating_sub(due));
+        }
+    }
+
+    /// Counts records that came, without a latency.
+    pub fn count(&mut self, now: u64, records: u64, wire_bytes: u64) {
         let Some(start) = self.start else { return };
         if self.end.is_none() {
             self.records += records;
             self.wire_bytes += wire_bytes;
             self.requests += 1;
+            self.series.add(now.saturating_sub(start.at), records);
         }
-        let due_inside = due >= start.at && self.end.is_none_or(|end| due < end.at);
-        if due_inside {
-            self.histogram.saturating_record(now.saturating_sub(due));
+    }
+
+    /// Counts an acknowledgement, where records are counted when a reader has them.
+    pub fn acknowledged(&mut self, due: u64, now: u64, records: u64) {
+        if self.start.is_some() && self.end.is_none() {
+            self.acked += records;
         }
+        if self.due_inside(due) {
+            let acks = self.acks.get_or_insert_with(histogram);
+            acks.saturating_record(now.saturating_sub(due));
+        }
+    }
+
+    fn due_inside(&self, due: u64) -> bool {
+        let begun = self.start.is_some_and(|start| due >= start.at);
+        begun && self.end.is_none_or(|end| due < end.at)
+    }
+
+    /// The run as a result.
+    ///
+    /// # Errors
+    /// As [`Meter::interval`].
+    pub fn outcome(self, target: &Target, workload: &Workload) -> Result<Outcome> {
+        let interval = self.interval(workload.size)?;
+        Ok(Outcome {
+            target: target.name.clone(),
+            workload: workload.clone(),
+            interval,
+            rates: self.series.rates((interval.seconds * 1e9) as u64),
+            curve: curve(&self.histogram),
+            histograms: Histograms {
+                latency: Some(self.histogram),
+                ack: self.acks,
+            },
+        })
     }
 
     /// What was measured; `record_size` is the size of a record's value in bytes.
@@ -179,6 +247,9 @@ impl Meter {
             wire_bytes: self.wire_bytes,
             requests: self.requests,
             latency: Percentiles::of(&self.histogram),
+            acked: self.acked,
+            ack: self.acks.as_ref().map(Percentiles::of),
+            caught_up: self.caught_up,
             client_cpu_ms,
             broker,
             other_cpu_ms: (end.machine_ms - start.machine_ms - known).max(0.0),
@@ -206,6 +277,23 @@ mod tests {
         assert_eq!((interval.records, interval.bytes), (2, 200));
         assert_eq!((interval.requests, interval.latency.count), (1, 2));
         assert!((interval.latency.max_us / 4000.0 - 1.0).abs() < 0.01);
+    }
+
+    #[test]
+    fn acknowledgements_are_apart_and_catching_up_ends_the_interval() {
+        let mut meter = Meter::new(None, Duration::ZERO, Stop::After(1 << 60));
+        meter.tick(1).unwrap();
+        let now = meter.clock().now();
+        meter.acknowledged(now, now + 2_000_000, 3);
+        meter.count(now, 7, 70);
+        assert!(!meter.over());
+        meter.catch_up(now + 1).unwrap();
+        assert!(meter.over());
+        meter.count(now, 100, 100); // after the end
+        let interval = meter.interval(10).unwrap();
+        assert_eq!((interval.records, interval.acked), (7, 3));
+        assert!(interval.caught_up && interval.latency.count == 0);
+        assert_eq!(interval.ack.map(|ack| ack.count), Some(1));
     }
 
     #[test]

@@ -58,6 +58,15 @@ pub struct Interval {
     pub requests: u64,
     /// Latency of requests, from when they were due (open loop) or sent (closed loop).
     pub latency: Percentiles,
+    /// Where records are counted when a reader has them: how many were acknowledged meanwhile.
+    #[serde(default)]
+    pub acked: u64,
+    /// And the latency of those acknowledgements.
+    #[serde(default)]
+    pub ack: Option<Percentiles>,
+    /// Whether a reader that was behind had every acknowledged record at the end.
+    #[serde(default)]
+    pub caught_up: bool,
     /// CPU time of this program, in milliseconds.
     pub client_cpu_ms: f64,
     /// What the broker's process used; `None` if its pid was not given.
@@ -113,6 +122,15 @@ impl Interval {
     }
 }
 
+/// The histograms of a run, in nanoseconds; they go to files of their own.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Histograms {
+    /// Of the latency that the run is about.
+    pub latency: Option<Histogram<u64>>,
+    /// Of acknowledgements, where the latency is another one.
+    pub ack: Option<Histogram<u64>>,
+}
+
 /// A run: what was asked, of whom, and what came of it.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Outcome {
@@ -122,4 +140,46 @@ pub struct Outcome {
     pub workload: Workload,
     /// What came of it.
     pub interval: Interval,
+    /// Seconds from the start, records a second until then.
+    pub rates: Vec<(f64, f64)>,
+    /// The latency's distribution: see [`curve`].
+    pub curve: Vec<(f64, f64)>,
+    /// Where both come from.
+    #[serde(skip)]
+    pub histograms: Histograms,
+}
+
+/// Points (quantile, microseconds) of a distribution, closer together towards 1: the way to draw
+/// it. None of an empty one; as far as the number of samples carries.
+pub fn curve(histogram: &Histogram<u64>) -> Vec<(f64, f64)> {
+    let samples = histogram.len() as f64;
+    let mut points = Vec::new();
+    // Eight points for each time that what is beyond gets ten times rarer.
+    for step in 0..=48 {
+        let beyond = 10f64.powf(-f64::from(step) / 8.0);
+        if samples * beyond < 1.0 {
+            break;
+        }
+        let quantile = 1.0 - beyond;
+        let us = histogram.value_at_quantile(quantile) as f64 / 1e3;
+        points.push((quantile, us));
+    }
+    points
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_curve_goes_as_far_as_the_samples_carry() {
+        let mut histogram = crate::meter::histogram();
+        assert!(curve(&histogram).is_empty());
+        (1..=1000).for_each(|i| histogram.saturating_record(i * 1000));
+        let points = curve(&histogram);
+        assert_eq!(points.len(), 25); // 0, ..., 0.999
+        assert!((points[8].0 - 0.9).abs() < 1e-9);
+        assert!((points[8].1 / 900.0 - 1.0).abs() < 0.01, "{points:?}");
+        assert!(points.is_sorted_by(|a, b| a.0 < b.0 && a.1 <= b.1));
+    }
 }

@@ -21,6 +21,11 @@ impl Random {
         self.0.wrapping_mul(0x2545_F491_4F6C_DD1D)
     }
 
+    /// A number from 0 to below 1.
+    pub fn unit(&mut self) -> f64 {
+        (self.bits() >> 11) as f64 / (1u64 << 53) as f64
+    }
+
     /// A number below `n`, which must not be 0.
     pub fn below(&mut self, n: u64) -> u64 {
         (self.bits() >> 16) % n
@@ -94,7 +99,7 @@ impl Payload {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::batch::{Codec, encode};
+    use crate::batch::{Codec, Record, encode};
 
     #[test]
     fn records_have_their_size_and_repeat_with_the_seed() {
@@ -113,7 +118,9 @@ mod tests {
     fn lz4_takes_a_batch_to_about_55_percent() {
         for size in [100, 1024] {
             let mut payload = Payload::new(size, 7);
-            let records: Vec<_> = (0..64 * 1024 / size).map(|_| payload.record()).collect();
+            let records: Vec<_> = (0..64 * 1024 / size)
+                .map(|_| Record::of(payload.record()))
+                .collect();
             let (plain, packed) = (
                 encode(&records, Codec::None, 0).len(),
                 encode(&records, Codec::Lz4, 0).len(),

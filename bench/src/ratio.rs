@@ -1,12 +1,13 @@
-//! Pairs of figures and their ratio: what a comparison on a drifting machine can honestly say.
+//! Figures of several brokers and their ratios: what a comparison on a drifting machine can
+//! honestly say.
 //!
-//! A and B run in turn, and the ratio is taken pair by pair: what slows the machine for a while
-//! slows both of a pair, and drops out.
+//! They run in turn, and ratios are taken round by round: what slows the machine for a while slows
+//! all of a round, and drops out.
 
-use serde::{Deserialize, Serialize};
+use serde::{Serialize, Serializer};
 
-/// Median, least and greatest of some values.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+/// Median, least and greatest of some values; in JSON a list of the three.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Spread {
     /// The median (the mean of the two in the middle if they are even in number).
     pub median: f64,
@@ -34,27 +35,51 @@ impl Spread {
     }
 }
 
-/// A figure of both sides and the ratio A/B.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+/// Five digits are more than any of these figures is worth.
+fn rounded(value: f64) -> f64 {
+    if value == 0.0 || !value.is_finite() {
+        return value;
+    }
+    let unit = 10f64.powi(value.abs().log10().floor() as i32 - 4);
+    let whole = (value / unit).round();
+    // Dividing by a power of ten is exact where multiplying by its inverse is not.
+    if unit < 1.0 {
+        whole / (1.0 / unit).round()
+    } else {
+        whole * unit
+    }
+}
+
+impl Serialize for Spread {
+    fn serialize<S: Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
+        [self.median, self.min, self.max].map(rounded).serialize(to)
+    }
+}
+
+/// A figure of every side, and the ratios of the first side to each other one.
+#[derive(Clone, Debug, Default, PartialEq, Serialize)]
 pub struct Comparison {
-    /// The first side.
-    pub a: Spread,
-    /// The second side.
-    pub b: Spread,
-    /// A/B, pair by pair.
-    pub ratio: Spread,
+    /// Each side.
+    pub sides: Vec<Spread>,
+    /// First/other, round by round, for each other side; empty if one of them is 0.
+    pub ratios: Vec<Spread>,
 }
 
 impl Comparison {
-    /// From pairs (A, B); `None` without a pair, or if a B is 0.
-    pub fn of(pairs: &[(f64, f64)]) -> Option<Comparison> {
-        if pairs.iter().any(|(_, b)| *b == 0.0) {
-            return None;
-        }
+    /// From rounds, each with a value for every side; `None` without a round.
+    pub fn of(rounds: &[Vec<f64>]) -> Option<Comparison> {
+        let count = rounds.first()?.len();
+        let side = |side: usize| Spread::of(rounds.iter().map(|round| round[side]));
+        let ratio = |side: usize| Spread::of(rounds.iter().map(|round| round[0] / round[side]));
+        let whole = rounds
+            .iter()
+            .all(|round| round[1..].iter().all(|value| *value != 0.0));
         Some(Comparison {
-            a: Spread::of(pairs.iter().map(|(a, _)| *a))?,
-            b: Spread::of(pairs.iter().map(|(_, b)| *b))?,
-            ratio: Spread::of(pairs.iter().map(|(a, b)| a / b))?,
+            sides: (0..count).map(side).collect::<Option<_>>()?,
+            ratios: match whole {
+                true => (1..count).map(ratio).collect::<Option<_>>()?,
+                false => Vec::new(),
+            },
         })
     }
 }
@@ -75,23 +100,45 @@ mod tests {
     #[test]
     fn a_drift_that_slows_both_drops_out_of_the_ratio() {
         // B always takes twice as long; the machine gets five times slower on the way.
-        let pairs = [(1.0, 2.0), (2.0, 4.0), (5.0, 10.0)];
-        let comparison = Comparison::of(&pairs).unwrap();
+        let rounds = [vec![1.0, 2.0], vec![2.0, 4.0], vec![5.0, 10.0]];
+        let comparison = Comparison::of(&rounds).unwrap();
         let half = Spread {
             median: 0.5,
             min: 0.5,
             max: 0.5,
         };
-        assert_eq!(comparison.ratio, half);
-        assert_eq!((comparison.a.median, comparison.b.median), (2.0, 4.0));
+        assert_eq!(comparison.ratios, [half]);
+        let medians: Vec<_> = comparison.sides.iter().map(|side| side.median).collect();
+        assert_eq!(medians, [2.0, 4.0]);
     }
 
     #[test]
     fn the_ratio_is_the_median_of_ratios_not_the_ratio_of_medians() {
-        let pairs = [(1.0, 1.0), (10.0, 5.0), (3.0, 1.0)];
-        let comparison = Comparison::of(&pairs).unwrap();
-        assert_eq!(comparison.ratio.median, 2.0);
-        assert_eq!((comparison.ratio.min, comparison.ratio.max), (1.0, 3.0));
-        assert_eq!(Comparison::of(&[(1.0, 0.0)]), None);
+        let rounds = [
+            vec![1.0, 1.0, 2.0],
+            vec![10.0, 5.0, 2.0],
+            vec![3.0, 1.0, 2.0],
+        ];
+        let ratios = Comparison::of(&rounds).unwrap().ratios;
+        assert_eq!(
+            (ratios[0].median, ratios[0].min, ratios[0].max),
+            (2.0, 1.0, 3.0)
+        );
+        assert_eq!(ratios[1].median, 1.5);
+        let zero = Comparison::of(&[vec![1.0, 0.0]]).unwrap();
+        assert_eq!((zero.sides.len(), zero.ratios.len()), (2, 0));
+        assert_eq!(Comparison::of(&[]), None);
+        assert_eq!(Comparison::of(&[vec![4.0]]).unwrap().ratios, []);
+    }
+
+    #[test]
+    fn json_has_five_digits() {
+        let spread = Spread {
+            median: 0.123_456_78,
+            min: -0.0,
+            max: 123_456_789.0,
+        };
+        let text = serde_json::to_string(&spread).unwrap();
+        assert_eq!(text, "[0.12346,-0.0,123460000.0]");
     }
 }

@@ -1,7 +1,11 @@
 //! Results as text for a person.
 
+use crate::compare::Case;
 use crate::limits::Limits;
-use crate::outcome::{Interval, Outcome};
+use crate::outcome::{Interval, Outcome, Percentiles};
+use crate::ratio::Spread;
+use crate::record::Record;
+use crate::workload::Kind;
 
 /// From this part of the broker's CPU on, the client's cost is worth a remark.
 pub const CLIENT_SHARE_MAX: f64 = 1.0 / 3.0;
@@ -40,75 +44,165 @@ pub fn ms(us: f64) -> String {
     number(us / 1e3)
 }
 
-/// A run in a few lines.
-pub fn run(outcome: &Outcome) -> String {
-    let (w, i) = (&outcome.workload, &outcome.interval);
-    let pace = match w.rate {
-        Some(rate) => format!("open loop at {}/s", number(rate)),
-        None => "closed loop".into(),
-    };
+/// A whole experiment for a person.
+pub fn record(record: &Record) -> String {
+    let mut out = format!("{} on {}\n", record.name, record.origin.text());
+    for (name, ms) in &record.started_ms {
+        out += &format!("{name} was ready after {} ms; ", number(*ms));
+    }
+    out += "brokers and load share the machine\n\n";
+    for case in &record.cases {
+        out += &self::case(case, record.limits.as_ref());
+        out.push('\n');
+    }
+    if let Some(limits) = &record.limits {
+        out += "What this machine can do at all:\n";
+        out += &self::limits(limits);
+    }
+    out
+}
+
+/// A load and what came of it.
+pub fn case(case: &Case, limits: Option<&Limits>) -> String {
+    let mut out = format!("{}: {}\n", case.workload.name, case.workload.title());
+    if case.names.len() > 1 {
+        out += &comparison(case);
+    } else if let Some(run) = case.runs(0).last() {
+        out += &single(run);
+    }
+    for (name, share) in case.names.iter().zip(&case.client_share) {
+        if let Some(share) = share.filter(|share| *share > CLIENT_SHARE_MAX) {
+            let percent = share * 100.0;
+            out += &format!("  client: {percent:.0} % of {name}'s CPU: more than a third\n");
+        }
+    }
+    if let Some(limits) = limits {
+        out += &distance(case, limits);
+    }
+    out
+}
+
+fn single(run: &Outcome) -> String {
+    let (w, i) = (&run.workload, &run.interval);
     let mut out = format!(
-        "{}: {} B records, {} partition(s), {} a batch, {}, acks {}, {} connection(s), {pace}\n",
-        w.name,
+        "  {:>12} {}/s  {:>8} MB/s   ({} in {:.1} s; {} B, {} partition(s), {} a batch)\n",
+        number(i.records_per_s()),
+        if w.kind == Kind::Storm {
+            "connections"
+        } else {
+            "records"
+        },
+        number(i.mb_per_s()),
+        number(i.records as f64),
+        i.seconds,
         w.size,
         w.partitions,
         w.batch_records,
-        w.codec.name(),
-        w.acks,
-        w.connections
     );
-    out += &format!(
-        "  {:>10} records/s  {:>8} MB/s   ({} records in {:.1} s)\n",
-        number(i.records_per_s()),
-        number(i.mb_per_s()),
-        number(i.records as f64),
-        i.seconds
-    );
-    let l = &i.latency;
-    out += &format!(
-        "  latency ms  p50 {}  p90 {}  p99 {}  p99.9 {}  max {}\n",
+    let name = match w.kind {
+        Kind::Stream | Kind::CatchUp => "to hands",
+        _ => "latency",
+    };
+    out += &percentiles(name, &i.latency);
+    out += &i.ack.map_or(String::new(), |ack| percentiles("ack", &ack));
+    if w.kind == Kind::CatchUp {
+        out += &match i.caught_up {
+            true => format!("  caught up   after {} s\n", number(i.seconds)),
+            false => format!("  NOT caught up within {} s\n", number(i.seconds)),
+        };
+    }
+    out + &cost(i)
+}
+
+fn percentiles(name: &str, l: &Percentiles) -> String {
+    format!(
+        "  {:<11} p50 {}  p90 {}  p99 {}  p99.9 {}  max {} ms\n",
+        name,
         ms(l.p50_us),
         ms(l.p90_us),
         ms(l.p99_us),
         ms(l.p999_us),
         ms(l.max_us)
-    );
-    out + &cost(i)
+    )
 }
 
 fn cost(i: &Interval) -> String {
     let mut out = match (i.broker, i.broker_ms_per_mb(), i.broker_us_per_record()) {
         (Some(used), Some(per_mb), Some(per_record)) => format!(
-            "  broker      {} CPU ms/MB, {} us/record, {:.0} MB resident, {} + {} switches, \
-             {} MB written\n",
+            "  broker      {} CPU ms/MB, {} us/record, {:.0} MB resident, {} MB written, \
+             {} MB read, {} + {} switches\n",
             number(per_mb),
             number(per_record),
             used.rss as f64 / 1e6,
+            number(used.write_bytes as f64 / 1e6),
+            number(used.read_bytes as f64 / 1e6),
             number(used.switches_voluntary as f64),
             number(used.switches_involuntary as f64),
-            number(used.write_bytes as f64 / 1e6)
         ),
-        _ => "  broker      (give --pid to see its CPU time and memory)\n".into(),
+        _ => {
+            "  broker      (give its process as in --target HOST:PORT,PID to see its cost)\n".into()
+        }
     };
-    let percent_other = i.other_cpu_ms / (i.seconds * 10.0).max(1e-9);
     out += &format!(
-        "  client      {} CPU ms/MB{}; the rest of the machine: {:.0} % of a core\n",
+        "  client      {} CPU ms/MB; the rest of the machine: {:.0} % of a core\n",
         number(i.client_ms_per_mb()),
-        remark(i.client_share()),
-        percent_other
+        i.other_cpu_ms / (i.seconds * 10.0).max(1e-9)
     );
     out
 }
 
-/// Says when the client costs more than a third of the broker.
-pub fn remark(share: Option<f64>) -> String {
-    match share.filter(|share| *share > CLIENT_SHARE_MAX) {
-        Some(share) => format!(
-            " ({:.0} % of the broker's: more than a third)",
-            share * 100.0
-        ),
-        None => String::new(),
+fn comparison(case: &Case) -> String {
+    let name = |name: &String| format!("{:>16}", shortened(name, 15));
+    let names: Vec<_> = case.names.iter().map(name).collect();
+    let (first, others) = (&case.names[0], &case.names[1..]);
+    let heads: Vec<_> = others
+        .iter()
+        .map(|other| format!("{:>28}", shortened(&format!("{first}/{other}"), 27)))
+        .collect();
+    let mut out = format!("  {:<24}{}{}\n", "", names.concat(), heads.concat());
+    for (metric, figure) in &case.figures {
+        let (label, unit) = metric.label();
+        let side = |side: &Spread| format!("{:>16}", number(side.median * unit));
+        let ratio = |r: &Spread| {
+            let text = format!("{} ({}-{})", number(r.median), number(r.min), number(r.max));
+            format!("{text:>28}")
+        };
+        let sides: Vec<_> = figure.sides.iter().map(side).collect();
+        let ratios: Vec<_> = figure.ratios.iter().map(ratio).collect();
+        out += &format!("  {label:<24}{}{}\n", sides.concat(), ratios.concat());
     }
+    out + &format!(
+        "  medians of {}; ratios round by round: median (least-most)\n",
+        case.rounds.len()
+    )
+}
+
+fn shortened(text: &str, width: usize) -> String {
+    match text.char_indices().nth(width) {
+        None => text.into(),
+        Some(_) => text.chars().take(width - 2).collect::<String>() + "..",
+    }
+}
+
+fn distance(case: &Case, limits: &Limits) -> String {
+    let distances = limits.distances(case);
+    let Some(yardstick) = limits
+        .yardstick(&case.workload)
+        .filter(|_| !distances.is_empty())
+    else {
+        return String::new();
+    };
+    let (label, unit) = yardstick.metric.label();
+    let each = case.names.iter().zip(distances);
+    let each: Vec<_> = each
+        .map(|(name, times)| format!("{name} {} times that", number(times)))
+        .collect();
+    let limit = number(yardstick.limit * unit);
+    format!(
+        "  limit       {}: {label} {limit}; {}\n",
+        yardstick.what,
+        each.join(", ")
+    )
 }
 
 /// The machine's limits as a table.
@@ -151,9 +245,32 @@ mod tests {
     }
 
     #[test]
-    fn only_a_costly_client_is_remarked() {
-        assert_eq!(remark(Some(0.33)), "");
-        assert_eq!(remark(None), "");
-        assert!(remark(Some(0.5)).contains("50 %"));
+    fn a_comparison_shows_ratios_and_the_distance_to_the_limit() {
+        let text = record(&crate::record::tests::made_up());
+        assert!(text.contains("streamd was ready after 20.0 ms"), "{text}");
+        assert!(text.contains("0.250 (0.250-0.250)"), "{text}");
+        let limit = "sendfile: broker CPU ms/MB 0.250; streamd 3.91 times that, Kafka <4.4> 15.6";
+        assert!(text.contains(limit), "{text}");
+        assert!(!text.contains("more than a third"), "{text}");
+    }
+
+    #[test]
+    fn a_single_run_is_told_in_sentences_and_a_costly_client_is_remarked() {
+        let mut made_up = crate::record::tests::made_up();
+        let mut case = made_up.cases.remove(0);
+        case.names.truncate(1);
+        case.client_share = vec![Some(0.5)];
+        let text = self::case(&case, None);
+        assert!(text.contains("p50 0.100  p90 0.180"), "{text}");
+        assert!(
+            text.contains("50 % of streamd's CPU: more than a third"),
+            "{text}"
+        );
+    }
+
+    #[test]
+    fn names_that_are_too_long_are_cut() {
+        assert_eq!(shortened("Kafka", 5), "Kafka");
+        assert_eq!(shortened("Kafka, flushed", 8), "Kafka,..");
     }
 }

@@ -6,11 +6,12 @@ use std::time::Duration;
 use streamd_wire::kafka::ApiKey;
 
 use crate::admin::Admin;
-use crate::failure::{Failure, Result};
-use crate::meter::{Meter, Stop};
-use crate::outcome::{Interval, Outcome};
+use crate::failure::Result;
+use crate::meter::Meter;
+use crate::outcome::Outcome;
+use crate::source::{self, Wire};
 use crate::workload::{Kind, Target, Workload, records_in};
-use crate::{fetch, produce};
+use crate::{fetch, produce, storm, stream};
 
 /// A topic name that no other run has.
 pub fn topic_name() -> String {
@@ -31,37 +32,41 @@ pub fn run(target: &Target, workload: &Workload) -> Result<Outcome> {
     admin.create(&topic, workload.partitions, &target.configs)?;
     let measured = load(&mut admin, target, &topic, workload);
     let deleted = admin.delete(&topic);
-    let interval = measured?;
+    let meter = measured?;
     deleted?;
-    Ok(Outcome {
-        target: target.name.clone(),
-        workload: workload.clone(),
-        interval,
-    })
+    meter.outcome(target, workload)
 }
 
-fn load(admin: &mut Admin, target: &Target, topic: &str, workload: &Workload) -> Result<Interval> {
-    let produce_version = admin.version(ApiKey::Produce, produce::VERSION)?;
+fn load(admin: &mut Admin, target: &Target, topic: &str, workload: &Workload) -> Result<Meter> {
+    let version = admin.version(ApiKey::Produce, source::VERSION)?;
+    let wire = Wire { topic, version };
+    if let Some(fill) = fill_of(workload) {
+        let quiet = Meter::new(None, Duration::ZERO, fill.stop());
+        produce::run(target.address, wire, &fill, quiet)?;
+    }
     let meter = || Meter::new(target.pid, workload.warmup(), workload.stop());
-    let meter = match workload.kind {
-        Kind::Produce => produce::run(target.address, topic, workload, produce_version, meter())?,
-        Kind::Fetch => {
-            let fill = fill_of(workload);
-            let quiet = Meter::new(None, Duration::ZERO, fill.stop());
-            produce::run(target.address, topic, &fill, produce_version, quiet)?;
+    match workload.kind {
+        Kind::Produce => produce::run(target.address, wire, workload, meter()),
+        Kind::Storm => storm::run(target.address, wire, workload, meter()),
+        Kind::Fetch | Kind::Stream | Kind::CatchUp => {
             let ends = admin.ends(topic, workload.partitions)?;
             let version = admin.version(ApiKey::Fetch, fetch::VERSION)?;
-            fetch::run(target.address, topic, workload, (version, &ends), meter())?
+            if workload.kind == Kind::Fetch {
+                return fetch::run(target.address, topic, workload, (version, &ends), meter());
+            }
+            stream::run(target.address, (wire, version), &ends, workload, meter())
         }
-    };
-    meter.interval(workload.size)
+    }
 }
 
-/// What writes the data of a fetch load.
-fn fill_of(workload: &Workload) -> Workload {
+/// What writes the data that a load reads; `None` if it needs none.
+fn fill_of(workload: &Workload) -> Option<Workload> {
+    if !matches!(workload.kind, Kind::Fetch | Kind::CatchUp) {
+        return None;
+    }
     let records = workload.fill_mb.max(1) * 1_000_000 / workload.size.max(1) as u64;
     let batch_records = records_in(64 * 1024, workload.size);
-    Workload {
+    Some(Workload {
         kind: Kind::Produce,
         batch_records,
         // Every partition gets a batch, however little there is.
@@ -69,45 +74,8 @@ fn fill_of(workload: &Workload) -> Workload {
         connections: 1,
         in_flight: 5,
         rate: None,
+        linger_ms: 0.0,
         acks: -1,
         ..workload.clone()
-    }
-}
-
-/// Whether a workload can be run at all.
-///
-/// # Errors
-/// A sentence for the number that is out of range.
-pub fn check(workload: &Workload) -> Result<()> {
-    let within = |what: &str, value: i64, min: i64, max: i64| {
-        if (min..=max).contains(&value) {
-            Ok(())
-        } else {
-            Err(Failure::usage(format!(
-                "{what} is {value}, allowed are {min} to {max}"
-            )))
-        }
-    };
-    within("--size", workload.size as i64, 1, 64 << 20)?;
-    within("--partitions", workload.partitions.into(), 1, 100_000)?;
-    within("--connections", workload.connections as i64, 1, 10_000)?;
-    within("--in-flight", workload.in_flight as i64, 1, 100_000)?;
-    within(
-        "--spread",
-        workload.spread.into(),
-        1,
-        workload.partitions.into(),
-    )?;
-    within("--acks", workload.acks.into(), -1, 1)?;
-    let batch = workload.batch_records.saturating_mul(workload.size + 16);
-    within("the batch's bytes", batch as i64, 1, 256 << 20)?;
-    if let Some(rate) = workload.rate.filter(|rate| !(*rate > 0.0 && *rate <= 1e9)) {
-        return Err(Failure::usage(format!(
-            "--rate is {rate}, allowed are more than 0 to 1e9 records a second"
-        )));
-    }
-    if matches!(workload.stop(), Stop::After(0) | Stop::Records(0)) {
-        return Err(Failure::usage("--seconds or --records must be more than 0"));
-    }
-    Ok(())
+    })
 }

@@ -1,4 +1,4 @@
-//! What to run: one description for all loads, from the command line or from a named case.
+//! What to run: one description for all loads, whole and checked. `spec` makes it.
 
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -10,12 +10,31 @@ use crate::meter::Stop;
 
 /// The load.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
+#[serde(rename_all = "kebab-case")]
 pub enum Kind {
     /// Produce requests.
     Produce,
     /// Fetch requests over data that was written before, again and again.
     Fetch,
+    /// Writers and one or more groups of readers that wait for what comes: fan-out, end to end.
+    Stream,
+    /// A reader that starts far behind while the writers go on.
+    CatchUp,
+    /// Connections that open, ask for the versions, produce once, and close.
+    Storm,
+}
+
+impl Kind {
+    /// The name in files.
+    pub fn name(self) -> &'static str {
+        match self {
+            Kind::Produce => "produce",
+            Kind::Fetch => "fetch",
+            Kind::Stream => "stream",
+            Kind::CatchUp => "catch-up",
+            Kind::Storm => "storm",
+        }
+    }
 }
 
 /// A load with all its numbers.
@@ -23,7 +42,7 @@ pub enum Kind {
 pub struct Workload {
     /// Its name.
     pub name: String,
-    /// Produce or fetch.
+    /// What is done.
     pub kind: Kind,
     /// Bytes of a record's value.
     pub size: usize,
@@ -37,89 +56,31 @@ pub struct Workload {
     pub codec: Codec,
     /// -1 all, 1 leader, 0 none.
     pub acks: i16,
-    /// Connections, all on one thread.
+    /// Connections, all on one thread (of the writers, where there are readers too).
     pub connections: usize,
     /// Requests without an answer that a connection may have.
     pub in_flight: usize,
-    /// Records a second (open loop); `None`: as fast as answers come (closed loop).
+    /// Records a second (of a storm: connections); `None`: as fast as answers come (closed loop).
     pub rate: Option<f64>,
+    /// Milliseconds that a record may wait for others; 0: those of a batch come due at once.
+    pub linger_ms: f64,
+    /// Different keys; 0: no keys, partitions in turn.
+    pub keys: u64,
+    /// The exponent of Zipf's law for the keys; 0: all alike.
+    pub skew: f64,
+    /// Groups of readers, each of which reads everything.
+    pub groups: usize,
     /// Seconds before measuring.
     pub warmup_s: f64,
-    /// Seconds to measure, unless `records` is given.
+    /// Seconds to measure, unless `records` is given; of a catch-up: at most.
     pub seconds: f64,
     /// Records to measure.
     pub records: Option<u64>,
-    /// MB (10^6 bytes of values) that are written before fetching.
+    /// MB (10^6 bytes of values) that are written before reading.
     pub fill_mb: u64,
 }
 
 impl Workload {
-    /// A closed-loop produce load: 64 KiB batches, two connections, five requests in flight.
-    pub fn produce(size: usize, partitions: i32, codec: Codec) -> Workload {
-        let label = if size == 1024 {
-            "1k".into()
-        } else {
-            size.to_string()
-        };
-        Workload {
-            name: format!("produce-{label}-p{partitions}-{}", codec.name()),
-            kind: Kind::Produce,
-            size,
-            partitions,
-            batch_records: records_in(64 * 1024, size),
-            spread: 1,
-            codec,
-            acks: -1,
-            connections: if partitions > 1 { 2 } else { 1 },
-            in_flight: 5,
-            rate: None,
-            warmup_s: 0.5,
-            seconds: 3.0,
-            records: None,
-            fill_mb: 0,
-        }
-    }
-
-    /// A load that fetches resident data over and over.
-    pub fn fetch(size: usize, partitions: i32) -> Workload {
-        let produce = Workload::produce(size, partitions, Codec::None);
-        Workload {
-            name: produce
-                .name
-                .replace("produce", "fetch")
-                .replace("-none", ""),
-            kind: Kind::Fetch,
-            connections: 1,
-            in_flight: 1,
-            fill_mb: 256,
-            ..produce
-        }
-    }
-
-    /// One-record requests of 1 KiB on 32 connections, one in flight on each.
-    pub fn small() -> Workload {
-        Workload {
-            name: "small".into(),
-            batch_records: 1,
-            connections: 32,
-            in_flight: 1,
-            ..Workload::produce(1024, 12, Codec::None)
-        }
-    }
-
-    /// Open loop: `rate` records of 1 KiB a second in requests of `batch_records`.
-    pub fn latency(rate: u32, batch_records: usize) -> Workload {
-        Workload {
-            name: format!("latency-{}k", rate / 1000),
-            batch_records,
-            connections: 1,
-            in_flight: 64,
-            rate: Some(f64::from(rate)),
-            warmup_s: 1.0,
-            ..Workload::produce(1024, 1, Codec::None)
-        }
-    }
-
     /// The time before measuring.
     pub fn warmup(&self) -> Duration {
         Duration::from_secs_f64(self.warmup_s.clamp(0.0, 86_400.0))
@@ -130,6 +91,49 @@ impl Workload {
         match self.records {
             Some(records) => Stop::Records(records),
             None => Stop::After((self.seconds.clamp(0.0, 86_400.0) * 1e9) as u64),
+        }
+    }
+
+    /// Its name for a person.
+    pub fn title(&self) -> String {
+        let size = match self.size {
+            size if size >= 1024 && size.is_multiple_of(1024) => format!("{} KiB", size / 1024),
+            size => format!("{size} B"),
+        };
+        let pace = match self.rate {
+            Some(rate) => format!(", {} records/s", crate::report::number(rate)),
+            None => String::new(),
+        };
+        match self.kind {
+            Kind::Fetch => format!("Fetch what is in memory, {size} records"),
+            Kind::Stream if self.groups == 1 => {
+                format!("Produce to consumer's hands, {size}{pace}")
+            }
+            Kind::Stream => format!("One topic to {} groups, {size}{pace}", self.groups),
+            Kind::CatchUp => format!("Catch up {} MB while {size} come{pace}", self.fill_mb),
+            Kind::Storm => format!("Connection storm, {} at a time", self.connections),
+            Kind::Produce if self.keys > 0 => {
+                format!(
+                    "Produce {size} records with {} keys, Zipf {}",
+                    self.keys, self.skew
+                ) + &pace
+            }
+            Kind::Produce if self.rate.is_some() => {
+                format!("Produce {size} records at a fixed rate{pace}")
+            }
+            Kind::Produce if self.batch_records == 1 => {
+                format!(
+                    "One {size} record a request, {} connections",
+                    self.connections
+                )
+            }
+            Kind::Produce => {
+                let codec = match self.codec {
+                    Codec::None => "uncompressed",
+                    Codec::Lz4 => "lz4",
+                };
+                format!("Produce {size} records in batches, {codec}")
+            }
         }
     }
 }

@@ -4,6 +4,7 @@
 //! much CPU time each side took.
 
 mod disk;
+mod distance;
 mod memory;
 mod net;
 
@@ -19,7 +20,7 @@ use crate::outcome::Percentiles;
 use crate::sys::{Whose, cpu_time};
 
 pub use memory::{COPY, CRC};
-pub use net::{RECEIVE, ROUND_TRIP, SENDFILE};
+pub use net::{RECEIVE, ROUND_TRIP, SEND, SENDFILE};
 
 /// One thing that the machine can do.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -77,6 +78,16 @@ impl Limits {
     /// CPU milliseconds for a MB that is sent from the page cache.
     pub fn fetch_ms_per_mb(&self) -> f64 {
         self.cpu(SENDFILE)
+    }
+
+    /// CPU milliseconds for a MB that is sent from a buffer.
+    pub fn send_ms_per_mb(&self) -> f64 {
+        self.cpu(SEND)
+    }
+
+    /// Microseconds (median) of a small message there and back.
+    pub fn round_trip_us(&self) -> f64 {
+        self.p50(ROUND_TRIP)
     }
 
     /// Microseconds (median) of a round trip and a small durable write, one after the other.

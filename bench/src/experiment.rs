@@ -1,0 +1,265 @@
+//! A file (TOML) of a whole experiment: what is run, how often, and on which brokers.
+//!
+//! A file that cannot be used gives an error with its name, the line, what was read and what is
+//! allowed.
+
+use std::collections::BTreeMap;
+use std::ops::Range;
+use std::path::Path;
+
+use serde::Deserialize;
+use toml::de::{DeTable, DeValue};
+
+use crate::admin::resolve;
+use crate::failure::{Context, Failure, Result};
+use crate::spec::Spec;
+use crate::workload::{Kind, Target, Workload};
+
+/// An experiment, whole and checked.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Experiment {
+    /// Its name.
+    pub name: String,
+    /// What it is for.
+    pub about: String,
+    /// The loads, in the order that they run in.
+    pub loads: Vec<Workload>,
+    /// Rounds that count.
+    pub rounds: Option<usize>,
+    /// Seconds of mixed load on each broker before the first load.
+    pub warm: Option<f64>,
+    /// Seconds for each figure of the machine's limits; 0: they are not measured.
+    pub limits: Option<f64>,
+    /// The brokers.
+    pub targets: Vec<Target>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+struct File {
+    name: Option<String>,
+    about: Option<String>,
+    rounds: Option<usize>,
+    warm: Option<f64>,
+    limits: Option<f64>,
+    #[serde(default)]
+    defaults: Spec,
+    load: Vec<Spec>,
+    #[serde(default)]
+    target: Vec<Broker>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+struct Broker {
+    name: Option<String>,
+    address: String,
+    pid: Option<u32>,
+    #[serde(default)]
+    configs: BTreeMap<String, String>,
+}
+
+/// Where an error is, in a text with a name.
+struct Source<'a> {
+    name: &'a str,
+    text: &'a str,
+}
+
+impl Source<'_> {
+    fn wrong(&self, at: Option<Range<usize>>, what: &str) -> Failure {
+        let at = at.map_or(0, |at| at.start).min(self.text.len());
+        let before = self.text.get(..at).unwrap_or_default();
+        let number = before.matches('\n').count() + 1;
+        let line = self.text.lines().nth(number - 1).unwrap_or_default();
+        let (name, line) = (self.name, line.trim());
+        Failure::usage(format!("{name}:{number}: \"{line}\": {what}"))
+    }
+
+    /// Where an option of a load (by number) or of the defaults is written.
+    fn place(&self, load: usize, option: &str) -> Option<Range<usize>> {
+        let table = DeTable::parse(self.text).ok()?;
+        let of = |value: &DeValue<'_>| value.get(option).map(|value| value.span());
+        let list = table.get_ref().get("load")?.get_ref();
+        let own = list.get(load)?;
+        let defaults = table.get_ref().get("defaults");
+        let defaults = defaults.and_then(|defaults| of(defaults.get_ref()));
+        of(own.get_ref()).or(defaults).or(Some(own.span()))
+    }
+}
+
+impl Experiment {
+    /// Reads a file.
+    ///
+    /// # Errors
+    /// It cannot be read, or is no experiment.
+    pub fn read(path: &Path) -> Result<Experiment> {
+        let text = std::fs::read_to_string(path)
+            .context(|| format!("cannot read the experiment {}", path.display()))?;
+        Experiment::parse(&path.display().to_string(), &text)
+    }
+
+    /// Reads a text; `name` is that of the file, for errors.
+    ///
+    /// # Errors
+    /// It is no experiment.
+    pub fn parse(name: &str, text: &str) -> Result<Experiment> {
+        let source = Source { name, text };
+        let file: File = toml::from_str(text)
+            .map_err(|error| source.wrong(error.span(), error.message().trim()))?;
+        if file.load.is_empty() {
+            return Err(source.wrong(None, "expected at least one [[load]]"));
+        }
+        let whole = |(i, load): (usize, &Spec)| {
+            let spec = load.clone().or(&file.defaults);
+            let place = |option: &str| source.place(i, option);
+            if spec.kind.is_none() {
+                let what = "this load has no kind, expected kind = \"produce\", \"fetch\", \
+                            \"stream\", \"catch-up\" or \"storm\"";
+                return Err(source.wrong(place(""), what));
+            }
+            spec.workload(Kind::Produce).map_err(|wrong| {
+                let what = format!(
+                    "{} is {}, allowed: {}",
+                    wrong.option, wrong.read, wrong.allowed
+                );
+                source.wrong(place(wrong.option), &what)
+            })
+        };
+        Ok(Experiment {
+            loads: file
+                .load
+                .iter()
+                .enumerate()
+                .map(whole)
+                .collect::<Result<_>>()?,
+            name: file.name.unwrap_or_else(|| "experiment".into()),
+            about: file.about.unwrap_or_default(),
+            rounds: file.rounds,
+            warm: file.warm,
+            limits: file.limits,
+            targets: file.target.into_iter().map(target).collect::<Result<_>>()?,
+        })
+    }
+
+    /// An experiment of a single load.
+    pub fn of(load: Workload) -> Experiment {
+        Experiment {
+            name: load.name.clone(),
+            about: load.title(),
+            loads: vec![load],
+            rounds: None,
+            warm: None,
+            limits: None,
+            targets: Vec::new(),
+        }
+    }
+
+    /// Leaves only the loads that are meant by names or beginnings of names (up to a hyphen).
+    ///
+    /// # Errors
+    /// A name fits no load.
+    pub fn only(mut self, names: &[String]) -> Result<Experiment> {
+        let fits = |name: &str, load: &Workload| {
+            let rest = load.name.strip_prefix(name);
+            rest.is_some_and(|rest| rest.is_empty() || rest.starts_with('-'))
+        };
+        let unknown = |name: &&String| !self.loads.iter().any(|load| fits(name, load));
+        if let Some(unknown) = names.iter().find(unknown) {
+            let known: Vec<_> = self.loads.iter().map(|load| load.name.as_str()).collect();
+            return Err(Failure::usage(format!(
+                "there is no load \"{unknown}\"; the loads are {}",
+                known.join(", ")
+            )));
+        }
+        let meant = |load: &Workload| names.iter().any(|name| fits(name, load));
+        self.loads.retain(|load| names.is_empty() || meant(load));
+        Ok(self)
+    }
+
+    /// With so many seconds for every load.
+    pub fn lasting(mut self, seconds: Option<f64>) -> Experiment {
+        for load in &mut self.loads {
+            load.seconds = seconds.unwrap_or(load.seconds);
+        }
+        self
+    }
+}
+
+fn target(broker: Broker) -> Result<Target> {
+    Ok(Target {
+        address: resolve(&broker.address)?,
+        name: broker.name.unwrap_or(broker.address),
+        pid: broker.pid,
+        configs: broker.configs.into_iter().collect(),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const GOOD: &str = "name = \"mine\"\nrounds = 3\n[defaults]\nkind = \"produce\"\nsize = 10\n\
+                        [[load]]\nname = \"a\"\n[[load]]\nname = \"a-b\"\nsize = 20\n\
+                        [[target]]\nname = \"X\"\naddress = \"127.0.0.1:9\"\n\
+                        configs = { \"flush.messages\" = \"1\" }\n";
+
+    #[test]
+    fn loads_take_what_they_lack_from_the_defaults() {
+        let read = Experiment::parse("f", GOOD).unwrap();
+        let sizes: Vec<_> = read.loads.iter().map(|load| load.size).collect();
+        assert_eq!((sizes, read.rounds), (vec![10, 20], Some(3)));
+        assert_eq!(read.targets[0].configs[0].0, "flush.messages");
+        assert_eq!(read.only(&["a-b".into()]).unwrap().loads.len(), 1);
+    }
+
+    #[test]
+    fn loads_are_chosen_by_whole_words_of_their_beginning() {
+        let read = Experiment::parse("f", GOOD).unwrap();
+        let of = |name: &str| read.clone().only(&[name.to_owned()]);
+        assert_eq!(of("a").unwrap().loads.len(), 2);
+        let error = of("a-").unwrap_err();
+        assert!(
+            error.to_string().contains("the loads are a, a-b"),
+            "{error}"
+        );
+    }
+
+    #[test]
+    fn a_bad_file_is_told_with_its_line_what_was_read_and_what_is_allowed() {
+        let cases = [
+            (
+                "[[load]]\nkind = \"produce\"\nsze = 5",
+                "f:3: \"sze = 5\": unknown field `sze`",
+            ),
+            (
+                "[[load]]\nkind = \"produced\"",
+                "f:2: \"kind = \"produced\"\": unknown variant",
+            ),
+            (
+                "[[load]]\nkind = \"fetch\"\nsize = 0",
+                "f:3: \"size = 0\": size is 0, allowed: 1 to",
+            ),
+            (
+                "[[load]]\nkind = \"fetch\"\nsize = \"x\"",
+                "f:3: \"size = \"x\"\": invalid type",
+            ),
+            (
+                "[defaults]\nacks = 7\n[[load]]\nkind = \"fetch\"",
+                "f:2: \"acks = 7\": acks is 7",
+            ),
+            (
+                "name = \"x\"\n[[load]]\nsize = 1",
+                "f:2: \"[[load]]\": this load has no kind",
+            ),
+            ("[[load]]\nkind = ", "f:2: \"kind =\""),
+            ("name = \"x\"\nload = []", "expected at least one [[load]]"),
+        ];
+        for (text, expected) in cases {
+            let error = Experiment::parse("f", text).unwrap_err();
+            assert!(error.to_string().contains(expected), "{error}\n{expected}");
+            assert_eq!(error.exit_code(), 2);
+        }
+        let error = Experiment::parse("f", "[[load]]\nkind = \"produced\"").unwrap_err();
+        assert!(error.to_string().contains("catch-up"), "{error}");
+    }
+}

@@ -1,0 +1,4 @@
+//! page
+pub fn page(_r: &crate::record::Record) -> String {
+    "</html>".into()
+}
