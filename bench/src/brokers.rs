@@ -7,12 +7,14 @@ use clap::Args;
 
 use crate::admin::resolve;
 use crate::failure::{Context, Failure, Result};
-use crate::machine;
 use crate::server::{Server, TempDir, streamd_path};
 use crate::workload::Target;
 
 /// What the durable Kafka is called.
 pub const KAFKA_DURABLE: &str = "Kafka, flush.messages=1";
+
+/// Installs and runs Kafka.
+pub const KAFKA_SCRIPT: &str = include_str!("../kafka.sh");
 
 /// Which brokers are measured, and how often.
 #[derive(Args, Clone, Debug, Default)]
@@ -90,7 +92,6 @@ impl Brokers {
     }
 
     fn add_kafka(&mut self, args: &BrokerArgs) -> Result<()> {
-        let script = machine::root(None)?.join("bench/kafka.sh");
         let work = match &args.work {
             Some(work) => work.join("kafka"),
             None => std::env::temp_dir().join("bench-kafka"),
@@ -99,6 +100,9 @@ impl Brokers {
         let work = work
             .canonicalize()
             .context(|| format!("cannot find {}", work.display()))?;
+        let script = work.join("kafka.sh");
+        std::fs::write(&script, KAFKA_SCRIPT)
+            .context(|| format!("cannot write {}", script.display()))?;
         let server = Server::kafka(&script, &work, args.kafka_port)?;
         let target = server.target();
         self.targets.push(target.clone());

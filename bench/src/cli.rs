@@ -20,7 +20,7 @@ pub struct Cli {
     #[arg(long, global = true)]
     pub json: bool,
     /// Where results are kept: results.jsonl and reports/ [default: bench/history of the
-    /// repository for whole experiments, nowhere for single loads].
+    /// repository for whole experiments if it is found above this program, else nowhere].
     #[arg(long, global = true, value_name = "DIR")]
     pub out: Option<PathBuf>,
     /// What to do.
@@ -157,6 +157,9 @@ pub struct TableArgs {
     /// Seconds over which the idle brokers are watched.
     #[arg(long, default_value_t = 20.0)]
     pub idle_seconds: f64,
+    /// The repository, in whose bench/ the table goes [default: found from this program's place].
+    #[arg(long, value_name = "DIR")]
+    pub root: Option<PathBuf>,
 }
 
 impl TableArgs {

@@ -45,7 +45,7 @@ mod sys;
 mod table;
 mod workload;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -107,7 +107,7 @@ fn run_file(cli: &Cli, args: &RunArgs) -> Result<()> {
 /// Runs an experiment and keeps its results.
 fn whole(cli: &Cli, experiment: &Experiment, session: &SessionArgs) -> Result<()> {
     let record = measure(experiment, session)?;
-    finish(cli, &record, Some(history(cli)?))
+    finish(cli, &record, history(cli, None))
 }
 
 fn load(cli: &Cli, args: &LoadArgs, name: &str, kind: Kind) -> Result<()> {
@@ -132,9 +132,9 @@ fn measure(experiment: &Experiment, session: &SessionArgs) -> Result<Record> {
 }
 
 /// Where results of whole experiments are kept.
-fn history(cli: &Cli) -> Result<PathBuf> {
-    let kept = || Ok(machine::root(None)?.join("bench/history"));
-    cli.out.clone().map_or_else(kept, Ok)
+fn history(cli: &Cli, root: Option<&Path>) -> Option<PathBuf> {
+    let kept = || Some(machine::root(root).ok()?.join("bench/history"));
+    cli.out.clone().or_else(kept)
 }
 
 /// Prints a record, saves it, and fails if something of it is missing.
@@ -165,7 +165,7 @@ fn table_run(cli: &Cli, args: &TableArgs) -> Result<()> {
     let mut record = table.record;
     record.cases.extend(table.durable);
     record.distances.resize(record.cases.len(), Vec::new());
-    finish(cli, &record, Some(history(cli)?))
+    finish(cli, &record, history(cli, args.root.as_deref()))
 }
 
 fn limits_run(cli: &Cli, args: &LimitsArgs) -> Result<()> {

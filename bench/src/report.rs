@@ -39,6 +39,12 @@ pub fn number(value: f64) -> String {
     out + &fraction
 }
 
+/// A number of things.
+pub fn counted(count: u64, thing: &str) -> String {
+    let end = if count == 1 { "" } else { "s" };
+    format!("{} {thing}{end}", number(count as f64))
+}
+
 /// Microseconds as milliseconds.
 pub fn ms(us: f64) -> String {
     number(us / 1e3)
@@ -85,7 +91,7 @@ pub fn case(case: &Case, limits: Option<&Limits>) -> String {
 fn single(run: &Outcome) -> String {
     let (w, i) = (&run.workload, &run.interval);
     let mut out = format!(
-        "  {:>12} {}/s  {:>8} MB/s   ({} in {:.1} s; {} B, {} partition(s), {} a batch)\n",
+        "  {:>12} {}/s  {:>8} MB/s   ({} in {:.1} s; {} B, {}, {} a batch)\n",
         number(i.records_per_s()),
         if w.kind == Kind::Storm {
             "connections"
@@ -96,7 +102,7 @@ fn single(run: &Outcome) -> String {
         number(i.records as f64),
         i.seconds,
         w.size,
-        w.partitions,
+        counted(w.partitions as u64, "partition"),
         w.batch_records,
     );
     let name = match w.kind {

@@ -154,8 +154,9 @@ impl Server {
     /// The script fails, or the broker does not answer in a minute.
     pub fn kafka(script: &Path, work: &Path, port: u16) -> Result<Server> {
         let script_command = |what: &str| {
-            let mut command = Command::new(script);
+            let mut command = Command::new("bash");
             command
+                .arg(script)
                 .arg(what)
                 .env("WORK", work)
                 .env("KPORT", port.to_string());

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use serde::Serialize;
 
 use crate::admin::Admin;
-use crate::brokers::Brokers;
+use crate::brokers::{Brokers, KAFKA_SCRIPT};
 use crate::cli::TableArgs;
 use crate::compare::{self, Case};
 use crate::failure::{Context, Result};
@@ -53,7 +53,7 @@ pub struct Table {
 /// # Errors
 /// A broker cannot be started or fails, or the file cannot be written. Both brokers are stopped.
 pub fn run(args: &TableArgs) -> Result<Table> {
-    let root = machine::root(None)?;
+    let root = machine::root(args.root.as_deref())?;
     let whole = presets::named("table")?.0;
     let experiment = whole.clone().only(&args.cases)?.lasting(args.seconds);
     let mut brokers = Brokers::start(&args.brokers(), &[])?;
@@ -82,7 +82,7 @@ pub fn run(args: &TableArgs) -> Result<Table> {
         }
     }
     let table = Table {
-        kafka_version: kafka_version(&root)?,
+        kafka_version: kafka_version(),
         record,
         durable,
     };
@@ -92,10 +92,14 @@ pub fn run(args: &TableArgs) -> Result<Table> {
     Ok(table)
 }
 
-fn kafka_version(root: &std::path::Path) -> Result<String> {
-    let script = root.join("bench/kafka.sh");
-    let output = std::process::Command::new(script).arg("version").output()?;
-    Ok(String::from_utf8_lossy(&output.stdout).trim().to_owned())
+/// The version that the script installs.
+fn kafka_version() -> String {
+    let given = std::env::var("KAFKA_VERSION").ok();
+    let written = || {
+        let (_, rest) = KAFKA_SCRIPT.split_once("KAFKA_VERSION:-")?;
+        rest.split('}').next().map(str::to_owned)
+    };
+    given.or_else(written).unwrap_or_default()
 }
 
 /// Watches both at rest over the same seconds, each with 100 partitions.
@@ -124,4 +128,20 @@ fn watch_idle(servers: &[Server], seconds: f64) -> Result<Vec<Idle>> {
         Admin::connect(server.target().address)?.delete(&topic)?;
     }
     Ok(idle)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_version_is_found_in_the_script() {
+        let version = kafka_version();
+        let part = |part: &str| part.parse::<u32>().is_ok();
+        assert_eq!(
+            version.split('.').filter(|p| part(p)).count(),
+            3,
+            "{version}"
+        );
+    }
 }
