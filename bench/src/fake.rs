@@ -19,8 +19,10 @@ use crate::workload::Kind;
 /// What the fake broker does.
 #[derive(Clone, Copy, Debug)]
 struct Script {
-    /// Every answer takes so long.
+    /// Every answer takes so long...
     delay: Duration,
+    /// ...but every tenth takes so long.
+    tenth: Duration,
     /// From this time after the first request on it does nothing...
     pause_at: Duration,
     /// ...for so long.
@@ -54,6 +56,7 @@ fn answer(correlation_id: i32, error_code: i16, w: &mut Writer) {
 fn serve(mut stream: TcpStream, script: Script) -> std::io::Result<()> {
     let mut start = None;
     let mut paused = false;
+    let mut count = 0;
     let mut w = Writer::new();
     loop {
         let mut length = [0; 4];
@@ -65,7 +68,12 @@ fn serve(mut stream: TcpStream, script: Script) -> std::io::Result<()> {
             paused = true;
             thread::sleep(script.pause);
         }
-        thread::sleep(script.delay);
+        count += 1;
+        thread::sleep(if count % 10 == 0 {
+            script.tenth
+        } else {
+            script.delay
+        });
         let correlation = frame[4..8].try_into().unwrap();
         answer(i32::from_be_bytes(correlation), script.error_code, &mut w);
         stream.write_all(w.bytes())?;
@@ -85,12 +93,21 @@ fn start(script: Script) -> SocketAddr {
 }
 
 fn measure(script: Script, rate: Option<f64>, seconds: f64) -> Result<Interval> {
+    measure_with(script, rate, seconds, 4)
+}
+
+fn measure_with(
+    script: Script,
+    rate: Option<f64>,
+    seconds: f64,
+    in_flight: usize,
+) -> Result<Interval> {
     let spec = Spec {
         rate,
         seconds: Some(seconds),
         size: Some(100),
         batch_records: Some(1),
-        in_flight: Some(4),
+        in_flight: Some(in_flight),
         warmup: Some(0.0),
         ..Spec::default()
     };
@@ -106,6 +123,7 @@ fn measure(script: Script, rate: Option<f64>, seconds: f64) -> Result<Interval> 
 
 const QUIET: Script = Script {
     delay: Duration::ZERO,
+    tenth: Duration::ZERO,
     pause_at: Duration::from_secs(3600),
     pause: Duration::ZERO,
     error_code: 0,
@@ -136,6 +154,7 @@ fn a_pause_counts_for_every_request_that_was_due_in_it() {
 fn a_closed_loop_sees_a_pause_only_once_for_each_request_in_flight() {
     let script = Script {
         delay: Duration::from_millis(1),
+        tenth: Duration::from_millis(1),
         pause_at: Duration::from_millis(300),
         pause: Duration::from_millis(300),
         ..QUIET
@@ -166,12 +185,30 @@ fn a_pause_across_the_end_is_not_forgotten() {
 fn a_constant_delay_is_every_percentile() {
     let script = Script {
         delay: Duration::from_millis(10),
+        tenth: Duration::from_millis(10),
         ..QUIET
     };
     let l = measure(script, Some(50.0), 1.0).unwrap().latency;
     assert!((49..=51).contains(&l.count), "{l:?}");
     assert!((10_000.0..20_000.0).contains(&l.p50_us), "{l:?}");
     assert!((10_000.0..60_000.0).contains(&l.p99_us), "{l:?}");
+}
+
+/// Nine answers of ten take 4 ms, one takes 40 ms, one request at a time: the median is 4 ms, and
+/// from 90 % on it is 40 ms. Closed loop, where the distribution of the answers is the result's.
+#[test]
+fn a_known_distribution_gives_the_known_percentiles() {
+    let script = Script {
+        delay: Duration::from_millis(4),
+        tenth: Duration::from_millis(40),
+        ..QUIET
+    };
+    let l = measure_with(script, None, 2.0, 1).unwrap().latency;
+    assert!((150..=270).contains(&l.count), "{l:?}");
+    assert!((4_000.0..20_000.0).contains(&l.p50_us), "{l:?}");
+    assert!((40_000.0..80_000.0).contains(&l.p99_us), "{l:?}");
+    // The mean is 7.6 ms; the count says that no time was lost between requests.
+    assert!((7_600.0..16_000.0).contains(&l.mean_us), "{l:?}");
 }
 
 #[test]

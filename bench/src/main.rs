@@ -16,6 +16,8 @@ mod experiment;
 mod failure;
 #[cfg(test)]
 mod fake;
+#[cfg(test)]
+mod fake_log;
 mod fetch;
 mod hlog;
 mod html;
