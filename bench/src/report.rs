@@ -42,7 +42,11 @@ pub fn number(value: f64) -> String {
 /// A number of things.
 pub fn counted(count: u64, thing: &str) -> String {
     let end = if count == 1 { "" } else { "s" };
-    format!("{} {thing}{end}", number(count as f64))
+    // A whole number has no fraction, however small.
+    match count {
+        0..100 => format!("{count} {thing}{end}"),
+        _ => format!("{} {thing}{end}", number(count as f64)),
+    }
 }
 
 /// Microseconds as milliseconds.
@@ -272,6 +276,12 @@ mod tests {
             text.contains("50 % of streamd's CPU: more than a third"),
             "{text}"
         );
+    }
+
+    #[test]
+    fn things_are_counted_in_whole_numbers() {
+        let counts = [1, 12, 2_000].map(|count| counted(count, "partition"));
+        assert_eq!(counts, ["1 partition", "12 partitions", "2,000 partitions"]);
     }
 
     #[test]

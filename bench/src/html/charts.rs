@@ -77,7 +77,9 @@ pub fn latency(case: &Case) -> Option<String> {
     let tens = (0..9)
         .map(|e| 10f64.powi(e))
         .filter(|r| *r <= rarest * 1.001);
-    for rarer in tens.chain([2.0]) {
+    // The half has a label where there is room for it beside the start.
+    let half = (x.at(2.0) - LEFT > 34.0).then_some(2.0);
+    for rarer in tens.chain(half) {
         let at = x.at(rarer);
         picture.line("grid", (at, TOP), (at, BOTTOM));
         picture.text("tick", "middle", (at, BOTTOM + 16.0), &percent(rarer));
@@ -256,7 +258,12 @@ fn cpu_side_by_side(cases: &[&Case], limits: Option<&Limits>) -> String {
 
 /// Ratios of the first broker to another one, on a logarithmic scale around 1.
 pub fn ratios(cases: &[Case], metric: Metric, other: usize) -> Option<String> {
+    let throughput = matches!(metric, Metric::MbPerS | Metric::RecordsPerS);
     let ratio = |case: &Case| {
+        // A rate that was asked for is no merit.
+        if throughput && case.workload.rate.is_some() {
+            return None;
+        }
         let figure = case.figure(metric)?;
         Some((case.workload.name.clone(), *figure.ratios.get(other)?))
     };
@@ -277,11 +284,10 @@ pub fn ratios(cases: &[Case], metric: Metric, other: usize) -> Option<String> {
     picture.line("one", (x.at(1.0), top), (x.at(1.0), bottom));
     for (i, (name, ratio)) in rows.iter().enumerate() {
         let y = top + row * (i as f64 + 0.5);
-        let more_is_better = matches!(metric, Metric::MbPerS | Metric::RecordsPerS);
         // Ahead or behind only where all rounds agree.
         let class = match (ratio.min > 1.0, ratio.max < 1.0) {
-            (true, _) if more_is_better => "good",
-            (_, true) if !more_is_better => "good",
+            (true, _) if throughput => "good",
+            (_, true) if !throughput => "good",
             (false, false) => "even",
             _ => "bad",
         };
