@@ -8,7 +8,7 @@ use std::rc::Rc;
 
 use clap::ValueEnum;
 use lz4_flex::frame::{BlockMode, BlockSize, FrameEncoder, FrameInfo};
-use serde::{Deserialize, Serialize};
+use serde::Serialize;
 
 /// The bytes of a batch before its records.
 pub const HEADER: usize = 61;
@@ -18,7 +18,7 @@ const CRC_FROM: usize = 21;
 const LENGTH_FROM: usize = 12;
 
 /// How the records of a batch are compressed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Codec {
     /// Not at all.

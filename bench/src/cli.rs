@@ -190,7 +190,7 @@ pub fn load(spec: &Spec, name: &str, kind: Kind) -> Result<Workload> {
         "fan-out" => {
             defaults.rate = Some(10_000.0);
             defaults.batch_records = Some(10);
-            defaults.groups = Some(10);
+            defaults.reading.groups = Some(10);
         }
         "catch-up" => defaults.batch_records = Some(10),
         _ => {}

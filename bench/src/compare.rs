@@ -10,7 +10,7 @@ use crate::outcome::Outcome;
 use crate::progress::Progress;
 use crate::ratio::{Comparison, Spread};
 use crate::run;
-use crate::spec::Spec;
+use crate::spec::{Spec, TimeSpec};
 use crate::sys;
 use crate::workload::{Kind, Target, Workload};
 
@@ -80,7 +80,7 @@ pub fn case(
 
 /// About how many seconds a run takes, for the progress bar.
 pub fn cost(workload: &Workload) -> f64 {
-    workload.warmup_s + workload.seconds + workload.fill_mb as f64 / 300.0
+    workload.time.warmup_s + workload.time.seconds + workload.fill_mb as f64 / 300.0
 }
 
 /// About how many seconds [`case`] takes.
@@ -99,9 +99,13 @@ pub fn warm(target: &Target, seconds: f64) -> Result<()> {
         return Ok(());
     }
     let each = Spec {
+        time: TimeSpec {
+            warmup: Some(0.0),
+            seconds: Some((seconds / 4.0).max(0.01)),
+            ..TimeSpec::default()
+        },
         partitions: Some(12),
-        warmup: Some(0.0),
-        seconds: Some((seconds / 4.0).max(0.01)),
+
         ..Spec::default()
     };
     let small = Spec {

@@ -8,11 +8,14 @@ use std::ops::Range;
 use std::path::Path;
 
 use serde::Deserialize;
+use serde::de::IgnoredAny;
+use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
 use crate::admin::resolve;
 use crate::failure::{Context, Failure, Result};
 use crate::spec::Spec;
+use crate::spec_file;
 use crate::workload::{Kind, Target, Workload};
 
 /// An experiment, whole and checked.
@@ -42,9 +45,11 @@ struct File {
     rounds: Option<usize>,
     warm: Option<f64>,
     limits: Option<f64>,
-    #[serde(default)]
-    defaults: Spec,
-    load: Vec<Spec>,
+    /// Read by `spec_file`, as the loads are.
+    #[serde(default, rename = "defaults")]
+    _defaults: IgnoredAny,
+    #[serde(default, rename = "load")]
+    _load: IgnoredAny,
     #[serde(default)]
     target: Vec<Broker>,
 }
@@ -75,15 +80,54 @@ impl Source<'_> {
         Failure::usage(format!("{name}:{number}: \"{line}\": {what}"))
     }
 
-    /// Where an option of a load (by number) or of the defaults is written.
-    fn place(&self, load: usize, option: &str) -> Option<Range<usize>> {
-        let table = DeTable::parse(self.text).ok()?;
-        let of = |value: &DeValue<'_>| value.get(option).map(|value| value.span());
-        let list = table.get_ref().get("load")?.get_ref();
-        let own = list.get(load)?;
-        let defaults = table.get_ref().get("defaults");
-        let defaults = defaults.and_then(|defaults| of(defaults.get_ref()));
-        of(own.get_ref()).or(defaults).or(Some(own.span()))
+    /// What a table says about a load.
+    fn spec(&self, table: &Spanned<DeValue<'_>>) -> Result<Spec> {
+        let Some(options) = table.get_ref().as_table() else {
+            return Err(self.wrong(
+                Some(table.span()),
+                "expected a table, as [[load]] begins one",
+            ));
+        };
+        spec_file::read(options).map_err(|wrong| {
+            let at = wrong.at.unwrap_or(table.span());
+            self.wrong(Some(at), &wrong.what)
+        })
+    }
+
+    /// A load, with what it lacks from the defaults.
+    fn load(
+        &self,
+        own: &Spanned<DeValue<'_>>,
+        defaults: Option<&Spanned<DeValue<'_>>>,
+    ) -> Result<Workload> {
+        let fallback = defaults.map_or(Ok(Spec::default()), |defaults| self.spec(defaults))?;
+        let spec = self.spec(own)?.or(&fallback);
+        if spec.kind.is_none() {
+            let what = "this load has no kind, expected kind = \"produce\", \"fetch\", \
+                        \"stream\", \"catch-up\" or \"storm\"";
+            return Err(self.wrong(Some(own.span()), what));
+        }
+        spec.workload(Kind::Produce).map_err(|wrong| {
+            let (option, read, allowed) = (wrong.option, wrong.read, wrong.allowed);
+            let of = |table: &Spanned<DeValue<'_>>| {
+                let value = table.get_ref().get(option)?;
+                Some(value.span())
+            };
+            let at = of(own).or(defaults.and_then(of)).unwrap_or(own.span());
+            self.wrong(Some(at), &format!("{option} is {read}, allowed: {allowed}"))
+        })
+    }
+
+    /// All loads.
+    fn loads(&self) -> Result<Vec<Workload>> {
+        let table = DeTable::parse(self.text)
+            .map_err(|error| self.wrong(error.span(), error.message().trim()))?;
+        let (list, defaults) = (table.get_ref().get("load"), table.get_ref().get("defaults"));
+        let list = list.and_then(|list| list.get_ref().as_array());
+        let list = list.filter(|list| !list.is_empty());
+        let list =
+            list.ok_or_else(|| self.wrong(None, "expected loads, each beginning with [[load]]"))?;
+        list.iter().map(|own| self.load(own, defaults)).collect()
     }
 }
 
@@ -106,32 +150,8 @@ impl Experiment {
         let source = Source { name, text };
         let file: File = toml::from_str(text)
             .map_err(|error| source.wrong(error.span(), error.message().trim()))?;
-        if file.load.is_empty() {
-            return Err(source.wrong(None, "expected at least one [[load]]"));
-        }
-        let whole = |(i, load): (usize, &Spec)| {
-            let spec = load.clone().or(&file.defaults);
-            let place = |option: &str| source.place(i, option);
-            if spec.kind.is_none() {
-                let what = "this load has no kind, expected kind = \"produce\", \"fetch\", \
-                            \"stream\", \"catch-up\" or \"storm\"";
-                return Err(source.wrong(place(""), what));
-            }
-            spec.workload(Kind::Produce).map_err(|wrong| {
-                let what = format!(
-                    "{} is {}, allowed: {}",
-                    wrong.option, wrong.read, wrong.allowed
-                );
-                source.wrong(place(wrong.option), &what)
-            })
-        };
         Ok(Experiment {
-            loads: file
-                .load
-                .iter()
-                .enumerate()
-                .map(whole)
-                .collect::<Result<_>>()?,
+            loads: source.loads()?,
             name: file.name.unwrap_or_else(|| "experiment".into()),
             about: file.about.unwrap_or_default(),
             rounds: file.rounds,
@@ -179,7 +199,7 @@ impl Experiment {
     /// With so many seconds for every load.
     pub fn lasting(mut self, seconds: Option<f64>) -> Experiment {
         for load in &mut self.loads {
-            load.seconds = seconds.unwrap_or(load.seconds);
+            load.time.seconds = seconds.unwrap_or(load.time.seconds);
         }
         self
     }
@@ -226,36 +246,52 @@ mod tests {
 
     #[test]
     fn a_bad_file_is_told_with_its_line_what_was_read_and_what_is_allowed() {
+        let fetch = "[[load]]\nkind = \"fetch\"\n";
         let cases = [
             (
-                "[[load]]\nkind = \"produce\"\nsze = 5",
-                "f:3: \"sze = 5\": unknown field `sze`",
+                "sze = 5",
+                "f:3: \"sze = 5\": sze is no option of a load, allowed: kind, name",
             ),
+            ("size = 0", "f:3: \"size = 0\": size is 0, allowed: 1 to"),
+            (
+                "size = \"x\"",
+                "f:3: \"size = \"x\"\": size is x, allowed: a number (Bytes",
+            ),
+            ("size = ", "f:3: \"size =\""),
+            (
+                "[oad]",
+                "f:3: \"[oad]\": unknown field `oad`, expected one of",
+            ),
+            (
+                "[defaults]\nacks = 7",
+                "f:4: \"acks = 7\": acks is 7, allowed: -1 to 1",
+            ),
+            (
+                "[[target]]\nport = 1",
+                "f:4: \"port = 1\": unknown field `port`",
+            ),
+        ];
+        let cases = cases.map(|(text, expected)| (fetch.to_owned() + text, expected));
+        let alone = [
             (
                 "[[load]]\nkind = \"produced\"",
-                "f:2: \"kind = \"produced\"\": unknown variant",
-            ),
-            (
-                "[[load]]\nkind = \"fetch\"\nsize = 0",
-                "f:3: \"size = 0\": size is 0, allowed: 1 to",
-            ),
-            (
-                "[[load]]\nkind = \"fetch\"\nsize = \"x\"",
-                "f:3: \"size = \"x\"\": invalid type",
-            ),
-            (
-                "[defaults]\nacks = 7\n[[load]]\nkind = \"fetch\"",
-                "f:2: \"acks = 7\": acks is 7",
+                "f:2: \"kind = \"produced\"\": kind is produced, ",
             ),
             (
                 "name = \"x\"\n[[load]]\nsize = 1",
                 "f:2: \"[[load]]\": this load has no kind",
             ),
-            ("[[load]]\nkind = ", "f:2: \"kind =\""),
-            ("name = \"x\"\nload = []", "expected at least one [[load]]"),
+            (
+                "name = \"x\"\nload = []",
+                "expected loads, each beginning with [[load]]",
+            ),
+            ("load = 5", "expected loads, each beginning with [[load]]"),
+            ("load = [5]", "f:1: \"load = [5]\": expected a table"),
         ];
+        let alone = alone.map(|(text, expected)| (text.to_owned(), expected));
+        let cases = cases.into_iter().chain(alone);
         for (text, expected) in cases {
-            let error = Experiment::parse("f", text).unwrap_err();
+            let error = Experiment::parse("f", &text).unwrap_err();
             assert!(error.to_string().contains(expected), "{error}\n{expected}");
             assert_eq!(error.exit_code(), 2);
         }

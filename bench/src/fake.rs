@@ -13,7 +13,7 @@ use crate::meter::Meter;
 use crate::outcome::Interval;
 use crate::produce;
 use crate::source::{VERSION, Wire};
-use crate::spec::Spec;
+use crate::spec::{Spec, TimeSpec};
 use crate::workload::Kind;
 
 /// What the fake broker does.
@@ -103,12 +103,17 @@ fn measure_with(
     in_flight: usize,
 ) -> Result<Interval> {
     let spec = Spec {
+        time: TimeSpec {
+            warmup: Some(0.0),
+            seconds: Some(seconds),
+            ..TimeSpec::default()
+        },
         rate,
-        seconds: Some(seconds),
+
         size: Some(100),
         batch_records: Some(1),
         in_flight: Some(in_flight),
-        warmup: Some(0.0),
+
         ..Spec::default()
     };
     let workload = spec.workload(Kind::Produce)?;

@@ -41,6 +41,7 @@ mod series;
 mod server;
 mod source;
 mod spec;
+mod spec_file;
 mod storm;
 mod stream;
 mod sys;

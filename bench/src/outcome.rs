@@ -132,7 +132,7 @@ pub struct Histograms {
 }
 
 /// A run: what was asked, of whom, and what came of it.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Outcome {
     /// The broker's name in a comparison, else its address.
     pub target: String,

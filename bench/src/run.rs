@@ -10,7 +10,7 @@ use crate::failure::Result;
 use crate::meter::Meter;
 use crate::outcome::Outcome;
 use crate::source::{self, Wire};
-use crate::workload::{Kind, Target, Workload, records_in};
+use crate::workload::{Kind, Target, Time, Workload, records_in};
 use crate::{fetch, produce, storm, stream};
 
 /// A topic name that no other run has.
@@ -70,7 +70,10 @@ fn fill_of(workload: &Workload) -> Option<Workload> {
         kind: Kind::Produce,
         batch_records,
         // Every partition gets a batch, however little there is.
-        records: Some(records.max(batch_records as u64 * 4 * workload.partitions as u64)),
+        time: Time {
+            records: Some(records.max(batch_records as u64 * 4 * workload.partitions as u64)),
+            ..workload.time
+        },
         connections: 1,
         in_flight: 5,
         rate: None,

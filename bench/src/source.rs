@@ -20,7 +20,7 @@ use crate::failure::{Context, Failure, Result};
 use crate::keys::{Zipf, partition};
 use crate::meter::Meter;
 use crate::payload::{Payload, Random};
-use crate::workload::Workload;
+use crate::workload::{Keys, Workload};
 
 /// The newest Produce version with topic names (13 has ids).
 pub const VERSION: i16 = 12;
@@ -134,10 +134,9 @@ fn now_ms() -> i64 {
 }
 
 fn cycle(wire: Wire<'_>, load: &Workload) -> Result<Vec<Rc<Template>>> {
-    let requests = if load.keys > 0 {
-        keyed(load)
-    } else {
-        in_turn(load)
+    let requests = match load.keys {
+        Some(keys) => keyed(load, keys),
+        None => in_turn(load),
     };
     let make = |request| Ok(Rc::new(template(wire, load.acks, request)?));
     requests.into_iter().map(make).collect()
@@ -162,10 +161,10 @@ fn in_turn(load: &Workload) -> Vec<Batches> {
 }
 
 /// Records with keys by Zipf's law, gathered by the partitions of their keys.
-fn keyed(load: &Workload) -> Vec<Batches> {
+fn keyed(load: &Workload, keys: Keys) -> Vec<Batches> {
     let mut payload = Payload::new(load.size, 7);
     let values: Vec<Rc<[u8]>> = (0..VALUES).map(|_| payload.record().into()).collect();
-    let (zipf, mut random) = (Zipf::new(load.keys, load.skew), Random::new(13));
+    let (zipf, mut random) = (Zipf::new(keys.count, keys.skew), Random::new(13));
     let mut draw = || {
         let key = format!("key-{:08}", zipf.rank(&mut random)).into_bytes();
         let place = partition(&key, load.partitions);
@@ -279,7 +278,7 @@ pub fn accepted(body: &[u8], version: i16, mut each: impl FnMut(i32)) -> Result<
 mod tests {
     use super::*;
     use crate::meter::Stop;
-    use crate::spec::Spec;
+    use crate::spec::{KeySpec, Spec};
     use crate::workload::Kind;
     use std::time::Duration;
 
@@ -315,9 +314,12 @@ mod tests {
     #[test]
     fn full_batches_of_keys_go_where_their_hash_says_and_hot_partitions_more_often() {
         let load = load(Spec {
+            keyed: KeySpec {
+                keys: Some(1000),
+                skew: Some(1.2),
+            },
             partitions: Some(8),
-            keys: Some(1000),
-            skew: Some(1.2),
+
             batch_records: Some(20),
             size: Some(50),
             ..Spec::default()
@@ -339,8 +341,12 @@ mod tests {
     #[test]
     fn a_window_of_keys_is_one_request_for_all_its_partitions() {
         let load = load(Spec {
+            keyed: KeySpec {
+                keys: Some(1000),
+                ..KeySpec::default()
+            },
             partitions: Some(4),
-            keys: Some(1000),
+
             rate: Some(10_000.0),
             linger: Some(5.0),
             ..Spec::default()

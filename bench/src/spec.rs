@@ -2,16 +2,14 @@
 //! line and in a file.
 
 use clap::Args;
-use serde::Deserialize;
 
 use crate::batch::Codec;
 use crate::failure::Failure;
 use crate::meter::Stop;
-use crate::workload::{Kind, Workload, records_in};
+use crate::workload::{Keys, Kind, Time, Workload, records_in};
 
 /// What a load is to be; what is left out has a default that depends on the kind of load.
-#[derive(Args, Clone, Debug, Default, PartialEq, Deserialize)]
-#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+#[derive(Args, Clone, Debug, Default, PartialEq)]
 pub struct Spec {
     /// Its name in results.
     #[arg(long)]
@@ -54,18 +52,42 @@ pub struct Spec {
     /// counts from when the first was due [default: 0].
     #[arg(long, value_name = "MS", conflicts_with_all = ["batch", "batch_records"])]
     pub linger: Option<f64>,
+    /// Keys.
+    #[command(flatten)]
+    pub keyed: KeySpec,
+    /// Readers.
+    #[command(flatten)]
+    pub reading: ReadSpec,
+    /// How long.
+    #[command(flatten)]
+    pub time: TimeSpec,
+}
+
+/// The keys of records.
+#[derive(Args, Clone, Debug, Default, PartialEq)]
+pub struct KeySpec {
     /// Different keys; partitions are chosen by murmur2, as stock clients do [default: 0, no keys].
     #[arg(long, value_name = "N")]
     pub keys: Option<u64>,
     /// How much a few keys outweigh the others: the exponent of Zipf's law [default: 0.99].
     #[arg(long, value_name = "S")]
     pub skew: Option<f64>,
+}
+
+/// What readers find.
+#[derive(Args, Clone, Debug, Default, PartialEq)]
+pub struct ReadSpec {
     /// Groups of readers, each of which reads everything [default: 1; fan-out: 10].
     #[arg(long, value_name = "N")]
     pub groups: Option<usize>,
     /// MB to write before reading: fetch, catch-up [default: 256; catch-up: 512].
     #[arg(long, value_name = "MB")]
     pub fill: Option<u64>,
+}
+
+/// How long a load runs.
+#[derive(Args, Clone, Debug, Default, PartialEq)]
+pub struct TimeSpec {
     /// Seconds before measuring [default: 1].
     #[arg(long)]
     pub warmup: Option<f64>,
@@ -99,13 +121,23 @@ impl From<Wrong> for Failure {
     }
 }
 
+impl TimeSpec {
+    fn or(self, other: &TimeSpec) -> TimeSpec {
+        let told = self.seconds.is_some() || self.records.is_some();
+        TimeSpec {
+            warmup: self.warmup.or(other.warmup),
+            seconds: if told { self.seconds } else { other.seconds },
+            records: if told { self.records } else { other.records },
+        }
+    }
+}
+
 impl Spec {
     /// Takes from `other` what is left out here.
     pub fn or(self, other: &Spec) -> Spec {
         // Either way to say a batch's size, or how long to measure, shuts out the other ones.
         let batch = self.batch.is_some() || self.batch_records.is_some() || self.linger.is_some();
         let other_batch = |value| if batch { None } else { value };
-        let time = self.seconds.is_some() || self.records.is_some();
         Spec {
             name: self.name.or_else(|| other.name.clone()),
             kind: self.kind.or(other.kind),
@@ -120,13 +152,15 @@ impl Spec {
             connections: self.connections.or(other.connections),
             in_flight: self.in_flight.or(other.in_flight),
             rate: self.rate.or(other.rate),
-            keys: self.keys.or(other.keys),
-            skew: self.skew.or(other.skew),
-            groups: self.groups.or(other.groups),
-            fill: self.fill.or(other.fill),
-            warmup: self.warmup.or(other.warmup),
-            seconds: if time { self.seconds } else { other.seconds },
-            records: if time { self.records } else { other.records },
+            keyed: KeySpec {
+                keys: self.keyed.keys.or(other.keyed.keys),
+                skew: self.keyed.skew.or(other.keyed.skew),
+            },
+            reading: ReadSpec {
+                groups: self.reading.groups.or(other.reading.groups),
+                fill: self.reading.fill.or(other.reading.fill),
+            },
+            time: self.time.or(&other.time),
         }
     }
 
@@ -172,17 +206,23 @@ impl Spec {
             }),
             rate,
             linger_ms,
-            keys: self.keys.unwrap_or(0),
-            skew: self.skew.unwrap_or(0.99),
-            groups: self.groups.unwrap_or(usize::from(reads)),
-            warmup_s: self.warmup.unwrap_or(1.0),
-            seconds: self
-                .seconds
-                .unwrap_or(if kind == Kind::CatchUp { 30.0 } else { 5.0 }),
-            records: self.records,
+            keys: self.keyed.keys.filter(|keys| *keys > 0).map(|count| Keys {
+                count,
+                skew: self.keyed.skew.unwrap_or(0.99),
+            }),
+            groups: self.reading.groups.unwrap_or(usize::from(reads)),
+            time: Time {
+                warmup_s: self.time.warmup.unwrap_or(1.0),
+                seconds: self.time.seconds.unwrap_or(if kind == Kind::CatchUp {
+                    30.0
+                } else {
+                    5.0
+                }),
+                records: self.time.records,
+            },
             fill_mb: match kind {
-                Kind::Fetch => self.fill.unwrap_or(256),
-                Kind::CatchUp => self.fill.unwrap_or(512),
+                Kind::Fetch => self.reading.fill.unwrap_or(256),
+                Kind::CatchUp => self.reading.fill.unwrap_or(512),
                 _ => 0,
             },
         };
@@ -252,10 +292,12 @@ fn check(spec: &Spec, load: &Workload) -> Result<(), Wrong> {
         between("rate", rate, 0.001, 1e9)?;
     }
     between("linger", load.linger_ms, 0.0, 60_000.0)?;
-    between("skew", load.skew, 0.0, 10.0)?;
-    between("warmup", load.warmup_s, 0.0, 86_400.0)?;
-    between("seconds", load.seconds, 0.01, 86_400.0)?;
-    within("keys", load.keys.min(i64::MAX as u64) as i64, 0, 1 << 40)?;
+    if let Some(keys) = load.keys {
+        between("skew", keys.skew, 0.0, 10.0)?;
+        within("keys", keys.count.min(i64::MAX as u64) as i64, 1, 1 << 40)?;
+    }
+    between("warmup", load.time.warmup_s, 0.0, 86_400.0)?;
+    between("seconds", load.time.seconds, 0.01, 86_400.0)?;
     within("fill", load.fill_mb.min(i64::MAX as u64) as i64, 0, 1 << 20)?;
     if load.stop() == Stop::Records(0) {
         return Err(wrong("records", 0, "1 or more"));
@@ -287,7 +329,9 @@ fn together(load: &Workload) -> Result<(), Wrong> {
         return Err(wrong("acks", 0, "-1 or 1 where readers read along"));
     }
     within("spread", load.spread.into(), 1, 1)?;
-    within("keys", load.keys as i64, 0, 0)?;
+    if let Some(keys) = load.keys {
+        return Err(wrong("keys", keys.count, "0 where readers read along"));
+    }
     // Every partition has one writer: then offsets tell which request a record came from.
     within(
         "connections",
@@ -327,19 +371,27 @@ mod tests {
     #[test]
     fn one_way_to_say_a_batch_shuts_out_the_defaults_other_ways() {
         let defaults = Spec {
+            time: TimeSpec {
+                records: Some(5),
+                ..TimeSpec::default()
+            },
             batch: Some(1000),
-            records: Some(5),
+
             size: Some(10),
             ..Spec::default()
         };
         let own = Spec {
+            time: TimeSpec {
+                seconds: Some(2.0),
+                ..TimeSpec::default()
+            },
             batch_records: Some(3),
-            seconds: Some(2.0),
+
             ..Spec::default()
         };
         let both = own.or(&defaults);
         assert_eq!((both.batch, both.batch_records), (None, Some(3)));
-        assert_eq!((both.seconds, both.records), (Some(2.0), None));
+        assert_eq!((both.time.seconds, both.time.records), (Some(2.0), None));
         assert_eq!(both.size, Some(10));
         assert_eq!(Spec::default().or(&defaults), defaults);
     }
@@ -389,7 +441,11 @@ mod tests {
             ),
             (
                 Spec {
-                    records: Some(0),
+                    time: TimeSpec {
+                        records: Some(0),
+                        ..TimeSpec::default()
+                    },
+
                     ..Spec::default()
                 },
                 Kind::Produce,
@@ -397,7 +453,11 @@ mod tests {
             ),
             (
                 Spec {
-                    groups: Some(2),
+                    reading: ReadSpec {
+                        groups: Some(2),
+                        ..ReadSpec::default()
+                    },
+
                     ..Spec::default()
                 },
                 Kind::Fetch,
@@ -405,7 +465,11 @@ mod tests {
             ),
             (
                 Spec {
-                    keys: Some(5),
+                    keyed: KeySpec {
+                        keys: Some(5),
+                        ..KeySpec::default()
+                    },
+
                     ..Spec::default()
                 },
                 Kind::Stream,

@@ -3,13 +3,14 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use serde::{Deserialize, Serialize};
+use clap::ValueEnum;
+use serde::Serialize;
 
 use crate::batch::Codec;
 use crate::meter::Stop;
 
 /// The load.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Kind {
     /// Produce requests.
@@ -37,8 +38,28 @@ impl Kind {
     }
 }
 
+/// How long a load runs.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+pub struct Time {
+    /// Seconds before measuring.
+    pub warmup_s: f64,
+    /// Seconds to measure, unless `records` is given; of a catch-up: at most.
+    pub seconds: f64,
+    /// Records to measure.
+    pub records: Option<u64>,
+}
+
+/// The keys of records.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+pub struct Keys {
+    /// So many different ones.
+    pub count: u64,
+    /// The exponent of Zipf's law for them; 0: all alike.
+    pub skew: f64,
+}
+
 /// A load with all its numbers.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Workload {
     /// Its name.
     pub name: String,
@@ -64,18 +85,13 @@ pub struct Workload {
     pub rate: Option<f64>,
     /// Milliseconds that a record may wait for others; 0: those of a batch come due at once.
     pub linger_ms: f64,
-    /// Different keys; 0: no keys, partitions in turn.
-    pub keys: u64,
-    /// The exponent of Zipf's law for the keys; 0: all alike.
-    pub skew: f64,
+    /// Keys; without them the partitions take turns.
+    pub keys: Option<Keys>,
     /// Groups of readers, each of which reads everything.
     pub groups: usize,
-    /// Seconds before measuring.
-    pub warmup_s: f64,
-    /// Seconds to measure, unless `records` is given; of a catch-up: at most.
-    pub seconds: f64,
-    /// Records to measure.
-    pub records: Option<u64>,
+    /// How long.
+    #[serde(flatten)]
+    pub time: Time,
     /// MB (10^6 bytes of values) that are written before reading.
     pub fill_mb: u64,
 }
@@ -83,14 +99,14 @@ pub struct Workload {
 impl Workload {
     /// The time before measuring.
     pub fn warmup(&self) -> Duration {
-        Duration::from_secs_f64(self.warmup_s.clamp(0.0, 86_400.0))
+        Duration::from_secs_f64(self.time.warmup_s.clamp(0.0, 86_400.0))
     }
 
     /// When it ends.
     pub fn stop(&self) -> Stop {
-        match self.records {
+        match self.time.records {
             Some(records) => Stop::Records(records),
-            None => Stop::After((self.seconds.clamp(0.0, 86_400.0) * 1e9) as u64),
+            None => Stop::After((self.time.seconds.clamp(0.0, 86_400.0) * 1e9) as u64),
         }
     }
 
@@ -104,6 +120,10 @@ impl Workload {
             Some(rate) => format!(", {} records/s", crate::report::number(rate)),
             None => String::new(),
         };
+        if let Some(keys) = self.keys {
+            let (count, skew) = (keys.count, keys.skew);
+            return format!("Produce {size} records with {count} keys, Zipf {skew}{pace}");
+        }
         match self.kind {
             Kind::Fetch => format!("Fetch what is in memory, {size} records"),
             Kind::Stream if self.groups == 1 => {
@@ -112,12 +132,6 @@ impl Workload {
             Kind::Stream => format!("One topic to {} groups, {size}{pace}", self.groups),
             Kind::CatchUp => format!("Catch up {} MB while {size} come{pace}", self.fill_mb),
             Kind::Storm => format!("Connection storm, {} at a time", self.connections),
-            Kind::Produce if self.keys > 0 => {
-                format!(
-                    "Produce {size} records with {} keys, Zipf {}",
-                    self.keys, self.skew
-                ) + &pace
-            }
             Kind::Produce if self.rate.is_some() => {
                 format!("Produce {size} records at a fixed rate{pace}")
             }

@@ -118,8 +118,8 @@ fn comparison(record: &Record) -> String {
             figure(caption, charts::ratios(&record.cases, *metric, other))
         });
         out += &format!(
-            "<h2>{first} / {name}</h2>\n<div class=\"card\"><p class=\"soft\">They ran in turn; the \
-             ratio is taken round by round. A dot is the median, the line from the least to the \
+            "<h2>{first} / {name}</h2>\n<div class=\"card\"><p class=\"soft\">They ran in turn; \
+             the ratio is taken round by round. A dot is the median, the line from the least to the \
              greatest. Green: {first} is ahead in every round; red: behind in every round; grey: \
              the rounds do not agree.</p>\n<div class=\"two\">{}</div></div>\n",
             pictures.collect::<String>()
@@ -196,7 +196,8 @@ fn load(case: &Case, distance: &[f64], limits: Option<&Limits>) -> String {
         );
     }
     out + &format!(
-        "<details><summary>All figures</summary>\n<div class=\"scroll\">{}</div></details></section>\n",
+        "<details><summary>All figures</summary>\n<div class=\"scroll\">{}</div></details>\n\
+         </section>\n",
         figures(case)
     )
 }

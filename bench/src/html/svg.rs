@@ -156,7 +156,8 @@ impl Picture {
     pub fn text(&mut self, class: &str, anchor: &str, at: (f64, f64), text: &str) {
         let ((x, y), text) = (at, escape(text));
         self.put(format_args!(
-            "<text class=\"{class}\" text-anchor=\"{anchor}\" x=\"{x:.1}\" y=\"{y:.1}\">{text}</text>"
+            "<text class=\"{class}\" text-anchor=\"{anchor}\" x=\"{x:.1}\" y=\"{y:.1}\">\
+             {text}</text>"
         ));
     }
 
@@ -182,7 +183,8 @@ impl Picture {
     pub fn svg(&self, about: &str) -> String {
         let (w, h, body, about) = (self.width, self.height, &self.body, escape(about));
         format!(
-            "<svg viewBox=\"0 0 {w:.0} {h:.0}\" role=\"img\" aria-label=\"{about}\">\n{body}</svg>\n"
+            "<svg viewBox=\"0 0 {w:.0} {h:.0}\" role=\"img\" aria-label=\"{about}\">\n\
+             {body}</svg>\n"
         )
     }
 }
