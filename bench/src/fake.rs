@@ -2,6 +2,7 @@
 
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::sync::Mutex;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -126,6 +127,19 @@ fn measure_with(
     meter.interval(workload.size)
 }
 
+/// Runs a test of times alone, and up to three times: a machine that does something else for a
+/// moment fails one of them, a harness that counts wrongly fails all.
+pub fn patiently(test: impl Fn() + std::panic::RefUnwindSafe) {
+    static ALONE: Mutex<()> = Mutex::new(());
+    let _alone = ALONE
+        .lock()
+        .unwrap_or_else(|poisoned| poisoned.into_inner());
+    let good = (0..2).any(|_| std::panic::catch_unwind(&test).is_ok());
+    if !good {
+        test();
+    }
+}
+
 const QUIET: Script = Script {
     delay: Duration::ZERO,
     tenth: Duration::ZERO,
@@ -139,81 +153,91 @@ const QUIET: Script = Script {
 /// down to 0. So 10 % waited more than 200 ms, and 1 % more than 380 ms.
 #[test]
 fn a_pause_counts_for_every_request_that_was_due_in_it() {
-    let script = Script {
-        pause_at: Duration::from_millis(700),
-        pause: Duration::from_millis(400),
-        ..QUIET
-    };
-    let interval = measure(script, Some(1000.0), 2.0).unwrap();
-    let l = interval.latency;
-    assert!((1_980..=2_001).contains(&l.count), "{l:?}");
-    assert!(l.p50_us < 60_000.0, "{l:?}");
-    assert!((170_000.0..300_000.0).contains(&l.p90_us), "{l:?}");
-    assert!((370_000.0..480_000.0).contains(&l.p99_us), "{l:?}");
-    assert!((395_000.0..500_000.0).contains(&l.max_us), "{l:?}");
+    patiently(|| {
+        let script = Script {
+            pause_at: Duration::from_millis(700),
+            pause: Duration::from_millis(400),
+            ..QUIET
+        };
+        let interval = measure(script, Some(1000.0), 2.0).unwrap();
+        let l = interval.latency;
+        assert!((1_980..=2_001).contains(&l.count), "{l:?}");
+        assert!(l.p50_us < 60_000.0, "{l:?}");
+        assert!((170_000.0..300_000.0).contains(&l.p90_us), "{l:?}");
+        assert!((370_000.0..480_000.0).contains(&l.p99_us), "{l:?}");
+        assert!((395_000.0..500_000.0).contains(&l.max_us), "{l:?}");
+    });
 }
 
 /// The same pause hides from a closed loop: it has only 4 requests out when it comes. That is why
 /// latency is measured in open loop.
 #[test]
 fn a_closed_loop_sees_a_pause_only_once_for_each_request_in_flight() {
-    let script = Script {
-        delay: Duration::from_millis(1),
-        tenth: Duration::from_millis(1),
-        pause_at: Duration::from_millis(300),
-        pause: Duration::from_millis(300),
-        ..QUIET
-    };
-    let l = measure(script, None, 1.5).unwrap().latency;
-    assert!(l.count > 100 && l.p90_us < 150_000.0, "{l:?}");
-    assert!(l.max_us >= 300_000.0, "{l:?}");
+    patiently(|| {
+        let script = Script {
+            delay: Duration::from_millis(1),
+            tenth: Duration::from_millis(1),
+            pause_at: Duration::from_millis(300),
+            pause: Duration::from_millis(300),
+            ..QUIET
+        };
+        let l = measure(script, None, 1.5).unwrap().latency;
+        assert!(l.count > 100 && l.p90_us < 150_000.0, "{l:?}");
+        assert!(l.max_us >= 300_000.0, "{l:?}");
+    });
 }
 
 /// The pause begins 100 ms before the end of the interval: the 100 requests due after that were
 /// answered long after it, and must be counted all the same.
 #[test]
 fn a_pause_across_the_end_is_not_forgotten() {
-    let script = Script {
-        pause_at: Duration::from_millis(900),
-        pause: Duration::from_millis(500),
-        ..QUIET
-    };
-    let l = measure(script, Some(1000.0), 1.0).unwrap().latency;
-    assert!((980..=1_001).contains(&l.count), "{l:?}");
-    assert!(l.p50_us < 60_000.0, "{l:?}");
-    assert!((470_000.0..600_000.0).contains(&l.p99_us), "{l:?}");
+    patiently(|| {
+        let script = Script {
+            pause_at: Duration::from_millis(900),
+            pause: Duration::from_millis(500),
+            ..QUIET
+        };
+        let l = measure(script, Some(1000.0), 1.0).unwrap().latency;
+        assert!((980..=1_001).contains(&l.count), "{l:?}");
+        assert!(l.p50_us < 60_000.0, "{l:?}");
+        assert!((470_000.0..600_000.0).contains(&l.p99_us), "{l:?}");
+    });
 }
 
 /// One connection, a constant 10 ms for each answer, 50 requests a second: nobody waits for
 /// another, and every percentile is 10 ms.
 #[test]
 fn a_constant_delay_is_every_percentile() {
-    let script = Script {
-        delay: Duration::from_millis(10),
-        tenth: Duration::from_millis(10),
-        ..QUIET
-    };
-    let l = measure(script, Some(50.0), 1.0).unwrap().latency;
-    assert!((49..=51).contains(&l.count), "{l:?}");
-    assert!((10_000.0..20_000.0).contains(&l.p50_us), "{l:?}");
-    assert!((10_000.0..60_000.0).contains(&l.p99_us), "{l:?}");
+    patiently(|| {
+        let script = Script {
+            delay: Duration::from_millis(10),
+            tenth: Duration::from_millis(10),
+            ..QUIET
+        };
+        let l = measure(script, Some(50.0), 1.0).unwrap().latency;
+        assert!((49..=51).contains(&l.count), "{l:?}");
+        assert!((10_000.0..20_000.0).contains(&l.p50_us), "{l:?}");
+        assert!((10_000.0..60_000.0).contains(&l.p99_us), "{l:?}");
+    });
 }
 
 /// Nine answers of ten take 4 ms, one takes 40 ms, one request at a time: the median is 4 ms, and
 /// from 90 % on it is 40 ms. Closed loop, where the distribution of the answers is the result's.
 #[test]
 fn a_known_distribution_gives_the_known_percentiles() {
-    let script = Script {
-        delay: Duration::from_millis(4),
-        tenth: Duration::from_millis(40),
-        ..QUIET
-    };
-    let l = measure_with(script, None, 2.0, 1).unwrap().latency;
-    assert!((150..=270).contains(&l.count), "{l:?}");
-    assert!((4_000.0..20_000.0).contains(&l.p50_us), "{l:?}");
-    assert!((40_000.0..80_000.0).contains(&l.p99_us), "{l:?}");
-    // The mean is 7.6 ms; the count says that no time was lost between requests.
-    assert!((7_600.0..16_000.0).contains(&l.mean_us), "{l:?}");
+    patiently(|| {
+        let script = Script {
+            delay: Duration::from_millis(4),
+            tenth: Duration::from_millis(40),
+            ..QUIET
+        };
+        let l = measure_with(script, None, 2.0, 1).unwrap().latency;
+        assert!((150..=270).contains(&l.count), "{l:?}");
+        assert!((4_000.0..20_000.0).contains(&l.p50_us), "{l:?}");
+        assert!((40_000.0..80_000.0).contains(&l.p99_us), "{l:?}");
+        // The mean is 7.6 ms; the count says that no time was lost between requests.
+        assert!((7_600.0..16_000.0).contains(&l.mean_us), "{l:?}");
+    });
 }
 
 #[test]

@@ -118,10 +118,10 @@ fn comparison(record: &Record) -> String {
             figure(caption, charts::ratios(&record.cases, *metric, other))
         });
         out += &format!(
-            "<h2>{first} / {name}</h2>\n<div class=\"card\"><p class=\"soft\">They ran in turn; \
-             the ratio is taken round by round. A dot is the median, the line from the least to the \
-             greatest. Green: {first} is ahead in every round; red: behind in every round; grey: \
-             the rounds do not agree.</p>\n<div class=\"two\">{}</div></div>\n",
+            "<h2>{first} / {name}</h2>\n<div class=\"card\">\n<p class=\"soft\">They ran in turn; \
+             the ratio is taken round by round. A dot is the median, the line from the least to \
+             the greatest. Green: {first} is ahead in every round; red: behind in every round; \
+             grey: the rounds do not agree.</p>\n<div class=\"two\">{}</div></div>\n",
             pictures.collect::<String>()
         );
     }
