@@ -138,7 +138,10 @@ impl GroupHost {
             };
             self.in_flight.borrow_mut().pop_front();
             let effects = self.coordinator.borrow_mut().persisted(seq);
-            assert!(end <= next && effects.persist.is_none(), "a write that begets a write");
+            assert!(
+                end <= next && effects.persist.is_none(),
+                "a write that begets a write"
+            );
             self.send(effects.replies);
         }
     }
@@ -264,7 +267,9 @@ impl Partition {
             host.wants_checkpoint.set(true);
         }
         let bytes = bytes.into();
-        Ok(log.append(NewBatch { bytes, facts }, self.epoch, now_ms).next)
+        Ok(log
+            .append(NewBatch { bytes, facts }, self.epoch, now_ms)
+            .next)
     }
 }
 

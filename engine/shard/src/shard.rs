@@ -497,8 +497,7 @@ impl Shard {
         let mut producers = if state.is_empty() {
             ProducerState::default()
         } else {
-            ProducerState::decode(state)
-                .map_err(|why| corrupt(format!("producer state: {why}")))?
+            ProducerState::decode(state).map_err(|why| corrupt(format!("producer state: {why}")))?
         };
         for h in replayed {
             let sent = crate::append::sent(&h);

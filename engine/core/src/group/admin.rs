@@ -155,12 +155,19 @@ impl Group {
 
     /// What operators see.
     pub fn describe(&self) -> Description {
-        let protocol = self.protocol.as_deref().filter(|_| self.state == State::Stable);
+        let protocol = self
+            .protocol
+            .as_deref()
+            .filter(|_| self.state == State::Stable);
         Description {
             state: self.state.name(),
             protocol_type: self.protocol_type.clone().unwrap_or_default(),
             protocol: protocol.unwrap_or_default().to_owned(),
-            members: self.members.values().map(|m| m.describe(protocol)).collect(),
+            members: self
+                .members
+                .values()
+                .map(|m| m.describe(protocol))
+                .collect(),
         }
     }
 

@@ -157,7 +157,8 @@ impl Context {
 
     /// Takes note of which member waits under a token.
     pub fn park(&mut self, token: Token, group: &Arc<str>, member: &str) {
-        self.parked.insert(token, (group.clone(), member.to_owned()));
+        self.parked
+            .insert(token, (group.clone(), member.to_owned()));
     }
 
     /// Forgets a token; says which member waited under it.

@@ -155,7 +155,9 @@ impl Coordinator {
             Request::Commit(Commit {
                 knows_not_found: false,
                 ..
-            }) => self.ctx.reply(token, Reply::Code(ErrorCode::IllegalGeneration)),
+            }) => self
+                .ctx
+                .reply(token, Reply::Code(ErrorCode::IllegalGeneration)),
             Request::Leave(leavers) => {
                 let unknown = |l: super::Leaver| (l.who, ErrorCode::UnknownMemberId);
                 let codes = leavers.into_iter().map(unknown).collect();
@@ -232,8 +234,13 @@ impl Coordinator {
     fn expire(&mut self, now: Now, from: Option<Arc<str>>) {
         let start = from.map_or(Bound::Unbounded, Bound::Included);
         let names = self.groups.range((start, Bound::Unbounded));
-        let mut names: Vec<_> = names.map(|g| g.0.clone()).take(EXPIRE_AT_ONCE + 1).collect();
-        let next = (names.len() > EXPIRE_AT_ONCE).then(|| names.pop()).flatten();
+        let mut names: Vec<_> = names
+            .map(|g| g.0.clone())
+            .take(EXPIRE_AT_ONCE + 1)
+            .collect();
+        let next = (names.len() > EXPIRE_AT_ONCE)
+            .then(|| names.pop())
+            .flatten();
         for name in names {
             self.timed(&name, |g, ctx| g.expire(ctx, now));
         }

@@ -27,7 +27,10 @@ impl Group {
             _ => None,
         };
         let over = |topic: &Arc<str>, c: &Committed| {
-            if subscribed.as_ref().is_some_and(|all| all.contains(&**topic)) {
+            if subscribed
+                .as_ref()
+                .is_some_and(|all| all.contains(&**topic))
+            {
                 return false;
             }
             let since = empty_since.unwrap_or(c.commit_ms);

@@ -21,7 +21,10 @@ impl Group {
         let id = join.who.id.clone();
         if !self.has_room(ctx, &id) {
             refuse(ctx, "", ErrorCode::GroupMaxSizeReached);
-            if self.remove(ctx, &id, ErrorCode::GroupMaxSizeReached).is_some() {
+            if self
+                .remove(ctx, &id, ErrorCode::GroupMaxSizeReached)
+                .is_some()
+            {
                 self.member_left(ctx, now);
             }
             return;
@@ -109,7 +112,10 @@ impl Group {
     /// A member that is known asks again.
     fn rejoin(&mut self, ctx: &mut Context, now: Now, token: Token, join: Join) {
         let id = join.who.id.clone();
-        let same = self.members.get(&id).is_some_and(|m| m.protocols == join.protocols);
+        let same = self
+            .members
+            .get(&id)
+            .is_some_and(|m| m.protocols == join.protocols);
         let answered = match self.state {
             // Its answer was lost, most likely.
             State::Completing => same,

@@ -6,9 +6,9 @@ pub const OFFSETS_TOPIC: &str = "__consumer_offsets";
 /// The partition of `__consumer_offsets` that a group belongs to, of `partitions`: Java's
 /// `String.hashCode`, as Kafka and its tools compute it.
 pub fn partition_of(group: &str, partitions: i32) -> i32 {
-    let hash = group
-        .encode_utf16()
-        .fold(0i32, |h, unit| h.wrapping_mul(31).wrapping_add(i32::from(unit)));
+    let hash = group.encode_utf16().fold(0i32, |h, unit| {
+        h.wrapping_mul(31).wrapping_add(i32::from(unit))
+    });
     // Kafka's abs of the smallest number is 0.
     let positive = hash.checked_abs().unwrap_or(0);
     positive % partitions.max(1)

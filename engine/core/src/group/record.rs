@@ -416,11 +416,7 @@ impl<'a> In<'a> {
         text.ok_or(self.damaged(what))
     }
 
-    fn optional(
-        &mut self,
-        flexible: bool,
-        what: &'static str,
-    ) -> Result<Option<&'a str>, Damaged> {
+    fn optional(&mut self, flexible: bool, what: &'static str) -> Result<Option<&'a str>, Damaged> {
         let length = match flexible {
             true => self.uvarint(what)?.checked_sub(1),
             false => match self.i16(what)? {
