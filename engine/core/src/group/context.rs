@@ -93,13 +93,13 @@ pub(super) type TimerKey = (Mono, u64);
 /// See the module.
 pub(super) struct Context {
     pub limits: Limits,
-    timers: BTreeMap<TimerKey, Timer>,
+    pub timers: BTreeMap<TimerKey, Timer>,
     timer_count: u64,
     records: Vec<GroupRecord>,
     replies: Vec<(Token, Reply)>,
     held: BTreeMap<(u64, Token), Reply>,
     /// Where a token waits: for the end of a rebalance, or for a write.
-    parked: BTreeMap<Token, (Arc<str>, String)>,
+    pub parked: BTreeMap<Token, (Arc<str>, String)>,
     written: u64,
     durable: u64,
     /// What members hold, bytes.

@@ -17,8 +17,8 @@ const EXPIRE_AT_ONCE: usize = 200;
 
 /// See the module of groups.
 pub struct Coordinator {
-    groups: BTreeMap<Arc<str>, Group>,
-    ctx: Context,
+    pub(super) groups: BTreeMap<Arc<str>, Group>,
+    pub(super) ctx: Context,
 }
 
 impl Coordinator {

@@ -2,6 +2,7 @@
 
 mod admin;
 mod classic;
+mod invariants;
 mod offsets;
 mod records;
 mod sim;
@@ -82,6 +83,7 @@ impl Bench {
             assert!(before.is_none(), "two answers to {token:?}");
         }
         self.in_flight.extend(effects.persist);
+        invariants::check(&self.coordinator);
         if self.prompt {
             self.flush();
         }

@@ -59,10 +59,13 @@ struct Client {
 /// What was asked, to judge the answer by.
 enum Asked {
     Join(usize),
-    Sync(usize, i32),
+    /// With its generation, and the newest one when it was asked.
+    Sync(usize, i32, i32),
     Heartbeat(usize),
     Commit {
         who: usize,
+        /// The newest generation when it was asked.
+        newest: i32,
         generation: i32,
         partition: i32,
         offset: i64,
@@ -151,7 +154,9 @@ impl World {
     }
 
     fn sync(&mut self, n: usize) {
-        let generation = self.clients[n].generation;
+        // Sometimes it comes late.
+        let stale = i32::from(self.faults && self.rng.one_in(20));
+        let generation = self.clients[n].generation - stale;
         let sync = Sync {
             who: self.who(n),
             generation,
@@ -159,7 +164,8 @@ impl World {
             protocol: None,
             assignments: std::mem::take(&mut self.clients[n].assigns),
         };
-        let token = self.ask(Request::Sync(sync), Asked::Sync(n, generation));
+        let newest = self.told;
+        let token = self.ask(Request::Sync(sync), Asked::Sync(n, generation, newest));
         self.clients[n].doing = Doing::Syncing(token);
         self.answers();
     }
@@ -185,6 +191,7 @@ impl World {
         request.topics[0].partitions[0].index = partition;
         let asked = Asked::Commit {
             who: n,
+            newest: self.told,
             generation,
             partition,
             offset,
@@ -209,13 +216,15 @@ impl World {
     fn answer(&mut self, token: Token, asked: Asked, reply: Reply) {
         match (asked, reply) {
             (Asked::Join(n), Reply::Join(joined)) => self.joined(n, token, *joined),
-            (Asked::Sync(n, generation), Reply::Sync(synced)) => {
+            (Asked::Sync(n, generation, newest), Reply::Sync(synced)) => {
+                assert_eq!(generation, newest, "a sync of another generation");
                 self.got_part(n, token, generation, &synced);
             }
-            (Asked::Sync(n, _) | Asked::Heartbeat(n), Reply::Code(code)) => self.told(n, code),
+            (Asked::Sync(n, ..) | Asked::Heartbeat(n), Reply::Code(code)) => self.told(n, code),
             (
                 Asked::Commit {
                     who,
+                    newest,
                     generation,
                     partition,
                     offset,
@@ -225,7 +234,7 @@ impl World {
                 Reply::Code(code) => self.told(who, code),
                 Reply::Partitions(topics) => {
                     assert_eq!(topics[0].1[0].1, ErrorCode::None);
-                    assert!(generation <= self.told, "{generation} after {}", self.told);
+                    assert_eq!(generation, newest, "a commit of another generation");
                     self.in_log(partition, offset);
                     let before = self.answered.insert(partition, offset);
                     assert!(
@@ -453,6 +462,8 @@ impl World {
             Doing::Dead => {}
             Doing::Out => self.join(n),
             Doing::Syncing(Token(0)) => self.sync(n),
+            // It lost patience, and the old connection is still open.
+            Doing::Joining(_) if self.faults && self.rng.one_in(20) => self.join(n),
             Doing::Joining(_) | Doing::Syncing(_) => {}
             Doing::In if silent > Duration::from_secs(3) => {
                 let lost = self.faults && self.rng.one_in(4);
