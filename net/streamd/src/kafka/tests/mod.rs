@@ -3,6 +3,8 @@
 
 mod configs;
 mod crashes;
+mod group_crashes;
+mod groups;
 mod hostile;
 mod metadata;
 mod topics;
