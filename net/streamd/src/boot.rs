@@ -39,6 +39,11 @@ const JOURNAL_FILES: usize = 4;
 
 /// The least memory for requests that a shard works with, bytes.
 const REQUESTS_MIN: usize = 1 << 20;
+/// How long a port in use is waited for: the system takes a moment to clear away a broker that was
+/// killed.
+const PORT_WAIT: Duration = Duration::from_secs(1);
+/// How often it is tried again.
+const PORT_POLL: Duration = Duration::from_millis(20);
 
 /// What a shard tells the main thread.
 enum Report {
@@ -112,7 +117,15 @@ pub fn run(mut config: Config) -> Result<(), String> {
 /// the port among themselves, so the system would let another process of this user share it too.
 fn take_port(config: &mut Config) -> Result<(), String> {
     let listen = config.listen;
-    let bound = TcpListener::bind(listen).and_then(|l| l.local_addr());
+    let until = Instant::now() + PORT_WAIT;
+    let bound = loop {
+        let bound = TcpListener::bind(listen).and_then(|l| l.local_addr());
+        let busy = matches!(&bound, Err(e) if e.kind() == io::ErrorKind::AddrInUse);
+        if !busy || Instant::now() >= until {
+            break bound;
+        }
+        std::thread::sleep(PORT_POLL);
+    };
     let bound = bound.map_err(|e| match e.kind() {
         io::ErrorKind::AddrInUse => format!(
             "{listen} is in use by another program. Stop that one, or choose another address \
