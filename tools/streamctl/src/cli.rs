@@ -26,6 +26,7 @@ Examples:
   seq 1 1000 | streamctl produce flights
   streamctl consume flights --until-end
   streamctl topic describe flights
+  streamctl group lag
   streamctl log verify ./streamd-data
 
 Data goes to standard output, everything else to standard error.
@@ -74,6 +75,9 @@ pub enum Command {
     /// Look at the settings of topics and brokers, and change them
     #[command(subcommand)]
     Config(Config),
+    /// Look at consumer groups, move their offsets, delete them
+    #[command(subcommand)]
+    Group(Group),
     /// Show the brokers of the cluster
     #[command(after_help = "Example:\n  streamctl cluster --json | jq .brokers")]
     Cluster,
@@ -142,6 +146,129 @@ pub enum Topic {
         #[arg(short, long, value_name = "N", value_parser = clap::value_parser!(i32).range(1..))]
         partitions: i32,
     },
+}
+
+/// `streamctl group ...`
+#[derive(Debug, Subcommand)]
+pub enum Group {
+    /// List the groups
+    List {
+        /// Only those in this state, such as Stable or Empty
+        #[arg(long)]
+        state: Option<String>,
+    },
+    /// Show state, members, committed offsets and lag of groups
+    #[command(after_help = "Example:\n  \
+        streamctl group describe readers --json | jq '.[0].offsets'")]
+    Describe {
+        /// The groups [default: all]
+        names: Vec<String>,
+    },
+    /// Show how many records groups are behind, by topic
+    Lag {
+        /// The groups [default: all]
+        names: Vec<String>,
+    },
+    /// Move the committed offsets of a group that has no members
+    ResetOffsets(ResetOffsets),
+    /// Delete groups without members, and their offsets
+    Delete {
+        /// The groups
+        #[arg(required = true)]
+        names: Vec<String>,
+    },
+}
+
+/// `streamctl group reset-offsets`
+#[derive(Debug, Args)]
+#[command(
+    group = clap::ArgGroup::new("target").required(true),
+    group = clap::ArgGroup::new("scope").required(true).multiple(true),
+    after_help = "Examples:\n  \
+        streamctl group reset-offsets readers --topic flights --to-earliest\n  \
+        streamctl group reset-offsets readers --topic flights:0,1 --shift-by -100 --execute\n\n\
+        Without --execute it only says what it would do."
+)]
+pub struct ResetOffsets {
+    /// The group
+    pub group: String,
+    /// A topic, or some of its partitions; may be given again
+    #[arg(long = "topic", group = "scope", value_name = "NAME[:P,P]", value_parser = parse_topic)]
+    pub topics: Vec<(String, Vec<i32>)>,
+    /// All that the group has committed
+    #[arg(long, group = "scope")]
+    pub all_topics: bool,
+    /// To the first record there is
+    #[arg(long, group = "target")]
+    pub to_earliest: bool,
+    /// Behind the last record
+    #[arg(long, group = "target")]
+    pub to_latest: bool,
+    /// To this offset
+    #[arg(long, group = "target", value_name = "N",
+        value_parser = clap::value_parser!(i64).range(0..))]
+    pub to_offset: Option<i64>,
+    /// By so many records, back with a minus
+    #[arg(
+        long,
+        group = "target",
+        value_name = "N",
+        allow_negative_numbers = true
+    )]
+    pub shift_by: Option<i64>,
+    /// To the first record of this time or later, in milliseconds since 1970
+    #[arg(long, group = "target", value_name = "MS",
+        value_parser = clap::value_parser!(i64).range(0..))]
+    pub to_time: Option<i64>,
+    /// Do it
+    #[arg(long)]
+    pub execute: bool,
+}
+
+/// Where offsets go.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Target {
+    /// To the first record.
+    Earliest,
+    /// Behind the last one.
+    Latest,
+    /// To this one.
+    Offset(i64),
+    /// By so many.
+    Shift(i64),
+    /// To the first record of this time or later.
+    Time(i64),
+}
+
+impl ResetOffsets {
+    /// The one that was given.
+    ///
+    /// # Errors
+    /// None was.
+    pub fn target(&self) -> crate::failure::Result<Target> {
+        let flag = |given: bool, target| given.then_some(target);
+        flag(self.to_earliest, Target::Earliest)
+            .or(flag(self.to_latest, Target::Latest))
+            .or(self.to_offset.map(Target::Offset))
+            .or(self.shift_by.map(Target::Shift))
+            .or(self.to_time.map(Target::Time))
+            .ok_or_else(|| crate::failure::Failure::Usage("say where to: see --help".into()))
+    }
+}
+
+/// `NAME` or `NAME:P,P`.
+fn parse_topic(text: &str) -> Result<(String, Vec<i32>), String> {
+    let Some((name, list)) = text.split_once(':') else {
+        return Ok((text.to_owned(), Vec::new()));
+    };
+    let partitions: Option<Vec<i32>> = list
+        .split(',')
+        .map(|p| p.parse().ok().filter(|n| *n >= 0))
+        .collect();
+    match partitions {
+        Some(partitions) if !name.is_empty() => Ok((name.to_owned(), partitions)),
+        _ => Err("expected a topic, or a topic and partitions, such as flights:0,3".into()),
+    }
 }
 
 /// What has settings.

@@ -1,4 +1,4 @@
-//! `streamctl`, the operator's command: topics, settings, records, segment files.
+//! `streamctl`, the operator's command: topics, groups, settings, records, segment files.
 //!
 //! Blocking sockets and the codec of `streamd-wire`, no runtime. Standard output is data, standard
 //! error is talk; exit codes: 0 as asked, 1 failed, 2 wrong usage.
@@ -13,6 +13,7 @@ mod consume;
 mod describe;
 mod failure;
 mod format;
+mod group;
 mod input;
 mod log;
 mod murmur;
@@ -47,6 +48,7 @@ fn run(cli: &Cli) -> Result<()> {
     match &cli.command {
         Command::Topic(command) => topic::run(global, command),
         Command::Config(command) => config::run(global, command),
+        Command::Group(command) => group::run(global, command),
         Command::Cluster => cluster::run(global),
         Command::Produce(command) => produce::run(global, command),
         Command::Consume(command) => consume::run(global, command),
