@@ -159,7 +159,6 @@ impl Shard {
                 false => LogConfig::default().checkpoint_bytes,
             },
             metadata: format!("version: 0\ntopic_id: {}\n", topic.id),
-            ..LogConfig::default()
         }
     }
 

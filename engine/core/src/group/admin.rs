@@ -7,10 +7,7 @@ use streamd_model::ErrorCode;
 use super::classic::{Group, State};
 use super::context::{Context, OFFSETS_MAX};
 use super::record::{Committed, GroupRecord};
-use super::request::{Commit, Description, Listed, Now, Reply, Token};
-
-/// Codes of partitions, by topic.
-type Codes = Vec<(Arc<str>, Vec<(i32, ErrorCode)>)>;
+use super::request::{Commit, Description, Listed, Now, PartitionCodes, Reply, Token};
 
 impl Group {
     /// Commits offsets; the answer waits until they are durable.
@@ -22,7 +19,7 @@ impl Group {
             self.heard(ctx, now.mono, &commit.who.id);
         }
         let expire_ms = commit.retention_ms.map(|ms| now.wall_ms.saturating_add(ms));
-        let mut codes = Codes::with_capacity(commit.topics.len());
+        let mut codes = PartitionCodes::with_capacity(commit.topics.len());
         for topic in commit.topics {
             let mut partitions = Vec::with_capacity(topic.partitions.len());
             for p in topic.partitions {
@@ -109,7 +106,7 @@ impl Group {
             return ctx.reply(token, Reply::Code(ErrorCode::NonEmptyGroup));
         }
         let subscribed = self.subscribed();
-        let mut codes = Codes::with_capacity(topics.len());
+        let mut codes = PartitionCodes::with_capacity(topics.len());
         for (topic, partitions) in topics {
             let read = match &subscribed {
                 Some(all) => all.contains(&*topic),

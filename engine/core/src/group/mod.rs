@@ -32,5 +32,5 @@ pub use place::{OFFSETS_TOPIC, partition_of};
 pub use record::{Blob, Committed, GroupRecord, GroupValue, MemberValue};
 pub use request::{
     Commit, CommitPartition, CommitTopic, DescribedMember, Description, FetchTopic, Fetched, Join,
-    Joined, Leaver, Listed, Now, Reply, Request, Sync, Synced, Token, Who,
+    Joined, Leaver, Listed, Now, PartitionCodes, Reply, Request, Sync, Synced, Token, Who,
 };

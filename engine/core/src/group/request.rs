@@ -153,6 +153,9 @@ pub struct FetchTopic {
     pub partitions: Vec<i32>,
 }
 
+/// A code for each partition, by topic.
+pub type PartitionCodes = Vec<(Arc<str>, Vec<(i32, ErrorCode)>)>;
+
 /// What a coordinator answers.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Reply {
@@ -165,7 +168,7 @@ pub enum Reply {
     /// To [`Request::Leave`]: a code for each.
     Leave(Vec<(Who, ErrorCode)>),
     /// To [`Request::Commit`] and [`Request::DeleteOffsets`].
-    Partitions(Vec<(Arc<str>, Vec<(i32, ErrorCode)>)>),
+    Partitions(PartitionCodes),
     /// To [`Request::Fetch`].
     Fetch(Vec<Fetched>),
     /// To [`Request::Describe`].
