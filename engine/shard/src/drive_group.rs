@@ -304,7 +304,7 @@ impl Shard {
     /// The coordinator of a partition of `__consumer_offsets` before its log is folded, for a
     /// topic that has such.
     pub(crate) fn coordinator_for(&self, topic: &str, image: &ClusterImage) -> Option<Coordinator> {
-        (topic == OFFSETS_TOPIC).then(|| Coordinator::new(Limits::of(image.broker())))
+        (topic == OFFSETS_TOPIC).then(|| Coordinator::new(Limits::of(&image.broker().groups)))
     }
 
     /// Begins a request. The answer comes when it is known, which may be a rebalance later.

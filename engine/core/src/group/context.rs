@@ -8,7 +8,7 @@ use streamd_model::{ErrorCode, Mono};
 
 use super::record::GroupRecord;
 use super::request::{Reply, Token};
-use crate::config::BrokerConfig;
+use crate::config::GroupConfig;
 
 /// The most groups of one coordinator.
 pub(super) const GROUPS_MAX: usize = 100_000;
@@ -42,12 +42,12 @@ pub struct Limits {
 
 impl Limits {
     /// What the broker's settings say.
-    pub fn of(config: &BrokerConfig) -> Limits {
+    pub fn of(config: &GroupConfig) -> Limits {
         Limits {
-            initial_delay: Duration::from_millis(config.group_initial_delay_ms),
-            members_max: config.group_max_size,
-            session_min_ms: config.group_min_session_ms,
-            session_max_ms: config.group_max_session_ms,
+            initial_delay: Duration::from_millis(config.initial_delay_ms),
+            members_max: config.max_size,
+            session_min_ms: config.min_session_ms,
+            session_max_ms: config.max_session_ms,
             metadata_max: config.offset_metadata_max_bytes,
             retention_ms: config.offsets_retention_ms,
             retention_check: Duration::from_millis(config.offsets_retention_check_ms),

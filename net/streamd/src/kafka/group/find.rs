@@ -101,7 +101,7 @@ async fn make_topic(broker: &Rc<Broker>) -> Result<(), ErrorCode> {
         return Ok(());
     }
     let env = &broker.shard.env;
-    let segment_bytes = image.broker().offsets_segment_bytes.to_string();
+    let segment_bytes = image.broker().groups.offsets_segment_bytes.to_string();
     let configs = [
         ("cleanup.policy", Some("compact")),
         ("compression.type", Some("producer")),
@@ -110,7 +110,7 @@ async fn make_topic(broker: &Rc<Broker>) -> Result<(), ErrorCode> {
     let wanted = NewTopic {
         name: OFFSETS_TOPIC,
         id: TopicId::from_random(env.random_u64(), env.random_u64()),
-        partitions: image.broker().offsets_partitions,
+        partitions: image.broker().groups.offsets_partitions,
         replication: -1,
         assignments: &[],
         configs: &configs,
