@@ -13,7 +13,7 @@ use rustix::process::{Pid, Signal, kill_process};
 use streamd_tests::batch::Batch;
 use streamd_tests::broker::Broker;
 use streamd_tests::client::Client;
-use streamd_tests::wire::Connection;
+use streamd_tests::wire::{Body, Connection};
 
 const PATIENCE: Duration = Duration::from_secs(60);
 const TOPIC: &str = "shared";
@@ -329,4 +329,62 @@ fn franz_go_groups() {
 #[test]
 fn sarama_groups() {
     check(Client::Sarama);
+}
+
+/// A member that is nothing but a connection: JoinGroup version 3, SyncGroup version 2.
+fn join_body() -> Body {
+    let body = Body::default().string("crowd").i32(30_000).i32(60_000);
+    let body = body.string("").string("consumer").i32(1);
+    body.string("range")
+        .bytes(b"\0\0\0\0\0\x01\0\x01t\xff\xff\xff\xff")
+}
+
+#[test]
+fn a_thousand_members_join_within_five_seconds() {
+    const MEMBERS: usize = 1000;
+    let broker = Broker::start(&["--set", "group.initial.rebalance.delay.ms=1000"]);
+    let find = Body::default().string("crowd");
+    Connection::open(&broker.addr())
+        .call(10, 0, &find)
+        .expect("a coordinator");
+    let mut members: Vec<Connection> = (0..MEMBERS)
+        .map(|_| Connection::open(&broker.addr()))
+        .collect();
+    let began = Instant::now();
+    for member in &mut members {
+        member.send(11, 3, &join_body()).expect("a request");
+    }
+    let mut ids = Vec::new();
+    let mut leader = String::new();
+    for member in &mut members {
+        let (_, mut answer) = member.receive().expect("an answer to JoinGroup");
+        let (_throttle, error, generation) = (answer.i32(), answer.i16(), answer.i32());
+        assert_eq!(
+            (error, generation),
+            (0, 1),
+            "all are in the first generation"
+        );
+        let _protocol = answer.string();
+        leader = answer.string();
+        ids.push(answer.string());
+    }
+    for (member, id) in members.iter_mut().zip(&ids) {
+        let body = Body::default().string("crowd").i32(1).string(id);
+        let leads = *id == leader;
+        let body = body.i32(if leads { MEMBERS as i32 } else { 0 });
+        let body = match leads {
+            true => ids
+                .iter()
+                .fold(body, |body, id| body.string(id).bytes(id.as_bytes())),
+            false => body,
+        };
+        member.send(14, 2, &body).expect("a request");
+    }
+    for (member, id) in members.iter_mut().zip(&ids) {
+        let (_, mut answer) = member.receive().expect("an answer to SyncGroup");
+        let (_throttle, error) = (answer.i32(), answer.i16());
+        assert_eq!((error, answer.bytes()), (0, id.as_bytes().to_vec()));
+    }
+    let took = began.elapsed();
+    assert!(took < Duration::from_secs(5), "it took {took:?}");
 }
