@@ -361,18 +361,14 @@ impl Shard {
     }
 
     /// Forgets offsets of topics that `image` does not have.
-    pub(crate) fn drop_group_topics(&self, image: &ClusterImage) {
-        let none = streamd_model::TopicId::ZERO;
+    pub(crate) async fn drop_group_topics(&self, image: &ClusterImage) {
         for partition in self.mine() {
-            if partition.groups.borrow().is_none() || partition.usable().is_err() {
-                continue;
+            if partition.groups.borrow().is_some() && partition.usable().is_ok() {
+                partition.group_step(&self.env, &self.flusher, |c, _| {
+                    c.drop_topics(&|name| image.topic(name).map(|t| t.id))
+                });
+                self.env.yield_if_needed().await;
             }
-            partition.group_step(&self.env, &self.flusher, |c, _| {
-                c.drop_topics(&|name, offset| match image.topic(name) {
-                    Some(topic) => offset.topic_id != none && offset.topic_id != topic.id,
-                    None => true,
-                })
-            });
         }
     }
 }

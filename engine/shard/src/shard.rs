@@ -272,7 +272,7 @@ impl Shard {
         if !self.opened.get() {
             self.open_all(&image).await;
             *self.image.borrow_mut() = image.clone();
-            self.drop_group_topics(&image);
+            self.drop_group_topics(&image).await;
             self.opened.set(true);
             self.opened_notify.notify_all();
             return;
@@ -294,7 +294,7 @@ impl Shard {
         }
         *self.image.borrow_mut() = image.clone();
         if fewer {
-            self.drop_group_topics(&image);
+            self.drop_group_topics(&image).await;
         }
     }
 

@@ -4,11 +4,11 @@ use std::collections::BTreeMap;
 use std::ops::Bound;
 use std::sync::Arc;
 
-use streamd_model::{ErrorCode, Mono};
+use streamd_model::{ErrorCode, Mono, TopicId};
 
 use super::classic::{Group, refuse_join};
 use super::context::{Context, Effects, GROUPS_MAX, Limits, Timer};
-use super::record::{Committed, GroupRecord};
+use super::record::GroupRecord;
 use super::request::{Commit, FetchTopic, Fetched, Listed, Now, Reply, Request, Token};
 use crate::codec::{Damaged, In, Out};
 
@@ -251,11 +251,12 @@ impl Coordinator {
         self.ctx.arm(at, Timer::Expire(next));
     }
 
-    /// Forgets offsets of topics that are gone.
-    pub fn drop_topics(&mut self, gone: &dyn Fn(&str, &Committed) -> bool) -> Effects {
+    /// Forgets offsets of topics that are gone, or that another has the name of by now. `current`
+    /// gives the id of a topic.
+    pub fn drop_topics(&mut self, current: &dyn Fn(&str) -> Option<TopicId>) -> Effects {
         let names: Vec<_> = self.groups.keys().cloned().collect();
         for name in names {
-            self.timed(&name, |g, ctx| g.drop_topics(ctx, gone));
+            self.timed(&name, |g, ctx| g.drop_topics(ctx, current));
         }
         self.ctx.take_effects()
     }

@@ -5,6 +5,8 @@
 
 use std::sync::Arc;
 
+use streamd_model::TopicId;
+
 use super::classic::{Group, State};
 use super::context::Context;
 use super::record::Committed;
@@ -49,10 +51,8 @@ impl Group {
     }
 
     /// Writes tombstones for the offsets of topics that are gone.
-    pub fn drop_topics(&mut self, ctx: &mut Context, gone: &dyn Fn(&str, &Committed) -> bool) {
-        let offsets = self.offsets.iter().filter(|(topic, _, c)| gone(topic, c));
-        let keys: Vec<_> = offsets.map(|(topic, p, _)| (topic.clone(), p)).collect();
-        for (topic, p) in keys {
+    pub fn drop_topics(&mut self, ctx: &mut Context, current: &dyn Fn(&str) -> Option<TopicId>) {
+        for (topic, p) in self.offsets.orphans(current) {
             self.store_offset(ctx, &topic, p, None);
         }
     }

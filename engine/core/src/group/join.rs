@@ -29,8 +29,8 @@ impl Group {
             }
             return;
         }
-        if !self.fits_memory(ctx, &join) {
-            return refuse(ctx, &id, ErrorCode::InvalidRequest);
+        if let Err(code) = self.check_memory(ctx, &join) {
+            return refuse(ctx, &id, code);
         }
         if !self.fits(&join.protocol_type, &join.protocols) {
             return refuse(ctx, &id, ErrorCode::InconsistentGroupProtocol);
@@ -69,11 +69,17 @@ impl Group {
         }
     }
 
-    fn fits_memory(&self, ctx: &Context, join: &Join) -> bool {
+    fn check_memory(&self, ctx: &Context, join: &Join) -> Result<(), ErrorCode> {
         let more: usize = join.protocols.iter().map(|p| p.0.len() + p.1.len()).sum();
         // The sum over the members is only taken when the request is not small.
-        (more < 4096 || self.member_bytes() + more <= GROUP_BYTES_MAX)
-            && ctx.member_bytes + more <= MEMBER_BYTES_MAX
+        if more >= 4096 && self.member_bytes() + more > GROUP_BYTES_MAX {
+            return Err(ErrorCode::InvalidRequest);
+        }
+        // Others fill the memory: that may pass.
+        if ctx.member_bytes + more > MEMBER_BYTES_MAX {
+            return Err(ErrorCode::CoordinatorNotAvailable);
+        }
+        Ok(())
     }
 
     fn join_new(&mut self, ctx: &mut Context, now: Now, token: Token, join: Join) {

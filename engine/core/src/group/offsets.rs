@@ -55,6 +55,21 @@ impl Offsets {
             .flat_map(|(topic, partitions)| partitions.iter().map(move |(p, c)| (topic, *p, c)))
     }
 
+    /// The offsets of topics that are not there any more. `current` gives the id of a topic.
+    pub fn orphans(&self, current: &dyn Fn(&str) -> Option<TopicId>) -> Vec<(Arc<str>, i32)> {
+        let mut found = Vec::new();
+        for (topic, partitions) in &self.topics {
+            let now = current(topic);
+            let is_gone = |c: &Committed| match now {
+                Some(id) => c.topic_id != TopicId::ZERO && c.topic_id != id,
+                None => true,
+            };
+            let gone = partitions.iter().filter(|(_, c)| is_gone(c));
+            found.extend(gone.map(|(p, _)| (topic.clone(), *p)));
+        }
+        found
+    }
+
     /// The offsets that are asked for; one under another topic id is of a topic that is gone.
     pub fn fetch(&self, wanted: Option<&[FetchTopic]>) -> Vec<Fetched> {
         let Some(wanted) = wanted else {

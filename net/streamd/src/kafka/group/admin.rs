@@ -20,7 +20,7 @@ use streamd_wire::kafka::generated::list_groups_request::ListGroupsRequest;
 use streamd_wire::kafka::generated::list_groups_response::{ListGroupsResponse, ListedGroup};
 
 use super::super::encode;
-use super::{Done, ask_all, code_of};
+use super::{Done, ask_all, check_items, code_of};
 use crate::broker::Broker;
 
 /// Stands for "not asked for".
@@ -37,6 +37,7 @@ pub async fn describe(
     header: ResponseHeader,
     request: &DescribeGroupsRequest<'_>,
 ) -> Result<Vec<Part>, String> {
+    check_items("groups", request.groups.len())?;
     let names: Vec<&str> = request.groups.to_vec();
     let requests = names.iter().map(|n| (Arc::from(*n), Request::Describe));
     let done = ask_all(broker, requests.collect()).await;
@@ -151,6 +152,7 @@ pub async fn delete(
     header: ResponseHeader,
     request: &DeleteGroupsRequest<'_>,
 ) -> Result<Vec<Part>, String> {
+    check_items("groups", request.groups_names.len())?;
     let names: Vec<&str> = request.groups_names.to_vec();
     let requests = names.iter().map(|n| (Arc::from(*n), Request::Delete));
     let done = ask_all(broker, requests.collect()).await;

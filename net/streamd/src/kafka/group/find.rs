@@ -14,6 +14,7 @@ use streamd_wire::kafka::generated::find_coordinator_response::{
 };
 
 use super::super::{encode, topics};
+use super::check_items;
 use crate::broker::Broker;
 
 /// Kinds of keys.
@@ -26,6 +27,7 @@ pub async fn handle(
     header: ResponseHeader,
     request: &FindCoordinatorRequest<'_>,
 ) -> Result<Vec<Part>, String> {
+    check_items("keys", request.coordinator_keys.len())?;
     let keys: Vec<&str> = match header.version {
         ..=3 => vec![request.key],
         _ => request.coordinator_keys.to_vec(),
@@ -95,7 +97,7 @@ async fn find<'a>(broker: &'a Rc<Broker>, kind: i8, key: &'a str) -> Coordinator
 }
 
 /// Sees to it that `__consumer_offsets` is there.
-async fn make_topic(broker: &Rc<Broker>) -> Result<(), ErrorCode> {
+pub async fn make_topic(broker: &Rc<Broker>) -> Result<(), ErrorCode> {
     let image = broker.shard.image();
     if image.topic(OFFSETS_TOPIC).is_some() {
         return Ok(());

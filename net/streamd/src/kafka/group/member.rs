@@ -18,7 +18,7 @@ use streamd_wire::kafka::generated::sync_group_response::SyncGroupResponse;
 use streamd_wire::kafka::{RequestHeader, ResponseHeader};
 
 use super::super::encode;
-use super::{Done, ask, code_of};
+use super::{Done, ask, check_items, code_of};
 use crate::broker::Broker;
 
 fn who(id: &str, instance: Option<&str>) -> Who {
@@ -50,6 +50,7 @@ pub async fn join(
     host: &str,
     request: &JoinGroupRequest<'_>,
 ) -> Result<Vec<Part>, String> {
+    check_items("protocols", request.protocols.len())?;
     let version = asked.version;
     let client_id = asked.client_id.unwrap_or_default();
     let join = Join {
@@ -118,6 +119,7 @@ pub async fn sync(
     header: ResponseHeader,
     request: &SyncGroupRequest<'_>,
 ) -> Result<Vec<Part>, String> {
+    check_items("assignments", request.assignments.len())?;
     let v = header.version;
     let done = if v >= 5 && (request.protocol_type.is_none() || request.protocol_name.is_none()) {
         Err(ErrorCode::InconsistentGroupProtocol)
@@ -178,6 +180,7 @@ pub async fn leave(
     header: ResponseHeader,
     request: &LeaveGroupRequest<'_>,
 ) -> Result<Vec<Part>, String> {
+    check_items("members", request.members.len())?;
     let single = header.version <= 2;
     let leavers: Vec<Leaver> = match single {
         true => vec![Leaver {

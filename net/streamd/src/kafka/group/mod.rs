@@ -19,6 +19,20 @@ use streamd_shard::{GroupAsk, Reply as ShardReply, Request as ShardRequest};
 
 use crate::broker::Broker;
 
+/// The most members, protocols, topics or groups that one request may name, and the most
+/// partitions of a topic: what is made of them takes more memory than they took in the request.
+const ITEMS_MAX: usize = 100_000;
+
+/// Refuses a request that names too much; the connection is closed.
+fn check_items(what: &str, count: usize) -> Result<(), String> {
+    if count <= ITEMS_MAX {
+        return Ok(());
+    }
+    Err(format!(
+        "a request with {count} {what}; {ITEMS_MAX} are allowed"
+    ))
+}
+
 /// What became of a request to a coordinator.
 type Done = Result<Reply, ErrorCode>;
 

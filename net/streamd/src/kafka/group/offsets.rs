@@ -28,7 +28,7 @@ use streamd_wire::kafka::generated::offset_fetch_response::{
 };
 
 use super::super::encode;
-use super::{Done, ask, ask_all, code_of};
+use super::{Done, ask, ask_all, check_items, code_of};
 use crate::broker::Broker;
 
 /// The first version of OffsetCommit and OffsetFetch that names topics by id.
@@ -55,11 +55,13 @@ pub async fn commit(
     header: ResponseHeader,
     request: &OffsetCommitRequest<'_>,
 ) -> Result<Vec<Part>, String> {
+    check_items("topics", request.topics.len())?;
     let image = broker.shard.image();
     let v = header.version;
     let mut answers = Vec::with_capacity(request.topics.len());
     let mut topics = Vec::new();
     for topic in &request.topics {
+        check_items("partitions", topic.partitions.len())?;
         let (answer, wanted) = sort_out(&image, &topic, v);
         answers.push(answer);
         topics.push(wanted);
@@ -170,6 +172,8 @@ pub async fn fetch(
     header: ResponseHeader,
     request: &OffsetFetchRequest<'_>,
 ) -> Result<Vec<Part>, String> {
+    check_items("groups", request.groups.len())?;
+    check_items("topics", request.topics.as_ref().map_or(0, |t| t.len()))?;
     let image = broker.shard.image();
     let v = header.version;
     let asked = asked(&image, request, v);
@@ -376,6 +380,7 @@ pub async fn delete(
     header: ResponseHeader,
     request: &OffsetDeleteRequest<'_>,
 ) -> Result<Vec<Part>, String> {
+    check_items("topics", request.topics.len())?;
     let image = broker.shard.image();
     let mut answers = Vec::with_capacity(request.topics.len());
     let mut topics = Vec::new();

@@ -4,8 +4,9 @@ use std::pin::pin;
 
 use futures_lite::future::poll_once;
 use streamd_model::{ErrorCode, TopicId};
+use streamd_wire::kafka::frame::encode_request;
 use streamd_wire::kafka::generated::*;
-use streamd_wire::kafka::{ApiKey, Array};
+use streamd_wire::kafka::{ApiKey, Array, Frame, Writer};
 
 use super::{ask, code, create, versions, with_broker};
 use crate::broker::Broker;
@@ -583,6 +584,48 @@ fn a_client_that_goes_away_withdraws_its_join() {
             describe(&broker, 6, "g").await,
             (ErrorCode::None, "Empty".into(), 0)
         );
+    });
+}
+
+#[test]
+fn a_request_that_names_too_much_is_refused() {
+    with_broker(QUICK, |broker| async move {
+        find(&broker).await;
+        let protocol = join_group_request::JoinGroupRequestProtocol::default();
+        let request = JoinGroupRequest {
+            protocols: vec![protocol; 100_001].into(),
+            rebalance_timeout_ms: 1000,
+            ..join_request("g", "")
+        };
+        let mut w = Writer::append_to(Vec::new());
+        encode_request(&request, 9, 1, None, &mut w).unwrap();
+        let bytes = w.into_parts().0;
+        let frame = Frame::parse(&bytes[4..]).unwrap();
+        let refused = crate::kafka::answer(&broker, "/10.0.0.1", &frame).await;
+        let why = refused.err().unwrap();
+        assert_eq!(why, "a request with 100001 protocols; 100000 are allowed");
+    });
+}
+
+#[test]
+fn who_only_reads_the_log_of_groups_makes_it_as_it_must_be() {
+    with_broker(QUICK, |broker| async move {
+        let request = MetadataRequest {
+            topics: Some(
+                vec![metadata_request::MetadataRequestTopic {
+                    name: Some("__consumer_offsets"),
+                    ..metadata_request::MetadataRequestTopic::default()
+                }]
+                .into(),
+            ),
+            allow_auto_topic_creation: true,
+            ..MetadataRequest::default()
+        };
+        let answer = ask(&broker, 9, &request).await;
+        let r: MetadataResponse<'_> = answer.decode();
+        let topic = r.topics.iter().next().unwrap();
+        assert_eq!((topic.error_code, topic.partitions.len()), (0, 50));
+        assert!(topic.is_internal);
     });
 }
 
