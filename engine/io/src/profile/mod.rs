@@ -67,5 +67,8 @@ impl Profile {
 }
 
 fn text(lines: &BTreeMap<String, u64>) -> String {
-    lines.iter().map(|(line, n)| format!("{line} {n}\n")).collect()
+    lines
+        .iter()
+        .map(|(line, n)| format!("{line} {n}\n"))
+        .collect()
 }

@@ -72,7 +72,11 @@ impl Names {
         let mut line = thread.replace([';', '\n'], "_");
         let names = self.stack(frames);
         let unknown = ["(no stack)".to_owned()];
-        for name in if names.is_empty() { &unknown[..] } else { &names } {
+        for name in if names.is_empty() {
+            &unknown[..]
+        } else {
+            &names
+        } {
             line.push(';');
             line.push_str(name);
         }
@@ -134,7 +138,10 @@ fn place(frame: usize) -> String {
 fn shorten(name: &str) -> Option<String> {
     let plain = without_generics(name);
     let parts = plain.split("::").filter(|part| !part.starts_with('{'));
-    let mut short = parts.collect::<Vec<_>>().join("::").replace([';', ' '], "_");
+    let mut short = parts
+        .collect::<Vec<_>>()
+        .join("::")
+        .replace([';', ' '], "_");
     if DULL.iter().any(|dull| short.starts_with(dull)) {
         return None;
     }
@@ -164,7 +171,9 @@ fn without_generics(name: &str) -> String {
                 (false, Some(at), _) => &inner[..at],
                 _ => inner,
             };
-            let kind = kind.trim_start_matches(['&', '*']).trim_start_matches("mut ");
+            let kind = kind
+                .trim_start_matches(['&', '*'])
+                .trim_start_matches("mut ");
             out = without_generics(kind);
         } else {
             out.push_str(rest[..at].trim_end_matches("::"));
@@ -210,12 +219,27 @@ mod tests {
     #[test]
     fn names_are_short() {
         let cases = [
-            ("streamd::kafka::produce::handle", "streamd::kafka::produce::handle"),
-            ("streamd::conn::serve::{{closure}}::{{closure}}", "streamd::conn::serve"),
-            ("<alloc::vec::Vec<T,A> as core::ops::drop::Drop>::drop", "alloc::vec::Vec::drop"),
-            ("a::meta::<impl a::shard::Shard>::publish::{{closure}}", "a::shard::Shard::publish"),
+            (
+                "streamd::kafka::produce::handle",
+                "streamd::kafka::produce::handle",
+            ),
+            (
+                "streamd::conn::serve::{{closure}}::{{closure}}",
+                "streamd::conn::serve",
+            ),
+            (
+                "<alloc::vec::Vec<T,A> as core::ops::drop::Drop>::drop",
+                "alloc::vec::Vec::drop",
+            ),
+            (
+                "a::meta::<impl a::shard::Shard>::publish::{{closure}}",
+                "a::shard::Shard::publish",
+            ),
             ("a::<impl b::Tr<X> for c::D<E>>::go", "c::D::go"),
-            ("core::ptr::drop_in_place<a::B<fn() -> c::D>>", "core::ptr::drop_in_place"),
+            (
+                "core::ptr::drop_in_place<a::B<fn() -> c::D>>",
+                "core::ptr::drop_in_place",
+            ),
             ("a::b::<u8, c::D<E>>::f::<G>", "a::b::f"),
             ("<&mut a::B<C as D> as E>::f", "a::B::f"),
             ("memcpy", "memcpy"),
@@ -226,7 +250,10 @@ mod tests {
             assert_eq!(shorten(long).as_deref(), Some(short), "{long}");
         }
         assert_eq!(shorten("core::ops::function::FnOnce::call_once"), None);
-        assert_eq!(shorten("<F as core::future::future::Future>::poll").as_deref(), Some("F::poll"));
+        assert_eq!(
+            shorten("<F as core::future::future::Future>::poll").as_deref(),
+            Some("F::poll")
+        );
         let long = shorten(&"é".repeat(1000)).unwrap();
         assert_eq!(long.chars().count(), LONG + 1);
     }

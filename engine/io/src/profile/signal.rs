@@ -150,7 +150,9 @@ pub(super) fn install() -> io::Result<()> {
             libc::sigemptyset(&mut action.sa_mask);
             match libc::sigaction(libc::SIGPROF, &action, std::ptr::null_mut()) {
                 0 => Ok(()),
-                _ => Err(io::Error::last_os_error().raw_os_error().unwrap_or(libc::EIO)),
+                _ => Err(io::Error::last_os_error()
+                    .raw_os_error()
+                    .unwrap_or(libc::EIO)),
             }
         }
     });

@@ -123,7 +123,9 @@ impl Watch {
         let place = self.place.load(Ordering::Acquire);
         let same = turn != 0 && self.turn.load(Ordering::Relaxed) == turn;
         // SAFETY: only references to statics are stored there.
-        unsafe { place.as_ref() }.filter(|_| same).map(|p| (turn, p))
+        unsafe { place.as_ref() }
+            .filter(|_| same)
+            .map(|p| (turn, p))
     }
 }
 
@@ -136,9 +138,7 @@ pub(crate) struct Enrolled {
 impl Drop for Enrolled {
     fn drop(&mut self) {
         let mut state = lock();
-        state
-            .watches
-            .retain(|w| !Arc::ptr_eq(&w.0, &self.watch));
+        state.watches.retain(|w| !Arc::ptr_eq(&w.0, &self.watch));
         // SAFETY: a null pointer is always right.
         unsafe { signal::set_watch(std::ptr::null()) };
     }
@@ -269,14 +269,7 @@ impl Watch {
     /// Asks the shard's thread for its stack, which comes with a later look.
     fn ask(&self, turn: u64, took: Duration, place: &'static Location<'static>) -> Stall {
         // SAFETY: the thread is there, since its watch is enrolled; the handler is installed.
-        unsafe {
-            libc::syscall(
-                libc::SYS_tgkill,
-                libc::getpid(),
-                self.thread,
-                libc::SIGPROF,
-            )
-        };
+        unsafe { libc::syscall(libc::SYS_tgkill, libc::getpid(), self.thread, libc::SIGPROF) };
         Stall {
             when: SystemTime::now(),
             took,

@@ -81,7 +81,11 @@ fn a_known_chain_of_calls_is_found() {
     let lines = profiled("chain", |stop| {
         outer_of_the_chain(stop);
     });
-    let parts = ["outer_of_the_chain;", "middle_of_the_chain;", "inner_of_the_chain"];
+    let parts = [
+        "outer_of_the_chain;",
+        "middle_of_the_chain;",
+        "inner_of_the_chain",
+    ];
     let share = share(&lines, &parts);
     assert!(share > 0.9, "{share}: {lines:#?}");
 }
@@ -207,5 +211,8 @@ fn a_task_that_holds_its_shard_is_found() {
     assert!(stack.contains("spins_on_purpose"), "{stack}");
     let folded = folded_stalls(std::slice::from_ref(&stall));
     let weight = format!(" {}\n", stall.took.as_micros());
-    assert!(folded.starts_with("shard;") && folded.ends_with(&weight), "{folded}");
+    assert!(
+        folded.starts_with("shard;") && folded.ends_with(&weight),
+        "{folded}"
+    );
 }

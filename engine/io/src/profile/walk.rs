@@ -169,8 +169,7 @@ fn is_return(address: usize) -> bool {
 fn in_call(address: usize) -> bool {
     const SYSCALL: [u8; 2] = [0x0f, 0x05];
     // Behind it, or on it again when the call will be repeated.
-    code_at(address).is_some()
-        && (bytes(address - 2) == SYSCALL || bytes(address) == SYSCALL)
+    code_at(address).is_some() && (bytes(address - 2) == SYSCALL || bytes(address) == SYSCALL)
 }
 
 #[cfg(not(target_arch = "x86_64"))]
