@@ -19,11 +19,7 @@ const DULL: [&str; 22] = [
     "core::ops::function::",
     "core::future::",
     "core::task::poll",
-    "core::result::",
-    "core::option::",
     "core::pin::Pin",
-    "core::intrinsics::",
-    "core::mem::maybe_uninit",
     "core::panic::unwind_safe",
     "std::panic::",
     "std::panicking::",
@@ -36,6 +32,10 @@ const DULL: [&str; 22] = [
     "alloc::boxed::Box::poll",
     "streamd_io::runtime::",
     "streamd_io::task::Body",
+    "streamd_io::uring::start::run",
+    "futures_lite::future::",
+    "start_thread",
+    "clone3",
     "__rust_",
     "__libc_start",
 ];
@@ -58,8 +58,10 @@ impl Names {
         let mut out: Vec<String> = Vec::new();
         for &frame in frames.iter().rev() {
             for name in self.at(frame).iter().rev() {
-                // The parts of an async function follow one another.
-                if out.last() != Some(name) {
+                // The parts of an async function follow one another; of the standard library,
+                // what it was called for is enough.
+                let last = out.last().map_or("", String::as_str);
+                if last != name && !(is_std(last) && is_std(name)) {
                     out.push(name.clone());
                 }
             }
@@ -115,6 +117,19 @@ fn resolve(frame: usize) -> Vec<String> {
     out
 }
 
+fn is_std(name: &str) -> bool {
+    let crates = [
+        "core::",
+        "alloc::",
+        "std::",
+        "__rustc::",
+        "hashbrown::",
+        "str::",
+        "[",
+    ];
+    name != "[kernel]" && crates.iter().any(|c| name.starts_with(c))
+}
+
 /// Which file an address without a name is from.
 fn place(frame: usize) -> String {
     let maps = std::fs::read_to_string("/proc/self/maps").unwrap_or_default();
@@ -136,7 +151,13 @@ fn place(frame: usize) -> String {
 
 /// A name as a person wants it; `None`: not worth a frame.
 fn shorten(name: &str) -> Option<String> {
-    let plain = without_generics(name);
+    let dropped = name.strip_prefix("core::ptr::drop_in_place<");
+    let plain = match dropped.and_then(|rest| rest.strip_suffix('>')) {
+        Some(kind) if !kind.contains(['(', '{']) => {
+            format!("{}::drop", without_generics(kind))
+        }
+        _ => without_generics(name),
+    };
     let parts = plain.split("::").filter(|part| !part.starts_with('{'));
     let mut short = parts
         .collect::<Vec<_>>()
@@ -264,7 +285,7 @@ mod tests {
         assert_eq!(names.line("a;b\nc", &[]), "a_b_c;(no stack)");
         assert_eq!(names.line("t", &[KERNEL]), "t;[kernel]");
         let line = names.line("t", &[names_are_short as *const () as usize + 1]);
-        assert!(line.ends_with("names::tests::names_are_short"), "{line}");
+        assert!(line.ends_with("names_are_short"), "{line}");
         assert_eq!(names.line("t", &[64]), "t;[unknown]");
     }
 }

@@ -172,6 +172,25 @@ fn in_call(address: usize) -> bool {
     code_at(address).is_some() && (bytes(address - 2) == SYSCALL || bytes(address) == SYSCALL)
 }
 
+/// If the function has not made its frame yet, or has given it up: how many words above the stack
+/// pointer its address of return is.
+#[cfg(target_arch = "x86_64")]
+fn unframed(address: usize) -> Option<usize> {
+    code_at(address)?;
+    match bytes::<3>(address) {
+        // push rbp; ret
+        [0x55, ..] | [0xc3, ..] => Some(0),
+        // mov rbp, rsp
+        [0x48, 0x89, 0xe5] => Some(1),
+        _ => None,
+    }
+}
+
+#[cfg(not(target_arch = "x86_64"))]
+fn unframed(_: usize) -> Option<usize> {
+    None
+}
+
 #[cfg(not(target_arch = "x86_64"))]
 fn is_return(_: usize) -> bool {
     false
@@ -204,11 +223,17 @@ pub(super) fn walk(from: Registers, out: &mut [usize; DEPTH]) -> usize {
         return count;
     }
     let mut frame = from.frame;
-    if code_at(from.code).is_none_or(|c| !c.framed) {
-        let Some(at) = stack.next_return() else {
-            return count;
-        };
-        push(stack.word(at).unwrap_or(0));
+    let framed = code_at(from.code).is_some_and(|c| c.framed);
+    let caller = match framed {
+        true => unframed(from.code).map(|words| from.stack + words * size_of::<usize>()),
+        false => stack.next_return(),
+    };
+    // A frame that is nearer than the caller's has its address too.
+    let caller = caller.filter(|&at| frame > at || stack.record(frame).is_none());
+    if let Some(at) = caller {
+        if let Some(back) = stack.word(at).filter(|&word| is_return(word)) {
+            push(back);
+        }
         stack.low = at + size_of::<usize>();
         if frame < stack.low || stack.record(frame).is_none() {
             frame = stack.next_record(stack.low).unwrap_or(0);
