@@ -572,7 +572,8 @@ mod tests {
     #[test]
     fn a_flag_wins_over_the_file() {
         let (_dir, path) = file(
-            "listen = \"127.0.0.1:7000\"\nnode-id = 5\nadmin-listen = \"127.0.0.1:0\"\n[kafka]\nnum.partitions = 4\n\
+            "listen = \"127.0.0.1:7000\"\nnode-id = 5\n\
+             admin-listen = \"127.0.0.1:0\"\n[kafka]\nnum.partitions = 4\n\
              log.retention.ms = 60000\n",
         );
         let c = read(&[

@@ -113,10 +113,10 @@ pub enum Command {
     The broker must have been started with --admin-listen HOST:PORT.")]
 pub struct Profile {
     /// For how long, 1 to 60
-    #[arg(long, value_name = "N", default_value_t = 10, value_parser = clap::value_parser!(u64).range(1..=60))]
+    #[arg(long, value_name = "N", default_value_t = 10, value_parser = up_to(60))]
     pub seconds: u64,
     /// Samples per second of CPU, 1 to 999
-    #[arg(long, value_name = "N", default_value_t = 99, value_parser = clap::value_parser!(u64).range(1..=999))]
+    #[arg(long, value_name = "N", default_value_t = 99, value_parser = up_to(999))]
     pub hz: u64,
     /// The file to write [default: standard output]
     #[arg(short, long, value_name = "FILE")]
@@ -124,6 +124,11 @@ pub struct Profile {
     /// Stacks as text, a line each, in place of a picture
     #[arg(long)]
     pub folded: bool,
+}
+
+/// Whole numbers from 1 to `most`.
+fn up_to(most: u64) -> impl clap::builder::TypedValueParser<Value = u64> {
+    clap::value_parser!(u64).range(1..=most)
 }
 
 /// `streamctl stalls`

@@ -1,8 +1,9 @@
 //! The stall watch: what a task was at when it held its shard for longer than the limit.
 //!
 //! A shard writes down when each turn begins ([`Watch`]: plain stores, no call). One thread for the
-//! whole process looks at all shards at a grain of half the limit; a turn that is over the limit
-//! gets a signal, and its own thread takes the stack. The last [`KEPT`] are kept.
+//! whole process looks at all shards once in each limit, and less often while they are idle. A
+//! turn that is over the limit gets a signal: its own thread takes the stack. So what holds a busy
+//! shard for twice the limit is caught. The last [`KEPT`] are kept.
 //!
 //! Invariants: a stack is kept only if the handler saw the very turn that it was asked for; a
 //! thread is signalled only while its watch is enrolled, so never after its end. How long a turn
@@ -22,15 +23,19 @@ use crate::env::Class;
 
 /// How many stalls are kept.
 const KEPT: usize = 64;
-/// Between two looks at most, and at least.
-const GRAIN: (Duration, Duration) = (Duration::from_millis(2), Duration::from_millis(50));
-/// Looks without any turn under way, after which it looks half as often.
-const CALM: u32 = 100;
+/// Between two looks at least.
+const GRAIN_MIN: Duration = Duration::from_millis(2);
+/// Between two looks at most, which is how it is while no shard has had a turn for a while.
+const GRAIN_MAX: Duration = Duration::from_millis(50);
+
+/// The bits of a turn beside its beginning: its class, and that it is over.
+const CLASS: u64 = 1;
+const OVER: u64 = 2;
 
 /// What others may see of the turns of one shard. On cache lines of its own.
 #[repr(align(128))]
 pub(crate) struct Watch {
-    /// When the turn under way began (ns, the lowest bit is its class); 0: none is under way.
+    /// When the last turn began (ns), with [`CLASS`] and [`OVER`] in its lowest bits.
     turn: AtomicU64,
     /// Where its task was spawned.
     place: AtomicPtr<Location<'static>>,
@@ -50,7 +55,7 @@ impl Watch {
     pub(crate) fn new(limit: Option<u64>, clock: fn() -> u64) -> Arc<Watch> {
         let name = std::thread::current().name().unwrap_or("?").to_owned();
         Arc::new(Watch {
-            turn: AtomicU64::new(0),
+            turn: AtomicU64::new(OVER),
             place: AtomicPtr::new(std::ptr::null_mut()),
             over: AtomicU64::new(0),
             took: AtomicU64::new(0),
@@ -71,7 +76,11 @@ impl Watch {
             // SAFETY: what is returned takes it back on this thread, and holds the watch so long.
             unsafe { signal::set_watch(Arc::as_ptr(self)) };
             let mut state = lock();
-            state.watches.push((self.clone(), None));
+            state.watches.push(Watched {
+                watch: self.clone(),
+                seen: 0,
+                open: None,
+            });
             if !state.running {
                 let watcher = std::thread::Builder::new().name("stall-watch".into());
                 let cores = cores.to_vec();
@@ -92,14 +101,14 @@ impl Watch {
         // Release: who sees this place sees that the turn before is over.
         self.place
             .store(std::ptr::from_ref(place).cast_mut(), Ordering::Release);
-        self.turn
-            .store((now | 2) & !1 | class as u64, Ordering::Release);
+        let turn = now & !(CLASS | OVER) | class as u64;
+        self.turn.store(turn, Ordering::Release);
     }
 
     /// The turn has ended.
     #[inline]
     pub(crate) fn end(&self) {
-        self.turn.store(0, Ordering::Release);
+        self.turn.store(self.turn() | OVER, Ordering::Release);
     }
 
     /// The turn under way is over the limit, and took so long (ns, without what is not its fault).
@@ -121,7 +130,7 @@ impl Watch {
     fn look(&self) -> Option<(u64, &'static Location<'static>)> {
         let turn = self.turn.load(Ordering::Acquire);
         let place = self.place.load(Ordering::Acquire);
-        let same = turn != 0 && self.turn.load(Ordering::Relaxed) == turn;
+        let same = turn & OVER == 0 && self.turn.load(Ordering::Relaxed) == turn;
         // SAFETY: only references to statics are stored there.
         unsafe { place.as_ref() }
             .filter(|_| same)
@@ -138,7 +147,9 @@ pub(crate) struct Enrolled {
 impl Drop for Enrolled {
     fn drop(&mut self) {
         let mut state = lock();
-        state.watches.retain(|w| !Arc::ptr_eq(&w.0, &self.watch));
+        state
+            .watches
+            .retain(|w| !Arc::ptr_eq(&w.watch, &self.watch));
         // SAFETY: a null pointer is always right.
         unsafe { signal::set_watch(std::ptr::null()) };
     }
@@ -187,9 +198,17 @@ impl fmt::Display for Stall {
     }
 }
 
+/// What is known of a shard that runs.
+struct Watched {
+    watch: Arc<Watch>,
+    /// Its turn as it was at the last look.
+    seen: u64,
+    /// Its turn that is over the limit.
+    open: Option<Stall>,
+}
+
 struct State {
-    /// Those who run, each with its turn that is over the limit.
-    watches: Vec<(Arc<Watch>, Option<Stall>)>,
+    watches: Vec<Watched>,
     past: VecDeque<Stall>,
     running: bool,
 }
@@ -209,37 +228,44 @@ fn lock() -> MutexGuard<'static, State> {
 fn work(cores: &[usize]) {
     // Threads inherit the core of the one that starts them.
     crate::process::pin(cores);
-    let mut calm = 0;
+    let mut grain = GRAIN_MIN;
     let mut state = lock();
     loop {
         if state.watches.is_empty() {
             state = WORK.wait(state).unwrap_or_else(PoisonError::into_inner);
             continue;
         }
-        let least = state.watches.iter().map(|w| w.0.limit).min().unwrap_or(0);
-        let grain = Duration::from_nanos(least / if calm < CALM { 2 } else { 1 });
         drop(state);
-        std::thread::sleep(grain.clamp(GRAIN.0, GRAIN.1));
+        std::thread::sleep(grain);
         state = lock();
-        let busy = state.tick();
-        calm = if busy { 0 } else { calm + 1 };
+        grain = if state.tick() {
+            let least = state.watches.iter().map(|w| w.watch.limit).min();
+            Duration::from_nanos(least.unwrap_or(0))
+        } else {
+            grain * 2
+        };
+        grain = grain.clamp(GRAIN_MIN, GRAIN_MAX);
     }
 }
 
 impl State {
-    /// Looks at every shard; whether one was in a turn.
+    /// Looks at every shard; whether one has had a turn since the last look.
     fn tick(&mut self) -> bool {
         let mut stacks = BTreeMap::new();
         signal::stalls().take(|sample| {
             stacks.insert(sample.tag, sample.frames);
         });
         let mut busy = false;
-        for (watch, open) in &mut self.watches {
+        for Watched { watch, seen, open } in &mut self.watches {
+            let turn = watch.turn.load(Ordering::Acquire);
+            // Under way, or another than last time.
+            busy |= turn & OVER == 0 || turn != *seen;
+            *seen = turn;
             if let Some(stall) = open {
                 if let Some(frames) = stacks.remove(&stall.turn) {
                     stall.frames = frames;
                 }
-                if watch.turn.load(Ordering::Acquire) == stall.turn {
+                if turn == stall.turn {
                     stall.took = since(watch, stall.turn);
                 } else if let Some(stall) = close(watch, open.take()) {
                     self.past.push_back(stall);
@@ -248,7 +274,6 @@ impl State {
             let Some((turn, place)) = watch.look() else {
                 continue;
             };
-            busy = true;
             let took = since(watch, turn);
             if open.is_none() && took > Duration::from_nanos(watch.limit) {
                 *open = Some(watch.ask(turn, took, place));
@@ -275,7 +300,7 @@ impl Watch {
             took,
             ongoing: true,
             thread: self.name.clone(),
-            class: if turn & 1 == Class::Latency as u64 {
+            class: if turn & CLASS == Class::Latency as u64 {
                 Class::Latency
             } else {
                 Class::Background
@@ -305,7 +330,7 @@ fn close(watch: &Watch, stall: Option<Stall>) -> Option<Stall> {
 /// The last stalls, oldest first; those that still go on come last.
 pub fn stalls() -> Vec<Stall> {
     let state = lock();
-    let open = state.watches.iter().filter_map(|w| w.1.as_ref());
+    let open = state.watches.iter().filter_map(|w| w.open.as_ref());
     state.past.iter().chain(open).cloned().collect()
 }
 
@@ -314,7 +339,7 @@ pub fn stalls() -> Vec<Stall> {
 pub fn stall_counts() -> Vec<(String, u64)> {
     let state = lock();
     let count = |w: &Watch| (w.name.clone(), w.count.load(Ordering::Relaxed));
-    state.watches.iter().map(|w| count(&w.0)).collect()
+    state.watches.iter().map(|w| count(&w.watch)).collect()
 }
 
 /// `all` as lines of `thread;outermost;...;innermost microseconds`, for a flame graph.
