@@ -11,6 +11,7 @@ use crate::failure::Result;
 use crate::limits::Limits;
 use crate::machine::Origin;
 use crate::outcome::Outcome;
+use crate::profile::Profiling;
 use crate::progress::Progress;
 use crate::report::{ms, number, remark};
 use crate::run;
@@ -42,11 +43,12 @@ fn workloads() -> Vec<Workload> {
     ]
 }
 
-/// Runs it with the streamd that is given or beside this program.
+/// Runs it with the streamd that is given or beside this program; `profile`: where its flame graph
+/// goes, if it shall have one.
 ///
 /// # Errors
 /// There is no streamd, it does not start, or a run fails.
-pub fn run(streamd: Option<&Path>) -> Result<Canonical> {
+pub fn run(streamd: Option<&Path>, profile: Option<&Path>) -> Result<Canonical> {
     let program = streamd_path(streamd)?;
     let dir = TempDir::new()?;
     let workloads = workloads();
@@ -54,15 +56,22 @@ pub fn run(streamd: Option<&Path>) -> Result<Canonical> {
     let origin = Origin::here(crate::machine::root(None).ok().as_deref(), dir.path());
     let each = Duration::from_millis(400);
     let limits = Limits::measure(dir.path(), each, |what| progress.step(what))?;
-    let server = Server::streamd(&program, &dir.path().join("data"))?;
+    let server = Server::streamd_with(&program, &dir.path().join("data"), profile.is_some())?;
     let target = server.target();
     duel::warm_one(&target, 2.0)?;
     progress.step("warm-up");
+    let loaded = workloads.iter().map(|w| w.seconds + w.warmup_s).sum();
+    let loaded = Duration::from_secs_f64(loaded);
+    let profiling = profile
+        .zip(server.admin())
+        .map(|(path, admin)| Profiling::start(admin, path, Duration::ZERO, loaded));
+    let profiling = profiling.transpose()?;
     let mut outcomes = Vec::new();
     for workload in &workloads {
         outcomes.push(run::run(&target, workload)?);
         progress.step(&workload.name);
     }
+    profiling.map_or(Ok(()), |p| p.finish())?;
     Ok(Canonical {
         origin,
         start_ms: server.started().as_secs_f64() * 1e3,

@@ -1,12 +1,14 @@
 //! The command line.
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
 
 use crate::admin::resolve;
 use crate::batch::Codec;
 use crate::failure::{Failure, Result};
+use crate::profile::Profiling;
 use crate::workload::{Kind, Target, Workload, records_in};
 
 /// Measures any broker that speaks the Kafka protocol.
@@ -25,6 +27,10 @@ pub struct Cli {
     /// The broker's program for the run without a command [default: streamd beside this one].
     #[arg(long, value_name = "PATH")]
     pub streamd: Option<PathBuf>,
+    /// Write a flame graph of the broker's CPU time during the run (60 seconds at most): of the run
+    /// without a command, or of produce, fetch or latency together with --admin.
+    #[arg(long, global = true, value_name = "FILE.svg")]
+    pub profile: Option<PathBuf>,
 }
 
 /// What to do.
@@ -53,6 +59,9 @@ pub struct BrokerArgs {
     /// The broker's process on this machine, to read its CPU time and memory.
     #[arg(long)]
     pub pid: Option<u32>,
+    /// The broker's admin address, for --profile.
+    #[arg(long, value_name = "HOST:PORT")]
+    pub admin: Option<String>,
 }
 
 /// A load from the command line.
@@ -185,6 +194,27 @@ fn config(text: &str) -> Result<(String, String)> {
         ))
     })?;
     Ok((name.into(), value.into()))
+}
+
+impl Cli {
+    /// Begins the profile that is asked for, if any.
+    ///
+    /// # Errors
+    /// `--admin` is missing, nobody listens there, or the file cannot be made.
+    pub fn profiling(&self, args: &LoadArgs) -> Result<Option<Profiling>> {
+        let (file, admin) = match (&self.profile, &args.broker.admin) {
+            (None, None) => return Ok(None),
+            (Some(file), Some(admin)) => (file, resolve(admin)?),
+            _ => {
+                let text = "--profile FILE and --admin HOST:PORT need each other: streamd answers \
+                            there when it is started with --admin-listen HOST:PORT";
+                return Err(Failure::usage(text));
+            }
+        };
+        let seconds = |s: f64| Duration::from_secs_f64(s.clamp(0.0, 60.0));
+        let (warmup, time) = (seconds(args.warmup), seconds(args.seconds));
+        Profiling::start(admin, file, warmup, time).map(Some)
+    }
 }
 
 impl LoadArgs {

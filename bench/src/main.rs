@@ -24,6 +24,7 @@ mod outcome;
 mod payload;
 mod procfs;
 mod produce;
+mod profile;
 mod progress;
 mod ratio;
 mod report;
@@ -56,6 +57,14 @@ fn main() -> ExitCode {
 }
 
 fn dispatch(cli: &Cli) -> Result<()> {
+    let alone = matches!(
+        cli.command,
+        Some(Command::Duel(_) | Command::Limits(_) | Command::Table(_))
+    );
+    if alone && cli.profile.is_some() {
+        let text = "--profile goes with produce, fetch, latency, or no command at all";
+        return Err(Failure::usage(text));
+    }
     match &cli.command {
         Some(Command::Produce(args)) => load(cli, args, "produce", Kind::Produce, false),
         Some(Command::Fetch(args)) => load(cli, args, "fetch", Kind::Fetch, false),
@@ -64,7 +73,7 @@ fn dispatch(cli: &Cli) -> Result<()> {
         Some(Command::Limits(args)) => limits_run(cli, args),
         Some(Command::Table(args)) => table_run(cli, args),
         None => {
-            let canonical = canonical::run(cli.streamd.as_deref())?;
+            let canonical = canonical::run(cli.streamd.as_deref(), cli.profile.as_deref())?;
             print(cli.json, &canonical, || canonical::text(&canonical))
         }
     }
@@ -115,7 +124,10 @@ fn limits_run(cli: &Cli, args: &LimitsArgs) -> Result<()> {
 fn load(cli: &Cli, args: &LoadArgs, name: &str, kind: Kind, latency: bool) -> Result<()> {
     let workload = args.workload(name, kind, latency);
     run::check(&workload)?;
-    let outcome = run::run(&args.target()?, &workload)?;
+    let target = args.target()?;
+    let profiling = cli.profiling(args)?;
+    let outcome = run::run(&target, &workload)?;
+    profiling.map_or(Ok(()), |p| p.finish())?;
     print(cli.json, &outcome, || report::run(&outcome))
 }
 

@@ -34,6 +34,7 @@ pub struct Server {
     child: Child,
     name: String,
     address: SocketAddr,
+    admin: Option<SocketAddr>,
     lines: Lines,
     started: Duration,
 }
@@ -129,10 +130,25 @@ impl Server {
     /// # Errors
     /// It cannot be started, ends, or is not ready in a minute; its last lines are in the message.
     pub fn streamd(program: &Path, data: &Path) -> Result<Server> {
+        Server::streamd_with(program, data, false)
+    }
+
+    /// As [`Server::streamd`]; with `admin`, it has an admin address too.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn streamd_with(program: &Path, data: &Path, admin: bool) -> Result<Server> {
         let address = SocketAddr::from(([127, 0, 0, 1], free_port()?));
         let mut command = Command::new(program);
         command.args(["--listen", &address.to_string(), "--data-dir"]);
         command.arg(data);
+        let admin = match admin {
+            true => Some(SocketAddr::from(([127, 0, 0, 1], free_port()?))),
+            false => None,
+        };
+        if let Some(admin) = admin {
+            command.args(["--admin-listen", &admin.to_string()]);
+        }
         let begun = Instant::now();
         let (mut server, ready) = Server::spawn(command, "streamd", address)?;
         loop {
@@ -145,6 +161,7 @@ impl Server {
             }
         }
         server.started = begun.elapsed();
+        server.admin = admin;
         Ok(server)
     }
 
@@ -202,6 +219,7 @@ impl Server {
             child,
             name: name.into(),
             address,
+            admin: None,
             lines,
             started: Duration::ZERO,
         };
@@ -232,6 +250,11 @@ impl Server {
     /// How long it took until it served.
     pub fn started(&self) -> Duration {
         self.started
+    }
+
+    /// Its admin address, if it was started with one.
+    pub fn admin(&self) -> Option<SocketAddr> {
+        self.admin
     }
 
     /// It as a target, with configs for the topics that are made.

@@ -16,6 +16,7 @@ use streamd_log::journal::JournalOptions;
 use streamd_model::{ShardId, TopicId};
 use streamd_shard::{Envelope, Request, Settings, Shard};
 
+use crate::admin::Admin;
 use crate::broker::{Broker, Identity, Limits};
 use crate::config::Config;
 use crate::conn;
@@ -77,6 +78,10 @@ pub fn run(mut config: Config) -> Result<(), String> {
     take_port(&mut config)?;
     let identity = Arc::new(identity(&config)?);
     announce(&config, &identity);
+    let admin = config.admin_listen.map(Admin::start).transpose()?;
+    if let Some(admin) = &admin {
+        eprintln!("  admin on http://{}/", admin.address());
+    }
     let (report, reports) = channel();
     let shards = config.cores.len();
     let endpoints: Vec<Endpoint<Envelope>> = mesh(shards, MAILBOX);
@@ -99,8 +104,11 @@ pub fn run(mut config: Config) -> Result<(), String> {
     .map_err(|e| format!("cannot start the shards: {e}"))?;
     let ready = wait_ready(&reports, shards);
     if let Ok(listen) = &ready {
+        let serving = |yes| admin.iter().for_each(|a| a.set_ready(yes));
+        serving(true);
         say_ready(&plan, *listen, started.elapsed());
         signal::wait().map_err(|e| format!("cannot wait for signals: {e}"))?;
+        serving(false);
         eprintln!("stopping: finishing writes");
     }
     for shard in &stoppers {

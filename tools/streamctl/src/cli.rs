@@ -47,6 +47,16 @@ pub struct Global {
         value_parser = parse_bootstrap
     )]
     pub bootstrap: Bootstrap,
+    /// The broker's admin address, for `profile` and `stalls`
+    #[arg(
+        long,
+        global = true,
+        help_heading = "Options of every command",
+        env = "STREAMCTL_ADMIN",
+        hide_env_values = true,
+        value_name = "HOST:PORT"
+    )]
+    pub admin: Option<String>,
     /// Print JSON: one document, or a line for each record or batch
     #[arg(long, global = true, help_heading = "Options of every command")]
     pub json: bool,
@@ -88,12 +98,51 @@ pub enum Command {
     /// Read segment files without a broker
     #[command(subcommand)]
     Log(Log),
+    /// Draw a flame graph of where a broker's CPU time goes
+    Profile(Profile),
+    /// Show when a task held a shard for too long, and at what
+    Stalls(Stalls),
     /// Print a completion script for a shell
     #[command(after_help = "Example:\n  source <(streamctl completions bash)")]
     Completions {
         /// The shell
         shell: Shell,
     },
+}
+
+/// `streamctl profile`
+#[derive(Debug, Args)]
+#[command(after_help = "Example:\n  \
+    streamctl --admin 127.0.0.1:9644 profile --seconds 10 -o flame.svg\n\n\
+    The broker must have been started with --admin-listen HOST:PORT.")]
+pub struct Profile {
+    /// For how long, 1 to 60
+    #[arg(long, value_name = "N", default_value_t = 10, value_parser = up_to(60))]
+    pub seconds: u64,
+    /// Samples per second of CPU, 1 to 999
+    #[arg(long, value_name = "N", default_value_t = 99, value_parser = up_to(999))]
+    pub hz: u64,
+    /// The file to write [default: standard output]
+    #[arg(short, long, value_name = "FILE")]
+    pub output: Option<PathBuf>,
+    /// Stacks as text, a line each, in place of a picture
+    #[arg(long)]
+    pub folded: bool,
+}
+
+/// Whole numbers from 1 to `most`.
+fn up_to(most: u64) -> impl clap::builder::TypedValueParser<Value = u64> {
+    clap::value_parser!(u64).range(1..=most)
+}
+
+/// `streamctl stalls`
+#[derive(Debug, Args)]
+#[command(after_help = "Example:\n  streamctl --admin 127.0.0.1:9644 stalls\n\n\
+    The broker must have been started with --admin-listen HOST:PORT.")]
+pub struct Stalls {
+    /// A flame graph, as wide as the stalls were long, in place of text
+    #[arg(long)]
+    pub svg: bool,
 }
 
 /// `streamctl topic ...`

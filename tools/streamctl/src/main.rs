@@ -3,6 +3,7 @@
 //! Blocking sockets and the codec of `streamd-wire`, no runtime. Standard output is data, standard
 //! error is talk; exit codes: 0 as asked, 1 failed, 2 wrong usage.
 
+mod admin;
 mod cli;
 mod client;
 mod cluster;
@@ -53,6 +54,8 @@ fn run(cli: &Cli) -> Result<()> {
         Command::Produce(command) => produce::run(global, command),
         Command::Consume(command) => consume::run(global, command),
         Command::Log(command) => log::run(global, command),
+        Command::Profile(command) => admin::profile(global, command),
+        Command::Stalls(command) => admin::stalls(global, command),
         Command::Completions { shell } => {
             let mut script = Vec::new();
             clap_complete::generate(*shell, &mut Cli::command(), "streamctl", &mut script);
