@@ -388,3 +388,41 @@ fn a_thousand_members_join_within_five_seconds() {
     let took = began.elapsed();
     assert!(took < Duration::from_secs(5), "it took {took:?}");
 }
+
+#[test]
+fn a_member_whose_connection_breaks_while_it_waits_is_given_up() {
+    let broker = Broker::start(&[
+        "--set",
+        "group.initial.rebalance.delay.ms=60000",
+        "--set",
+        "group.min.session.timeout.ms=500",
+    ]);
+    let mut observer = Connection::open(&broker.addr());
+    let find = Body::default().string("crowd");
+    observer.call(10, 0, &find).expect("a coordinator");
+    let mut member = Connection::open(&broker.addr());
+    let body = Body::default().string("crowd").i32(500).i32(60_000);
+    let body = body.string("").string("consumer").i32(1);
+    let body = body.string("range").bytes(b"");
+    member.send(11, 3, &body).expect("a request");
+    let mut await_state = |want: &str| {
+        let deadline = Instant::now() + Duration::from_secs(10);
+        loop {
+            let body = Body::default().i32(1).string("crowd");
+            let mut answer = observer.call(15, 0, &body).expect("an answer");
+            let (_count, _error, _name) = (answer.i32(), answer.i16(), answer.string());
+            let state = answer.string();
+            if state == want {
+                return;
+            }
+            assert!(Instant::now() < deadline, "{state}, not {want}");
+            thread::sleep(Duration::from_millis(20));
+        }
+    };
+    await_state("PreparingRebalance");
+    // While the connection lives the rebalance goes on, though no heartbeat comes.
+    thread::sleep(Duration::from_millis(1500));
+    await_state("PreparingRebalance");
+    drop(member);
+    await_state("Empty");
+}
