@@ -16,6 +16,7 @@ use streamd_tests::client::Client;
 use streamd_tests::wire::{Body, Connection};
 
 const PATIENCE: Duration = Duration::from_secs(60);
+const QUIET: Duration = Duration::from_secs(1);
 const TOPIC: &str = "shared";
 const PARTITIONS: u32 = 4;
 
@@ -133,19 +134,31 @@ impl Group {
                     self.stand()
                 );
             };
-            let member = self.members.get_mut(name).expect("a member");
-            match said {
-                Said::Owns(partitions) => {
-                    member.owned = partitions;
-                    member.told += 1;
-                }
-                Said::Read(partition, offset) => {
-                    *self.read.entry((partition, offset)).or_default() += 1;
-                }
-                Said::Nothing => {
-                    member.ended = true;
-                    member.owned.clear();
-                }
+            self.take(name, said);
+        }
+    }
+
+    /// Follows the members until none of them has said anything for a while: a cooperative
+    /// rebalance has a second round.
+    fn until_quiet(&mut self) {
+        while let Ok((name, said)) = self.said.recv_timeout(QUIET) {
+            self.take(name, said);
+        }
+    }
+
+    fn take(&mut self, name: &'static str, said: Said) {
+        let member = self.members.get_mut(name).expect("a member");
+        match said {
+            Said::Owns(partitions) => {
+                member.owned = partitions;
+                member.told += 1;
+            }
+            Said::Read(partition, offset) => {
+                *self.read.entry((partition, offset)).or_default() += 1;
+            }
+            Said::Nothing => {
+                member.ended = true;
+                member.owned.clear();
             }
         }
     }
@@ -269,6 +282,7 @@ fn check_static(client: Client) {
         g.is_split() && g.members.len() == 2
     });
     g.until("all is read", Group::has_read_all);
+    g.until_quiet();
     let (owned, told) = (g.members["b"].owned.clone(), g.members["a"].told);
     g.members["b"].kill();
     g.until("its output ends", |g| g.members["b"].ended);
@@ -278,6 +292,7 @@ fn check_static(client: Client) {
     });
     g.produce(20);
     g.until("all is read", Group::has_read_all);
+    g.until_quiet();
     assert_eq!(
         g.members["a"].told, told,
         "the other one was told of a rebalance"
