@@ -1,7 +1,7 @@
 //! Where the time goes: profiles of the CPU, and the stacks of tasks that held their shard.
 //!
 //! - [`record`] samples all threads for a while; [`Profile::folded`] names the frames.
-//! - [`stalls`] shows the last turns of tasks that were longer than the stall limit.
+//! - [`stalls()`] shows the last turns of tasks that were longer than the stall limit.
 //!
 //! Works as an ordinary user, in a container, without hardware counters. While nothing is asked
 //! for, it costs three plain stores per turn of a task, and a thread that looks every 10 ms.

@@ -156,7 +156,8 @@ fn shorten(name: &str) -> Option<String> {
         Some(kind) if !kind.contains(['(', '{']) => {
             format!("{}::drop", without_generics(kind))
         }
-        _ => without_generics(name),
+        // The C library's internal aliases.
+        _ => without_generics(name.trim_start_matches("__GI_")),
     };
     let parts = plain.split("::").filter(|part| !part.starts_with('{'));
     let mut short = parts
@@ -268,6 +269,7 @@ mod tests {
             ("a::b::<u8, c::D<E>>::f::<G>", "a::b::f"),
             ("<&mut a::B<C as D> as E>::f", "a::B::f"),
             ("memcpy", "memcpy"),
+            ("__GI_sendfile64", "sendfile64"),
             ("odd<", "odd"),
             ("a>b", "a>b"),
         ];
