@@ -1,5 +1,6 @@
 //! Which brokers an experiment runs on: those that are named, an own streamd, an own Kafka.
 
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -35,6 +36,18 @@ pub struct BrokerArgs {
     /// Where Kafka and the data of own brokers go [default: in the temporary directory].
     #[arg(long, value_name = "DIR")]
     pub work: Option<PathBuf>,
+    /// Write a flame graph of the broker's CPU time under load (60 seconds at most); of an own
+    /// streamd, or of one that is named together with --admin.
+    #[arg(long, value_name = "FILE.svg")]
+    pub profile: Option<PathBuf>,
+    /// The named broker's admin address, for --profile.
+    #[arg(
+        long,
+        value_name = "HOST:PORT",
+        requires = "profile",
+        requires = "targets"
+    )]
+    pub admin: Option<String>,
     /// A config of the topics that are made; may be given again.
     #[arg(long = "topic-config", value_name = "NAME=VALUE")]
     pub topic_configs: Vec<String>,
@@ -47,6 +60,8 @@ pub struct Brokers {
     pub targets: Vec<Target>,
     /// Those that were started here.
     pub servers: Vec<Server>,
+    /// The admin address to take a profile from, and the file for it.
+    pub profile: Option<(SocketAddr, PathBuf)>,
     /// Where data is written, as far as it is known.
     pub data: PathBuf,
     _dirs: Vec<TempDir>,
@@ -61,6 +76,7 @@ impl Brokers {
         let mut brokers = Brokers {
             targets: named.to_vec(),
             servers: Vec::new(),
+            profile: None,
             data: std::env::temp_dir(),
             _dirs: Vec::new(),
         };
@@ -74,7 +90,8 @@ impl Brokers {
                 None => TempDir::new()?,
             };
             brokers.data = dir.path().to_path_buf();
-            let server = Server::streamd(&program, &dir.path().join("data"))?;
+            let data = dir.path().join("data");
+            let server = Server::streamd(&program, &data, args.profile.is_some())?;
             brokers.targets.push(server.target());
             brokers.servers.push(server);
             brokers._dirs.push(dir);
@@ -88,7 +105,24 @@ impl Brokers {
             targets.for_each(|target| target.configs.push(config.clone()));
         }
         unique(&brokers.targets)?;
+        brokers.profile = brokers.profiled(args)?;
         Ok(brokers)
+    }
+
+    fn profiled(&self, args: &BrokerArgs) -> Result<Option<(SocketAddr, PathBuf)>> {
+        let Some(file) = args.profile.clone() else {
+            return Ok(None);
+        };
+        let own = self.servers.iter().find_map(Server::admin);
+        let named = args.admin.as_deref().map(resolve).transpose()?;
+        match named.or(own) {
+            Some(admin) if self.targets.len() == 1 => Ok(Some((admin, file))),
+            Some(_) => Err(Failure::usage("--profile goes with a single broker")),
+            None => Err(Failure::usage(
+                "--profile needs the broker's --admin HOST:PORT: streamd answers there when it is \
+                 started with --admin-listen HOST:PORT",
+            )),
+        }
     }
 
     fn add_kafka(&mut self, args: &BrokerArgs) -> Result<()> {

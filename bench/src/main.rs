@@ -32,6 +32,7 @@ mod payload;
 mod presets;
 mod procfs;
 mod produce;
+mod profile;
 mod progress;
 mod ratio;
 mod record;

@@ -17,6 +17,7 @@ use crate::failure::{Context, Result};
 use crate::limits::Limits;
 use crate::machine::{Origin, now_utc};
 use crate::outcome::Outcome;
+use crate::profile::Profiling;
 use crate::progress::Progress;
 use crate::table::Idle;
 use crate::workload::Target;
@@ -110,12 +111,19 @@ pub fn run(experiment: &Experiment, brokers: &Brokers, pace: Pace) -> Result<Rec
         cases: Vec::new(),
         failed: Vec::new(),
     };
+    let time = Duration::from_secs_f64(loads);
+    let profiling = brokers
+        .profile
+        .as_ref()
+        .map(|(admin, file)| Profiling::start(*admin, file, Duration::ZERO, time));
+    let profiling = profiling.transpose()?;
     for load in &experiment.loads {
         match compare::case(targets, load, pace.rounds, &progress) {
             Ok(case) => record.push(case),
             Err(failure) => record.failed.push(failure.to_string()),
         }
     }
+    profiling.map_or(Ok(()), Profiling::finish)?;
     Ok(record)
 }
 

@@ -34,6 +34,7 @@ pub struct Server {
     child: Child,
     name: String,
     address: SocketAddr,
+    admin: Option<SocketAddr>,
     lines: Lines,
     started: Duration,
 }
@@ -124,15 +125,23 @@ pub fn streamd_path(given: Option<&Path>) -> Result<PathBuf> {
 }
 
 impl Server {
-    /// Starts streamd on a free port and waits for its line `ready`.
+    /// Starts streamd on a free port and waits for its line `ready`; with `admin`, it has an admin
+    /// address too.
     ///
     /// # Errors
     /// It cannot be started, ends, or is not ready in a minute; its last lines are in the message.
-    pub fn streamd(program: &Path, data: &Path) -> Result<Server> {
+    pub fn streamd(program: &Path, data: &Path, admin: bool) -> Result<Server> {
         let address = SocketAddr::from(([127, 0, 0, 1], free_port()?));
         let mut command = Command::new(program);
         command.args(["--listen", &address.to_string(), "--data-dir"]);
         command.arg(data);
+        let admin = match admin {
+            true => Some(SocketAddr::from(([127, 0, 0, 1], free_port()?))),
+            false => None,
+        };
+        if let Some(admin) = admin {
+            command.args(["--admin-listen", &admin.to_string()]);
+        }
         let begun = Instant::now();
         let (mut server, ready) = Server::spawn(command, "streamd", address)?;
         loop {
@@ -145,6 +154,7 @@ impl Server {
             }
         }
         server.started = begun.elapsed();
+        server.admin = admin;
         Ok(server)
     }
 
@@ -203,6 +213,7 @@ impl Server {
             child,
             name: name.into(),
             address,
+            admin: None,
             lines,
             started: Duration::ZERO,
         };
@@ -233,6 +244,11 @@ impl Server {
     /// How long it took until it served.
     pub fn started(&self) -> Duration {
         self.started
+    }
+
+    /// Its admin address, if it was started with one.
+    pub fn admin(&self) -> Option<SocketAddr> {
+        self.admin
     }
 
     /// It as a target, with configs for the topics that are made.
@@ -280,7 +296,7 @@ mod tests {
         let dir = TempDir::new().unwrap();
         let body = "echo starting >&2; echo \"ready listen=$2\" >&2; exec sleep 60";
         let program = script(dir.path(), "good", body);
-        let server = Server::streamd(&program, dir.path()).unwrap();
+        let server = Server::streamd(&program, dir.path(), false).unwrap();
         let pid = server.target().pid.unwrap();
         assert!(Path::new(&format!("/proc/{pid}")).exists());
         let begun = Instant::now();
@@ -289,7 +305,7 @@ mod tests {
         assert!(!Path::new(&format!("/proc/{pid}")).exists());
 
         let program = script(dir.path(), "bad", "echo no disk >&2; exit 3");
-        let error = Server::streamd(&program, dir.path()).unwrap_err();
+        let error = Server::streamd(&program, dir.path(), false).unwrap_err();
         assert!(error.to_string().contains("no disk"), "{error}");
         let missing = streamd_path(Some(&dir.path().join("none"))).unwrap_err();
         assert!(missing.to_string().contains("cargo build"), "{missing}");

@@ -1,10 +1,11 @@
-//! Kafka's own command line tools, as far as they need no groups.
+//! Kafka's own command line tools, and ours for groups.
 
 use std::io::Write as _;
 use std::process::{Command, Stdio};
 
+use streamd_tests::broker::{Broker, streamctl};
 use streamd_tests::install::kafka_tool;
-use streamd_tests::run::output;
+use streamd_tests::run::{command, output};
 
 use crate::Fixture;
 
@@ -144,6 +145,88 @@ fn kafka_console_offsets_and_deletion() {
     );
     assert_has(&versions, "Produce(0): 0 to ");
     assert_has(&versions, "Fetch(1): 4 to ");
+}
+
+/// Ours, as a script calls it.
+fn ours(boot: &str, args: &[&str]) -> String {
+    output(command(streamctl()).args(["--bootstrap", boot]).args(args))
+}
+
+#[test]
+fn groups_by_kafkas_tools_and_ours() {
+    let broker = Broker::start(&["--set", "group.initial.rebalance.delay.ms=0"]);
+    let boot = broker.addr();
+    console_produce(&boot, "lines", 100);
+    let consumer = "org.apache.kafka.tools.consumer.ConsoleConsumer";
+    let read = |count: &str| {
+        let args = [
+            "--topic",
+            "lines",
+            "--group",
+            "readers",
+            "--max-messages",
+            count,
+            "--timeout-ms",
+            "20000",
+            "--command-property",
+            "auto.offset.reset=earliest",
+        ];
+        call(consumer, &boot, &args).lines().count()
+    };
+    assert_eq!(read("60"), 60);
+    let groups = |args: &[&str]| {
+        let tool = "org.apache.kafka.tools.consumer.group.ConsumerGroupCommand";
+        call(tool, &boot, args)
+    };
+    assert_has(&groups(&["--list"]), "readers");
+    let state = groups(&["--describe", "--group", "readers", "--state"]);
+    assert_has(&state, "Empty");
+    let words = |text: &str| text.split_whitespace().collect::<Vec<_>>().join(" ");
+    let described = words(&groups(&["--describe", "--group", "readers"]));
+    assert_has(&described, "readers lines 0 60 100 40");
+    assert_has(
+        &words(&ours(&boot, &["group", "list"])),
+        "readers Empty classic consumer",
+    );
+    assert_has(
+        &words(&ours(&boot, &["group", "lag"])),
+        "readers lines 1 40",
+    );
+    let shown = ours(&boot, &["group", "describe", "readers"]);
+    assert_has(&shown, "Group readers: Empty, 0 members, lag 40");
+
+    // Ours tries, Kafka's executes, and the other way round.
+    let to = |more: &[&str]| {
+        let args = ["group", "reset-offsets", "readers", "--topic", "lines"];
+        words(&ours(&boot, &[&args[..], more].concat()))
+    };
+    assert_has(&to(&["--shift-by", "-10"]), "lines 0 60 50");
+    let reset = ["--reset-offsets", "--group", "readers", "--topic", "lines"];
+    let shift = ["--shift-by", "-10", "--execute"];
+    assert_has(
+        &words(&groups(&[&reset[..], &shift].concat())),
+        "readers lines 0 50",
+    );
+    assert_has(
+        &to(&["--to-offset", "500"]),
+        "lines 0 50 100 (the log has no more)",
+    );
+    assert_has(&to(&["--to-earliest", "--execute"]), "lines 0 50 0");
+    assert_eq!(read("100"), 100, "everything again");
+
+    let deleted = groups(&["--delete-offsets", "--group", "readers", "--topic", "lines"]);
+    assert_has(&deleted, "Successful");
+    ours(&boot, &["group", "delete", "readers"]);
+    assert!(!groups(&["--list"]).contains("readers"));
+    let missing = command(streamctl())
+        .args(["--bootstrap", &boot, "group", "describe", "readers"])
+        .output()
+        .expect("streamctl starts");
+    assert_eq!(missing.status.code(), Some(1));
+    assert_has(
+        &String::from_utf8_lossy(&missing.stderr),
+        "there is no group `readers`",
+    );
 }
 
 fn console_produce(boot: &str, topic: &str, count: usize) {

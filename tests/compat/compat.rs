@@ -7,6 +7,7 @@
 //! through the same client's broker connection.
 
 mod cli;
+mod groups;
 mod kcat;
 
 use std::sync::{Arc, Mutex, OnceLock, Weak};

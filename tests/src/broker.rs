@@ -258,23 +258,35 @@ fn free_port() -> u16 {
 /// The binary under test; built first, which takes no time when it is fresh.
 fn binary() -> &'static Path {
     static BUILT: OnceLock<PathBuf> = OnceLock::new();
-    BUILT.get_or_init(|| {
-        if let Some(given) = std::env::var_os("STREAMD_TEST_BIN") {
-            return given.into();
-        }
-        let target = target_dir();
-        let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
-        run(Command::new(cargo)
-            .args([
-                "build",
-                "--quiet",
-                "--release",
-                "--package",
-                "streamd",
-                "--target-dir",
-            ])
-            .arg(&target)
-            .current_dir(source_dir()));
-        target.join("release/streamd")
+    BUILT.get_or_init(|| match std::env::var_os("STREAMD_TEST_BIN") {
+        Some(given) => given.into(),
+        None => build("streamd"),
     })
+}
+
+/// The operator's command, built as the binary under test; beside it if that is given.
+#[must_use]
+pub fn streamctl() -> &'static Path {
+    static BUILT: OnceLock<PathBuf> = OnceLock::new();
+    BUILT.get_or_init(|| match std::env::var_os("STREAMD_TEST_BIN") {
+        Some(given) => Path::new(&given).with_file_name("streamctl"),
+        None => build("streamctl"),
+    })
+}
+
+fn build(package: &str) -> PathBuf {
+    let target = target_dir();
+    let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
+    run(Command::new(cargo)
+        .args([
+            "build",
+            "--quiet",
+            "--release",
+            "--package",
+            package,
+            "--target-dir",
+        ])
+        .arg(&target)
+        .current_dir(source_dir()));
+    target.join("release").join(package)
 }

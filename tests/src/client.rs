@@ -16,7 +16,7 @@ pub const CODECS: [&str; 5] = ["none", "gzip", "snappy", "lz4", "zstd"];
 /// Partitions of every topic that a driver creates in `produce`.
 pub const PARTITIONS: usize = 3;
 
-/// A stock client with a driver that takes `produce`, `dump` and `admin`.
+/// A stock client with a driver that takes `produce`, `dump`, `admin` and `group`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Client {
     /// Apache Kafka's own Java client.
@@ -71,7 +71,9 @@ impl Client {
             .filter(move |&&c| self != Self::Platformatic || c != "snappy")
     }
 
-    fn driver(self) -> Command {
+    /// The driver, to which a command and its arguments are added.
+    #[must_use]
+    pub fn driver(self) -> Command {
         let python = |driver: &str| {
             let mut c = command(install::python());
             c.env("PYTHONDONTWRITEBYTECODE", "1");

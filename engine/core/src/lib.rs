@@ -6,6 +6,7 @@
 
 pub mod codec;
 pub mod config;
+pub mod group;
 pub mod meta;
 pub mod producer;
 

@@ -18,6 +18,7 @@ pub mod local;
 pub mod mailbox;
 pub mod probe;
 pub mod process;
+pub mod profile;
 pub mod runtime;
 #[cfg(any(test, feature = "sim"))]
 pub mod sim;

@@ -188,9 +188,9 @@ impl Partition {
         }
         if log.will_roll(header.size, header.count, now_ms) {
             log.roll(now_ms);
-            log.plan_checkpoint(producers.encode());
+            log.plan_checkpoint(self.state(&producers));
         } else if log.wants_checkpoint() {
-            log.plan_checkpoint(producers.encode());
+            log.plan_checkpoint(self.state(&producers));
         }
         let max_timestamp = batch.facts.max_timestamp;
         let appended = log.append(batch, self.epoch, now_ms);

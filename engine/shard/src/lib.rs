@@ -5,6 +5,7 @@
 //! no borrow lives across an await.
 
 pub mod append;
+pub mod drive_group;
 pub mod drive_meta;
 pub mod flusher;
 pub mod mesh;
@@ -20,6 +21,7 @@ use streamd_log::BatchError;
 use streamd_model::ErrorCode;
 
 pub use append::{AppendDone, AppendItem, Placed, Ticket};
+pub use drive_group::{GroupAsk, GroupDone};
 pub use mesh::{Envelope, Mesh, Reply, Request, owner};
 pub use partition::Partition;
 pub use read::{

@@ -8,6 +8,7 @@ use std::cell::{Cell, RefCell};
 use std::future::Future;
 use std::sync::Arc;
 
+use streamd_core::group::{Listed, Token};
 use streamd_core::meta::{ClusterImage, Command};
 use streamd_io::local::{Notify, OneSender, oneshot};
 use streamd_io::mailbox::Endpoint;
@@ -15,6 +16,7 @@ use streamd_model::{Map, Offset, PartitionId, ShardId};
 
 use crate::Refusal;
 use crate::append::{AppendDone, AppendItem};
+use crate::drive_group::{GroupAsk, GroupDone};
 use crate::read::{
     EpochEnd, EpochQuery, OffsetFound, OffsetQuery, PartitionSize, ReadDone, ReadRequest,
     WatchRequest,
@@ -42,6 +44,12 @@ pub enum Request {
     Image(Arc<ClusterImage>),
     /// Change the cluster's metadata. Only shard 0 takes it.
     Propose(Command),
+    /// Ask coordinators of groups.
+    Groups(Vec<GroupAsk>),
+    /// Whoever asked a coordinator under this token is gone.
+    GroupGone(PartitionId, Token),
+    /// All groups of the shard.
+    GroupList,
     /// Flush and close everything.
     Close,
 }
@@ -64,6 +72,10 @@ pub enum Reply {
     Propose(Result<Arc<ClusterImage>, Refusal>),
     /// To [`Request::Start`]: why it failed.
     Started(Result<(), String>),
+    /// To [`Request::Groups`], in the order of its items.
+    Groups(Vec<GroupDone>),
+    /// To [`Request::GroupList`].
+    GroupList(Vec<Listed>),
     /// To what has no other answer.
     Done,
 }

@@ -14,6 +14,7 @@ use streamd_log::{Log, LogError};
 use streamd_model::{Epoch, ErrorCode, Offset, PartitionId, Watermarks};
 
 use crate::Refusal;
+use crate::drive_group::GroupHost;
 use crate::flusher::{Owner, Turn};
 use crate::waiters::Waiters;
 
@@ -31,6 +32,8 @@ pub struct Partition {
     pub waiters: Waiters,
     /// The leader epoch that new batches get.
     pub epoch: Epoch,
+    /// The coordinator of the groups that are kept here, in a partition of `__consumer_offsets`.
+    pub groups: RefCell<Option<Rc<GroupHost>>>,
     /// The topic as of the image that this shard has.
     pub topic: RefCell<std::sync::Arc<TopicMeta>>,
     turn: Turn,
@@ -53,6 +56,7 @@ impl Partition {
             producers: RefCell::new(producers),
             waiters: Waiters::default(),
             epoch: 0,
+            groups: RefCell::new(None),
             topic: RefCell::new(topic),
             turn: Turn::default(),
             deleted: Cell::new(false),
@@ -108,6 +112,15 @@ impl Partition {
         // Nobody reads it any more.
         self.log.borrow_mut().clear_tail();
         self.waiters.release_all();
+        self.stop_groups();
+    }
+
+    /// Ends the coordinator, if there is one.
+    pub fn stop_groups(&self) {
+        let host = self.groups.borrow().clone();
+        if let Some(host) = host {
+            host.stop();
+        }
     }
 
     /// Whether something of it is on its way to the disk.
@@ -128,6 +141,10 @@ impl Owner for Partition {
     fn flushed(&self, before: Offset, flushed: Flushed) {
         assert!(flushed.next > before, "a flush moves the watermark up");
         self.waiters.advanced(flushed.next, flushed.bytes);
+        let host = self.groups.borrow().clone();
+        if let Some(host) = host {
+            host.flushed(flushed.next);
+        }
     }
 
     fn failed(&self, error: &LogError) {

@@ -7,6 +7,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
+use streamd_core::group::{Coordinator, GroupRecord, OFFSETS_TOPIC};
 use streamd_core::meta::{ClusterImage, Local, TopicMeta};
 use streamd_core::producer::ProducerState;
 use streamd_io::local::Notify;
@@ -18,12 +19,16 @@ use streamd_log::{Log, LogConfig, LogError, recover, write_back};
 use streamd_model::{ErrorCode, Map, PartitionId, ShardId};
 
 use crate::Refusal;
+use crate::drive_group::{records_of, split_state};
 use crate::drive_meta::{METADATA_DIR, MetaLog};
 use crate::flusher::Flusher;
 use crate::mesh::{Envelope, Mesh, Reply, Request, owner};
 use crate::partition::Partition;
 use crate::read::PartitionSize;
 use crate::tail_budget::TailBudget;
+
+/// The log of groups is folded at a start: it is short from its checkpoint on.
+const GROUP_CHECKPOINT_BYTES: u64 = 16 << 20;
 
 /// What a shard is told at its start.
 #[derive(Clone, Debug)]
@@ -131,6 +136,9 @@ impl Shard {
         let dir = self.dir_of(topic, id.index);
         let log = Log::new(&self.env, &dir, self.log_config(topic), 0);
         let partition = Partition::new(id, topic.clone(), log, ProducerState::default());
+        if let Some(coordinator) = self.coordinator_for(&topic.name, &image) {
+            partition.host(coordinator, &self.env, &self.flusher);
+        }
         self.partitions.borrow_mut().insert(id, partition.clone());
         Ok(partition)
     }
@@ -146,8 +154,11 @@ impl Shard {
             segment_bytes: topic.config.segment_bytes as u64,
             segment_ms: topic.config.segment_ms,
             index_interval: topic.config.index_interval_bytes as u64,
+            checkpoint_bytes: match topic.name == OFFSETS_TOPIC {
+                true => GROUP_CHECKPOINT_BYTES,
+                false => LogConfig::default().checkpoint_bytes,
+            },
             metadata: format!("version: 0\ntopic_id: {}\n", topic.id),
-            ..LogConfig::default()
         }
     }
 
@@ -205,6 +216,12 @@ impl Shard {
                 self.follow(image).await;
                 Reply::Done
             }
+            Request::Groups(asks) => Reply::Groups(self.groups(asks).await),
+            Request::GroupGone(id, token) => {
+                self.group_gone(id, token);
+                Reply::Done
+            }
+            Request::GroupList => Reply::GroupList(self.group_list()),
             Request::Propose(command) => Reply::Propose(self.propose(command).await),
             Request::Close => {
                 self.close().await;
@@ -254,13 +271,14 @@ impl Shard {
     pub async fn follow(self: &Rc<Self>, image: Arc<ClusterImage>) {
         if !self.opened.get() {
             self.open_all(&image).await;
-            *self.image.borrow_mut() = image;
+            *self.image.borrow_mut() = image.clone();
+            self.drop_group_topics(&image).await;
             self.opened.set(true);
             self.opened_notify.notify_all();
             return;
         }
-        let mine: Vec<_> = self.partitions.borrow().values().cloned().collect();
-        for partition in mine {
+        let fewer = image.topics().len() < self.image.borrow().topics().len();
+        for partition in self.mine() {
             match image.topic_by_id(partition.id.topic) {
                 None => self.delete_partition(&partition).await,
                 Some(topic) if !Arc::ptr_eq(topic, &partition.topic.borrow()) => {
@@ -274,7 +292,17 @@ impl Shard {
             }
             self.env.yield_if_needed().await;
         }
-        *self.image.borrow_mut() = image;
+        *self.image.borrow_mut() = image.clone();
+        if fewer {
+            self.drop_group_topics(&image).await;
+        }
+    }
+
+    /// The partitions of this shard, in order.
+    pub(crate) fn mine(&self) -> Vec<Rc<Partition>> {
+        let mut mine: Vec<_> = self.partitions.borrow().values().cloned().collect();
+        mine.sort_unstable_by_key(|p| p.id);
+        mine
     }
 
     async fn delete_partition(&self, partition: &Rc<Partition>) {
@@ -355,8 +383,9 @@ impl Shard {
             };
             if self.owner(id) == self.mesh.id() {
                 let (shard, topic) = (self.clone(), topic.clone());
+                let groups = self.coordinator_for(&topic.name, image);
                 tasks.push(self.env.spawn(Class::Latency, async move {
-                    shard.open_one(id, topic, dir).await;
+                    shard.open_one(id, topic, dir, groups).await;
                 }));
             }
             if tasks.len() >= 32 {
@@ -368,7 +397,13 @@ impl Shard {
         }
     }
 
-    async fn open_one(&self, id: PartitionId, topic: Arc<TopicMeta>, dir: PathBuf) {
+    async fn open_one(
+        &self,
+        id: PartitionId,
+        topic: Arc<TopicMeta>,
+        dir: PathBuf,
+        mut groups: Option<Coordinator>,
+    ) {
         if let Err(why) = self.check_topic_id(&dir, &topic).await {
             eprintln!("warning: {}: {why}; it is moved aside", dir.display());
             let stray = dir.with_extension(format!("{}-stray", self.env.random_u64()));
@@ -377,7 +412,7 @@ impl Shard {
             }
             return;
         }
-        let (log, producers, failed) = match self.recover(&topic, &dir).await {
+        let (log, producers, failed) = match self.recover(&topic, &dir, &mut groups).await {
             Ok((log, producers)) => (log, producers, None),
             Err(error) => {
                 let log = Log::new(&self.env, &dir, self.log_config(&topic), 0);
@@ -385,6 +420,9 @@ impl Shard {
             }
         };
         let partition = Partition::new(id, topic, log, producers);
+        if let Some(groups) = groups {
+            partition.host(groups, &self.env, &self.flusher);
+        }
         if let Some(error) = failed {
             partition.fail(&error);
         }
@@ -420,27 +458,45 @@ impl Shard {
         &self,
         topic: &TopicMeta,
         dir: &Path,
+        groups: &mut Option<Coordinator>,
     ) -> Result<(Log, ProducerState), LogError> {
         let now_ms = self.env.wall_ms();
         let mut replayed = Vec::new();
+        let mut bad = None;
+        let mut records = Vec::new();
+        let keeps_groups = groups.is_some();
         let opened = recover::open(
             &self.env,
             dir,
             self.log_config(topic),
             now_ms,
-            &mut |h, _| {
+            &mut |h, bytes| {
                 if h.is_idempotent() {
                     replayed.push(*h);
+                }
+                if keeps_groups {
+                    match records_of(h, bytes) {
+                        Ok(more) => records.extend(more),
+                        Err(e) => {
+                            bad.get_or_insert(format!("offset {}: {e}", h.base_offset));
+                        }
+                    }
                 }
             },
         )
         .await?;
-        let mut producers = if opened.state.is_empty() {
+        let corrupt = |what: String| LogError::Corrupt(format!("{}: {what}", dir.display()));
+        if let Some(what) = bad {
+            return Err(corrupt(what));
+        }
+        let mut state = opened.state.as_slice();
+        if let Some(groups) = groups {
+            state = fold_groups(groups, state, &records).map_err(corrupt)?;
+        }
+        let mut producers = if state.is_empty() {
             ProducerState::default()
         } else {
-            ProducerState::decode(&opened.state).map_err(|why| {
-                LogError::Corrupt(format!("{}: producer state: {why}", dir.display()))
-            })?
+            ProducerState::decode(state).map_err(|why| corrupt(format!("producer state: {why}")))?
         };
         for h in replayed {
             let sent = crate::append::sent(&h);
@@ -467,7 +523,7 @@ impl Shard {
     pub async fn retain(self: Rc<Self>) {
         loop {
             self.env.sleep(self.settings.retention_check).await;
-            let mine: Vec<_> = self.partitions.borrow().values().cloned().collect();
+            let mine = self.mine();
             let idle_ms = self.image().broker().producer_id_expiration_ms;
             for partition in mine {
                 let now_ms = self.env.wall_ms();
@@ -509,6 +565,9 @@ impl Shard {
             .drain()
             .map(|(_, p)| p)
             .collect();
+        for partition in &mine {
+            partition.stop_groups();
+        }
         let meta = self.meta.borrow_mut().take();
         let meta_turn = match &meta {
             Some(meta) => Some(meta.end().await),
@@ -521,7 +580,7 @@ impl Shard {
             if partition.usable().is_err() {
                 continue;
             }
-            let state = partition.producers.borrow().encode();
+            let state = partition.state(&partition.producers.borrow());
             if let Err(error) = write_back::close(&self.env, &partition.log, state).await {
                 partition.fail(&error);
             }
@@ -532,6 +591,25 @@ impl Shard {
         drop(meta_turn);
         self.closed.set(true);
     }
+}
+
+/// Brings a coordinator to the end of its log: the checkpoint's state, then what came after it.
+/// Gives the part of the state that is about producers.
+fn fold_groups<'a>(
+    groups: &mut Coordinator,
+    state: &'a [u8],
+    records: &[GroupRecord],
+) -> Result<&'a [u8], String> {
+    let mut producers = state;
+    if !state.is_empty() {
+        let (first, second) = split_state(state).ok_or("the checkpoint's state is cut")?;
+        groups.decode(second).map_err(|e| e.to_string())?;
+        producers = first;
+    }
+    for record in records {
+        groups.replay(record);
+    }
+    Ok(producers)
 }
 
 /// `topic-3` → (`topic`, 3).

@@ -16,6 +16,7 @@ use streamd_log::journal::JournalOptions;
 use streamd_model::{ShardId, TopicId};
 use streamd_shard::{Envelope, Request, Settings, Shard};
 
+use crate::admin::Admin;
 use crate::broker::{Broker, Identity, Limits};
 use crate::config::Config;
 use crate::conn;
@@ -39,6 +40,11 @@ const JOURNAL_FILES: usize = 4;
 
 /// The least memory for requests that a shard works with, bytes.
 const REQUESTS_MIN: usize = 1 << 20;
+/// How long a port in use is waited for: the system takes a moment to clear away a broker that was
+/// killed.
+const PORT_WAIT: Duration = Duration::from_secs(1);
+/// How often it is tried again.
+const PORT_POLL: Duration = Duration::from_millis(20);
 
 /// What a shard tells the main thread.
 enum Report {
@@ -72,6 +78,10 @@ pub fn run(mut config: Config) -> Result<(), String> {
     take_port(&mut config)?;
     let identity = Arc::new(identity(&config)?);
     announce(&config, &identity);
+    let admin = config.admin_listen.map(Admin::start).transpose()?;
+    if let Some(admin) = &admin {
+        eprintln!("  admin on http://{}/", admin.address());
+    }
     let (report, reports) = channel();
     let shards = config.cores.len();
     let endpoints: Vec<Endpoint<Envelope>> = mesh(shards, MAILBOX);
@@ -94,8 +104,11 @@ pub fn run(mut config: Config) -> Result<(), String> {
     .map_err(|e| format!("cannot start the shards: {e}"))?;
     let ready = wait_ready(&reports, shards);
     if let Ok(listen) = &ready {
+        let serving = |yes| admin.iter().for_each(|a| a.set_ready(yes));
+        serving(true);
         say_ready(&plan, *listen, started.elapsed());
         signal::wait().map_err(|e| format!("cannot wait for signals: {e}"))?;
+        serving(false);
         eprintln!("stopping: finishing writes");
     }
     for shard in &stoppers {
@@ -112,7 +125,15 @@ pub fn run(mut config: Config) -> Result<(), String> {
 /// the port among themselves, so the system would let another process of this user share it too.
 fn take_port(config: &mut Config) -> Result<(), String> {
     let listen = config.listen;
-    let bound = TcpListener::bind(listen).and_then(|l| l.local_addr());
+    let until = Instant::now() + PORT_WAIT;
+    let bound = loop {
+        let bound = TcpListener::bind(listen).and_then(|l| l.local_addr());
+        let busy = matches!(&bound, Err(e) if e.kind() == io::ErrorKind::AddrInUse);
+        if !busy || Instant::now() >= until {
+            break bound;
+        }
+        std::thread::sleep(PORT_POLL);
+    };
     let bound = bound.map_err(|e| match e.kind() {
         io::ErrorKind::AddrInUse => format!(
             "{listen} is in use by another program. Stop that one, or choose another address \

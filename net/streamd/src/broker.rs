@@ -9,6 +9,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
+use streamd_core::group::Token;
 use streamd_core::producer::IdBlock;
 use streamd_io::local::Budget;
 use streamd_model::{Mono, ShardId};
@@ -41,6 +42,7 @@ pub struct Broker {
     /// The open connections of this shard.
     pub lives: RefCell<BTreeMap<u64, Rc<Life>>>,
     next_life: Cell<u64>,
+    next_token: Cell<u64>,
     complaints: Cell<(Mono, u64)>,
 }
 
@@ -84,6 +86,7 @@ impl Broker {
             sessions: RefCell::new(Sessions::new(limits.sessions)),
             lives: RefCell::default(),
             next_life: Cell::new(0),
+            next_token: Cell::new(0),
             complaints: Cell::default(),
         })
     }
@@ -94,6 +97,13 @@ impl Broker {
         self.next_life.set(key + 1);
         self.lives.borrow_mut().insert(key, life);
         key
+    }
+
+    /// A token that no other request of this process has.
+    pub fn new_token(&self) -> Token {
+        let n = self.next_token.get();
+        self.next_token.set(n + 1);
+        Token(u64::from(self.shard.mesh.id().0) << 48 | n)
     }
 
     /// Begins a request to shard `owner`, which may be this one. When this returns, another

@@ -67,6 +67,15 @@ struct Args {
         hide_env_values = true
     )]
     advertise: Option<String>,
+    /// Where to answer the operator over HTTP: health, profiles, stalls. Whoever reaches it may
+    /// use it (off: nowhere) [default: off]
+    #[arg(
+        long,
+        value_name = "HOST:PORT",
+        env = "STREAMD_ADMIN_LISTEN",
+        hide_env_values = true
+    )]
+    admin_listen: Option<String>,
     /// Where the data lives [default: ./streamd-data]
     #[arg(
         long,
@@ -109,6 +118,8 @@ struct Args {
 pub struct Config {
     /// Where to listen.
     pub listen: SocketAddr,
+    /// Where to answer the operator; `None`: nowhere.
+    pub admin_listen: Option<SocketAddr>,
     /// The data directory.
     pub data_dir: PathBuf,
     /// The cores, one shard each.
@@ -166,9 +177,10 @@ impl Given {
 }
 
 /// The names of the options that the file may have.
-const OPTIONS: [&str; 6] = [
+const OPTIONS: [&str; 7] = [
     "listen",
     "advertise",
+    "admin-listen",
     "data-dir",
     "cores",
     "memory",
@@ -222,6 +234,7 @@ fn settle(args: Args, from_env: &dyn Fn(&str) -> bool, set: &str) -> Result<Conf
     };
     let listen = pick("listen", &args.listen);
     let advertise = pick("advertise", &args.advertise);
+    let admin_listen = pick("admin-listen", &args.admin_listen);
     let data_dir = pick("data-dir", &args.data_dir);
     let cores = pick("cores", &args.cores);
     let memory = pick("memory", &args.memory);
@@ -234,6 +247,7 @@ fn settle(args: Args, from_env: &dyn Fn(&str) -> bool, set: &str) -> Result<Conf
         Some(g) => host_port(&g)?,
         None => default_advertise(listen)?,
     };
+    let admin_listen = admin_listen.map(|g| admin_address(&g)).transpose()?;
     let cores = match cores {
         Some(g) => read_cores(&g)?,
         None => streamd_io::available_cores(),
@@ -250,6 +264,7 @@ fn settle(args: Args, from_env: &dyn Fn(&str) -> bool, set: &str) -> Result<Conf
     });
     Ok(Config {
         listen,
+        admin_listen: admin_listen.flatten(),
         data_dir: data_dir.map_or_else(|| "streamd-data".into(), |g| g.text.into()),
         cores,
         memory,
@@ -406,6 +421,14 @@ fn address(given: &Given) -> Result<SocketAddr, String> {
     found.next().ok_or_else(|| given.bad(expected))
 }
 
+/// The word `off` takes back what the file says.
+fn admin_address(given: &Given) -> Result<Option<SocketAddr>, String> {
+    if given.text == "off" {
+        return Ok(None);
+    }
+    address(given).map(Some)
+}
+
 fn host_port(given: &Given) -> Result<(String, u16), String> {
     let bad = || given.bad("HOST:PORT, as clients reach it, as in broker1.example:9092");
     let (host, port) = given.text.rsplit_once(':').ok_or_else(bad)?;
@@ -543,12 +566,14 @@ mod tests {
         assert_eq!(c.advertise, ("127.0.0.1".to_owned(), 9092));
         assert_eq!(c.cores, streamd_io::available_cores());
         assert!(c.broker.durable && c.node_id == 1);
+        assert_eq!(c.admin_listen, None);
     }
 
     #[test]
     fn a_flag_wins_over_the_file() {
         let (_dir, path) = file(
-            "listen = \"127.0.0.1:7000\"\nnode-id = 5\n[kafka]\nnum.partitions = 4\n\
+            "listen = \"127.0.0.1:7000\"\nnode-id = 5\n\
+             admin-listen = \"127.0.0.1:0\"\n[kafka]\nnum.partitions = 4\n\
              log.retention.ms = 60000\n",
         );
         let c = read(&[
@@ -565,6 +590,9 @@ mod tests {
             (7000, 7, 6)
         );
         assert_eq!(c.local.configs["log.retention.ms"], "60000");
+        assert_eq!(c.admin_listen, Some(SocketAddr::from(([127, 0, 0, 1], 0))));
+        let c = read(&["--config", &path, "--admin-listen", "off"]).unwrap();
+        assert_eq!(c.admin_listen, None);
     }
 
     #[test]
@@ -580,6 +608,10 @@ mod tests {
             &["--listen", "\"nowhere\"", "HOST:PORT"],
         );
         says(&["--listen", "0.0.0.0:9092"], &["--advertise"]);
+        says(
+            &["--admin-listen", "here"],
+            &["--admin-listen", "\"here\"", "HOST:PORT"],
+        );
         says(&["--cores", "0"], &["--cores", "from 1 to"]);
         says(&["--cores", "7-5"], &["--cores"]);
         says(&["--memory", "lots"], &["--memory", "2GiB"]);

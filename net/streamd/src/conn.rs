@@ -167,6 +167,9 @@ pub async fn sweep(broker: Rc<Broker>) {
 
 /// Serves a connection until either side ends it.
 pub async fn serve(broker: Rc<Broker>, stream: Stream) {
+    // As Kafka writes the hosts of members.
+    let host = stream.peer_addr();
+    let host = host.map_or(String::new(), |addr| format!("/{}", addr.ip()));
     let (read, write) = stream.split();
     let env = broker.shard.env.clone();
     let life = Rc::new(Life {
@@ -188,6 +191,7 @@ pub async fn serve(broker: Rc<Broker>, stream: Stream) {
         last: 0,
         broker: broker.clone(),
         life: life.clone(),
+        host,
     };
     let served = async {
         if let Err(e) = read_loop(&broker, &mut frames, &queue).await {
@@ -253,7 +257,19 @@ async fn read_loop(
             return Ok(());
         }
         frames.life.busy.set(true);
-        let reply = kafka::answer(broker, &frame).await.map_err(Hangup::Bad)?;
+        let answer = async {
+            let answer = kafka::answer(broker, &frames.host, &frame);
+            answer.await.map_err(Hangup::Bad)
+        };
+        let reply = if kafka::waits_for_others(header.api) {
+            let gone = async {
+                frames.stream.closed().await;
+                Err(Hangup::Gone)
+            };
+            future::or(answer, gone).await?
+        } else {
+            answer.await?
+        };
         frames.life.busy.set(false);
         queue.push(Box::pin(async { Some(reply) }), permits);
     }
@@ -269,6 +285,8 @@ struct Frames {
     last: usize,
     broker: Rc<Broker>,
     life: Rc<Life>,
+    /// The client's address, for the members of groups.
+    host: String,
 }
 
 /// A frame without its length, and the memory that is reserved for it.

@@ -3,6 +3,7 @@
 //!
 //! This crate may see everything; nothing sees it.
 
+mod admin;
 mod boot;
 mod broker;
 mod config;

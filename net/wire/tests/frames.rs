@@ -89,14 +89,6 @@ fn requests_that_are_not_served_are_told_apart() {
             correlation_id
         })
     );
-    // The codec knows FindCoordinator for clients; the broker does not serve it.
-    assert_eq!(
-        parse(10, 0),
-        Err(FrameError::Api {
-            key: 10,
-            correlation_id
-        })
-    );
     let api = ApiKey::ApiVersions;
     assert_eq!(
         parse(18, 99),

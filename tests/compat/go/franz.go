@@ -140,3 +140,38 @@ func (f franz) admin(ctx context.Context, topic string) error {
 		return !listed.Has(topic), err
 	})
 }
+
+func (f franz) group(ctx context.Context, topic, name string) error {
+	owned := map[int32]bool{}
+	change := func(owns bool) func(context.Context, *kgo.Client, map[string][]int32) {
+		return func(_ context.Context, _ *kgo.Client, parts map[string][]int32) {
+			for _, p := range parts[topic] {
+				if owns {
+					owned[p] = true
+				} else {
+					delete(owned, p)
+				}
+			}
+			sayOwns(owned)
+		}
+	}
+	c, _, err := f.open(kgo.ConsumerGroup(name), kgo.ConsumeTopics(topic), kgo.DisableAutoCommit(),
+		kgo.ConsumeResetOffset(kgo.NewOffset().AtStart()),
+		kgo.SessionTimeout(6*time.Second), kgo.HeartbeatInterval(300*time.Millisecond),
+		kgo.OnPartitionsAssigned(change(true)), kgo.OnPartitionsRevoked(change(false)), kgo.OnPartitionsLost(change(false)))
+	if err != nil {
+		return err
+	}
+	defer c.Close()
+	for ctx.Err() == nil {
+		short, cancel := context.WithTimeout(ctx, 100*time.Millisecond)
+		fetches := c.PollFetches(short)
+		cancel()
+		fetches.EachRecord(func(r *kgo.Record) { sayRead(r.Partition, r.Offset) })
+		if fetches.NumRecords() > 0 {
+			// When it fails the group has moved on.
+			_ = c.CommitUncommittedOffsets(ctx)
+		}
+	}
+	return nil
+}

@@ -1,4 +1,4 @@
-// Driver for the Go clients: franz and sarama, each with produce, dump and admin.
+// Driver for the Go clients: franz and sarama, each with produce, dump, admin and group.
 package main
 
 import (
@@ -35,9 +35,11 @@ type client interface {
 	produce(ctx context.Context, records []record, topic, codec string, variant int) error
 	dump(ctx context.Context, out *bufio.Writer, topic string) error
 	admin(ctx context.Context, topic string) error
+	group(ctx context.Context, topic, name string) error
 }
 
-// Usage: CLIENT produce BOOTSTRAP FILE PREFIX CODECS | dump BOOTSTRAP TOPIC... | admin BOOTSTRAP PREFIX.
+// Usage: CLIENT produce BOOTSTRAP FILE PREFIX CODECS | dump BOOTSTRAP TOPIC... | admin BOOTSTRAP PREFIX
+// | group BOOTSTRAP TOPIC GROUP.
 func main() {
 	ctx, cancel := context.WithTimeout(context.Background(), patience)
 	defer cancel()
@@ -75,6 +77,8 @@ func run(ctx context.Context, name, command, boot string, args []string) error {
 		return out.Flush()
 	case "admin":
 		return c.admin(ctx, args[0]+"-topic")
+	case "group":
+		return c.group(untilLine(ctx), args[0], args[1])
 	}
 	return fmt.Errorf("unknown command %s", command)
 }
@@ -116,6 +120,29 @@ func writeRecord(out *bufio.Writer, topic string, offset int64, r record) {
 	}
 	fmt.Fprintf(out, "%s\t%d\t%d\t%d\t%s\t%s\t%s\n", topic, r.partition, offset, r.timestamp.UnixMilli(),
 		toHex(r.key), toHex(r.value), strings.Join(headers, ";"))
+}
+
+// untilLine is done when a line comes in, or the input ends.
+func untilLine(ctx context.Context) context.Context {
+	ctx, cancel := context.WithCancel(ctx)
+	go func() {
+		_, _ = bufio.NewReader(os.Stdin).ReadString('\n')
+		cancel()
+	}()
+	return ctx
+}
+
+// sayOwns tells the test which partitions a member of a group has.
+func sayOwns(owned map[int32]bool) {
+	line := "owns"
+	for p := range owned {
+		line += fmt.Sprint(" ", p)
+	}
+	fmt.Println(line)
+}
+
+func sayRead(partition int32, offset int64) {
+	fmt.Println("read", partition, offset)
 }
 
 func fromHex(s string) []byte {

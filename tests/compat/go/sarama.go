@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"context"
 	"errors"
+	"time"
 
 	"github.com/IBM/sarama"
 )
@@ -162,4 +163,54 @@ func (s saramaClient) admin(_ context.Context, topic string) error {
 		_, there := listed[topic]
 		return !there, err
 	})
+}
+
+type saramaMember struct{ topic string }
+
+func (m saramaMember) Setup(session sarama.ConsumerGroupSession) error {
+	owned := map[int32]bool{}
+	for _, p := range session.Claims()[m.topic] {
+		owned[p] = true
+	}
+	sayOwns(owned)
+	return nil
+}
+
+func (m saramaMember) Cleanup(sarama.ConsumerGroupSession) error {
+	sayOwns(nil)
+	return nil
+}
+
+func (m saramaMember) ConsumeClaim(session sarama.ConsumerGroupSession, claim sarama.ConsumerGroupClaim) error {
+	for message := range claim.Messages() {
+		sayRead(message.Partition, message.Offset)
+		session.MarkMessage(message, "")
+		session.Commit()
+	}
+	return nil
+}
+
+func (s saramaClient) group(ctx context.Context, topic, name string) error {
+	c := s.config()
+	c.Consumer.Offsets.Initial = sarama.OffsetOldest
+	c.Consumer.Offsets.AutoCommit.Enable = false
+	c.Consumer.Group.Session.Timeout = 6 * time.Second
+	c.Consumer.Group.Heartbeat.Interval = 300 * time.Millisecond
+	// A commit waits behind a fetch on the same connection.
+	c.Consumer.MaxWaitTime = 20 * time.Millisecond
+	// A broker that comes back is looked for often.
+	c.Metadata.Retry.Backoff = 50 * time.Millisecond
+	c.Consumer.Retry.Backoff = 50 * time.Millisecond
+	c.Consumer.Group.Rebalance.Retry.Backoff = 50 * time.Millisecond
+	group, err := sarama.NewConsumerGroup([]string{s.boot}, name, c)
+	if err != nil {
+		return err
+	}
+	for ctx.Err() == nil {
+		// It ends with each rebalance, and when the broker is away.
+		if err := group.Consume(ctx, []string{topic}, saramaMember{topic}); err != nil {
+			time.Sleep(50 * time.Millisecond)
+		}
+	}
+	return group.Close()
 }

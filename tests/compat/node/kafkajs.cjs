@@ -143,4 +143,22 @@ async function admin (boot, prefix) {
   })
 }
 
-lines.main({ produce, dump, admin })
+async function group (boot, topic, groupId) {
+  const retry = { retries: 1000, initialRetryTime: 50, maxRetryTime: 500 }
+  const consumer = new Kafka({ brokers: [boot], logLevel: logLevel.NOTHING, retry })
+    .consumer({ groupId, sessionTimeout: 6000, heartbeatInterval: 300, maxWaitTimeInMs: 100, retry })
+  consumer.on(consumer.events.GROUP_JOIN, ({ payload }) => {
+    console.log(['owns', ...(payload.memberAssignment[topic] ?? [])].join(' '))
+  })
+  await consumer.connect()
+  await consumer.subscribe({ topic, fromBeginning: true })
+  // It commits after each batch by itself.
+  await consumer.run({
+    eachMessage: async ({ partition, message }) => console.log(`read ${partition} ${message.offset}`)
+  })
+  await lines.stopAsked()
+  await consumer.disconnect()
+  process.exit(0)
+}
+
+lines.main({ produce, dump, admin, group })

@@ -37,13 +37,21 @@ exports.until = async (read, what) => {
   assert.fail(`${what}: not so after 5 s`)
 }
 
+// Resolves when a line comes in, or the input ends.
+exports.stopAsked = () => new Promise(resolve => {
+  process.stdin.once('data', resolve)
+  process.stdin.once('end', resolve)
+})
+
 // Commands: produce BOOTSTRAP FILE PREFIX CODECS | dump BOOTSTRAP TOPIC... | admin BOOTSTRAP PREFIX
+// | group BOOTSTRAP TOPIC GROUP
 exports.main = commands => {
   const [name, boot, ...rest] = process.argv.slice(2)
   const run = {
     produce: () => commands.produce(boot, exports.read(rest[0]), rest[1], rest[2].split(',')),
     dump: () => commands.dump(boot, rest),
-    admin: () => commands.admin(boot, rest[0])
+    admin: () => commands.admin(boot, rest[0]),
+    group: () => commands.group(boot, rest[0], rest[1])
   }[name]
   assert(run, `unknown command ${name}`)
   run().catch(error => {

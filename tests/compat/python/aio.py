@@ -1,10 +1,12 @@
 """aiokafka."""
 
 import asyncio
+import sys
 import time
 
-from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
+from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, ConsumerRebalanceListener, TopicPartition
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
+from aiokafka.errors import KafkaError
 
 import lines
 
@@ -86,5 +88,34 @@ async def admin(boot, prefix):
         await client.close()
 
 
+class Listener(ConsumerRebalanceListener):
+    def __init__(self):
+        self.owned = lines.Owned()
+
+    def on_partitions_assigned(self, assigned):
+        self.owned.change([p.partition for p in assigned])
+
+    def on_partitions_revoked(self, revoked):
+        self.owned.change(less=[p.partition for p in revoked])
+
+
+async def group(boot, topic, name):
+    consumer = AIOKafkaConsumer(bootstrap_servers=boot, group_id=name, enable_auto_commit=False,
+                                auto_offset_reset="earliest", session_timeout_ms=6000, heartbeat_interval_ms=300)
+    consumer.subscribe([topic], listener=Listener())
+    await consumer.start()
+    stop = lines.stop_asked()
+    while not stop.is_set():
+        records = [r for batch in (await consumer.getmany(timeout_ms=100)).values() for r in batch]
+        for r in records:
+            lines.say_read(r.partition, r.offset)
+        try:
+            if records:
+                await consumer.commit()
+        except KafkaError as e:  # the group has moved on
+            print("commit:", e, file=sys.stderr)
+    await consumer.stop()
+
+
 if __name__ == "__main__":
-    lines.main(*(lambda *args, f=f: asyncio.run(f(*args)) for f in (produce, dump, admin)))
+    lines.main(*(lambda *args, f=f: asyncio.run(f(*args)) for f in (produce, dump, admin, group)))

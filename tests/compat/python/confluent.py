@@ -1,5 +1,6 @@
 """librdkafka, through confluent-kafka."""
 
+import sys
 import time
 
 from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaException, Producer, TopicPartition
@@ -94,5 +95,31 @@ def admin(boot, prefix):
     await_value(lambda: topic in client.list_topics(timeout=10).topics, False, "listed topics after the deletion")
 
 
+def group(boot, topic, name, instance=None):
+    config = {"bootstrap.servers": boot, "group.id": name, "auto.offset.reset": "earliest",
+              "enable.auto.commit": False, "session.timeout.ms": 6000, "heartbeat.interval.ms": 300,
+              "reconnect.backoff.max.ms": 500, "partition.assignment.strategy": "cooperative-sticky"}
+    if instance:
+        config["group.instance.id"] = instance
+    consumer = Consumer(config)
+    owned = lines.Owned()
+
+    def lose(_, parts):
+        owned.change(less=[p.partition for p in parts])
+    consumer.subscribe([topic], on_assign=lambda _, parts: owned.change([p.partition for p in parts]),
+                       on_revoke=lose, on_lost=lose)
+    stop = lines.stop_asked()
+    while not stop.is_set():
+        records = [m for m in consumer.consume(500, 0.1) if not m.error()]
+        for m in records:
+            lines.say_read(m.partition(), m.offset())
+        try:
+            if records:
+                consumer.commit(asynchronous=False)
+        except KafkaException as e:  # the group has moved on
+            print("commit:", e, file=sys.stderr)
+    consumer.close()
+
+
 if __name__ == "__main__":
-    lines.main(produce, dump, admin)
+    lines.main(produce, dump, admin, group)

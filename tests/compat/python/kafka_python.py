@@ -1,9 +1,11 @@
 """kafka-python."""
 
+import sys
 import time
 
-from kafka import KafkaAdminClient, KafkaConsumer, KafkaProducer, TopicPartition
+from kafka import ConsumerRebalanceListener, KafkaAdminClient, KafkaConsumer, KafkaProducer, TopicPartition
 from kafka.admin import NewTopic
+from kafka.errors import KafkaError
 
 import lines
 
@@ -74,5 +76,33 @@ def admin(boot, prefix):
     client.close()
 
 
+class Listener(ConsumerRebalanceListener):
+    def __init__(self):
+        self.owned = lines.Owned()
+
+    def on_partitions_assigned(self, assigned):
+        self.owned.change([p.partition for p in assigned])
+
+    def on_partitions_revoked(self, revoked):
+        self.owned.change(less=[p.partition for p in revoked])
+
+
+def group(boot, topic, name):
+    consumer = KafkaConsumer(bootstrap_servers=boot, group_id=name, enable_auto_commit=False,
+                             auto_offset_reset="earliest", session_timeout_ms=6000, heartbeat_interval_ms=300)
+    consumer.subscribe([topic], listener=Listener())
+    stop = lines.stop_asked()
+    while not stop.is_set():
+        records = [r for batch in consumer.poll(timeout_ms=100).values() for r in batch]
+        for r in records:
+            lines.say_read(r.partition, r.offset)
+        try:
+            if records:
+                consumer.commit()
+        except KafkaError as e:  # the group has moved on
+            print("commit:", e, file=sys.stderr)
+    consumer.close()
+
+
 if __name__ == "__main__":
-    lines.main(produce, dump, admin)
+    lines.main(produce, dump, admin, group)

@@ -4,6 +4,7 @@ Input lines: partition, timestamp, key, value, headers. Output lines: topic, par
 """
 
 import sys
+import threading
 from typing import NamedTuple, Optional
 
 PARTITIONS = 3
@@ -39,8 +40,35 @@ def write(topic, partition, offset, timestamp, key, value, headers):
     print(topic, partition, offset, timestamp, to_hex(key), to_hex(value), headers, sep="\t")
 
 
-def main(produce, dump, admin):
-    """Commands: produce BOOTSTRAP FILE PREFIX CODECS | dump BOOTSTRAP TOPIC... | admin BOOTSTRAP PREFIX"""
+class Owned:
+    """What a member of a group owns, as the group's test is told."""
+
+    def __init__(self):
+        self.parts = set()
+
+    def change(self, more=(), less=()):
+        self.parts = (self.parts | set(more)) - set(less)
+        print("owns", *sorted(self.parts), flush=True)
+
+
+def stop_asked():
+    """Is set when a line comes in, or the input ends."""
+    asked = threading.Event()
+
+    def wait():
+        sys.stdin.readline()
+        asked.set()
+    threading.Thread(target=wait, daemon=True).start()
+    return asked
+
+
+def say_read(partition, offset):
+    print("read", partition, offset, flush=True)
+
+
+def main(produce, dump, admin, group):
+    """Commands: produce BOOTSTRAP FILE PREFIX CODECS | dump BOOTSTRAP TOPIC... | admin BOOTSTRAP PREFIX
+    | group BOOTSTRAP TOPIC GROUP [INSTANCE]"""
     command, boot, *rest = sys.argv[1:]
     if command == "produce":
         produce(boot, list(read(rest[0])), rest[1], rest[2].split(","))
@@ -48,6 +76,8 @@ def main(produce, dump, admin):
         dump(boot, rest)
     elif command == "admin":
         admin(boot, rest[0])
+    elif command == "group":
+        group(boot, *rest)
     else:
         sys.exit(f"unknown command {command}")
 

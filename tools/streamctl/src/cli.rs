@@ -26,6 +26,7 @@ Examples:
   seq 1 1000 | streamctl produce flights
   streamctl consume flights --until-end
   streamctl topic describe flights
+  streamctl group lag
   streamctl log verify ./streamd-data
 
 Data goes to standard output, everything else to standard error.
@@ -46,6 +47,16 @@ pub struct Global {
         value_parser = parse_bootstrap
     )]
     pub bootstrap: Bootstrap,
+    /// The broker's admin address, for `profile` and `stalls`
+    #[arg(
+        long,
+        global = true,
+        help_heading = "Options of every command",
+        env = "STREAMCTL_ADMIN",
+        hide_env_values = true,
+        value_name = "HOST:PORT"
+    )]
+    pub admin: Option<String>,
     /// Print JSON: one document, or a line for each record or batch
     #[arg(long, global = true, help_heading = "Options of every command")]
     pub json: bool,
@@ -74,6 +85,9 @@ pub enum Command {
     /// Look at the settings of topics and brokers, and change them
     #[command(subcommand)]
     Config(Config),
+    /// Look at consumer groups, move their offsets, delete them
+    #[command(subcommand)]
+    Group(Group),
     /// Show the brokers of the cluster
     #[command(after_help = "Example:\n  streamctl cluster --json | jq .brokers")]
     Cluster,
@@ -84,12 +98,51 @@ pub enum Command {
     /// Read segment files without a broker
     #[command(subcommand)]
     Log(Log),
+    /// Draw a flame graph of where a broker's CPU time goes
+    Profile(Profile),
+    /// Show when a task held a shard for too long, and at what
+    Stalls(Stalls),
     /// Print a completion script for a shell
     #[command(after_help = "Example:\n  source <(streamctl completions bash)")]
     Completions {
         /// The shell
         shell: Shell,
     },
+}
+
+/// `streamctl profile`
+#[derive(Debug, Args)]
+#[command(after_help = "Example:\n  \
+    streamctl --admin 127.0.0.1:9644 profile --seconds 10 -o flame.svg\n\n\
+    The broker must have been started with --admin-listen HOST:PORT.")]
+pub struct Profile {
+    /// For how long, 1 to 60
+    #[arg(long, value_name = "N", default_value_t = 10, value_parser = up_to(60))]
+    pub seconds: u64,
+    /// Samples per second of CPU, 1 to 999
+    #[arg(long, value_name = "N", default_value_t = 99, value_parser = up_to(999))]
+    pub hz: u64,
+    /// The file to write [default: standard output]
+    #[arg(short, long, value_name = "FILE")]
+    pub output: Option<PathBuf>,
+    /// Stacks as text, a line each, in place of a picture
+    #[arg(long)]
+    pub folded: bool,
+}
+
+/// Whole numbers from 1 to `most`.
+fn up_to(most: u64) -> impl clap::builder::TypedValueParser<Value = u64> {
+    clap::value_parser!(u64).range(1..=most)
+}
+
+/// `streamctl stalls`
+#[derive(Debug, Args)]
+#[command(after_help = "Example:\n  streamctl --admin 127.0.0.1:9644 stalls\n\n\
+    The broker must have been started with --admin-listen HOST:PORT.")]
+pub struct Stalls {
+    /// A flame graph, as wide as the stalls were long, in place of text
+    #[arg(long)]
+    pub svg: bool,
 }
 
 /// `streamctl topic ...`
@@ -142,6 +195,129 @@ pub enum Topic {
         #[arg(short, long, value_name = "N", value_parser = clap::value_parser!(i32).range(1..))]
         partitions: i32,
     },
+}
+
+/// `streamctl group ...`
+#[derive(Debug, Subcommand)]
+pub enum Group {
+    /// List the groups
+    List {
+        /// Only those in this state, such as Stable or Empty
+        #[arg(long)]
+        state: Option<String>,
+    },
+    /// Show state, members, committed offsets and lag of groups
+    #[command(after_help = "Example:\n  \
+        streamctl group describe readers --json | jq '.[0].offsets'")]
+    Describe {
+        /// The groups [default: all]
+        names: Vec<String>,
+    },
+    /// Show how many records groups are behind, by topic
+    Lag {
+        /// The groups [default: all]
+        names: Vec<String>,
+    },
+    /// Move the committed offsets of a group that has no members
+    ResetOffsets(ResetOffsets),
+    /// Delete groups without members, and their offsets
+    Delete {
+        /// The groups
+        #[arg(required = true)]
+        names: Vec<String>,
+    },
+}
+
+/// `streamctl group reset-offsets`
+#[derive(Debug, Args)]
+#[command(
+    group = clap::ArgGroup::new("target").required(true),
+    group = clap::ArgGroup::new("scope").required(true).multiple(true),
+    after_help = "Examples:\n  \
+        streamctl group reset-offsets readers --topic flights --to-earliest\n  \
+        streamctl group reset-offsets readers --topic flights:0,1 --shift-by -100 --execute\n\n\
+        Without --execute it only says what it would do."
+)]
+pub struct ResetOffsets {
+    /// The group
+    pub group: String,
+    /// A topic, or some of its partitions; may be given again
+    #[arg(long = "topic", group = "scope", value_name = "NAME[:P,P]", value_parser = parse_topic)]
+    pub topics: Vec<(String, Vec<i32>)>,
+    /// All that the group has committed
+    #[arg(long, group = "scope")]
+    pub all_topics: bool,
+    /// To the first record there is
+    #[arg(long, group = "target")]
+    pub to_earliest: bool,
+    /// Behind the last record
+    #[arg(long, group = "target")]
+    pub to_latest: bool,
+    /// To this offset
+    #[arg(long, group = "target", value_name = "N",
+        value_parser = clap::value_parser!(i64).range(0..))]
+    pub to_offset: Option<i64>,
+    /// By so many records, back with a minus
+    #[arg(
+        long,
+        group = "target",
+        value_name = "N",
+        allow_negative_numbers = true
+    )]
+    pub shift_by: Option<i64>,
+    /// To the first record of this time or later, in milliseconds since 1970
+    #[arg(long, group = "target", value_name = "MS",
+        value_parser = clap::value_parser!(i64).range(0..))]
+    pub to_time: Option<i64>,
+    /// Do it
+    #[arg(long)]
+    pub execute: bool,
+}
+
+/// Where offsets go.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Target {
+    /// To the first record.
+    Earliest,
+    /// Behind the last one.
+    Latest,
+    /// To this one.
+    Offset(i64),
+    /// By so many.
+    Shift(i64),
+    /// To the first record of this time or later.
+    Time(i64),
+}
+
+impl ResetOffsets {
+    /// The one that was given.
+    ///
+    /// # Errors
+    /// None was.
+    pub fn target(&self) -> crate::failure::Result<Target> {
+        let flag = |given: bool, target| given.then_some(target);
+        flag(self.to_earliest, Target::Earliest)
+            .or(flag(self.to_latest, Target::Latest))
+            .or(self.to_offset.map(Target::Offset))
+            .or(self.shift_by.map(Target::Shift))
+            .or(self.to_time.map(Target::Time))
+            .ok_or_else(|| crate::failure::Failure::Usage("say where to: see --help".into()))
+    }
+}
+
+/// `NAME` or `NAME:P,P`.
+fn parse_topic(text: &str) -> Result<(String, Vec<i32>), String> {
+    let Some((name, list)) = text.split_once(':') else {
+        return Ok((text.to_owned(), Vec::new()));
+    };
+    let partitions: Option<Vec<i32>> = list
+        .split(',')
+        .map(|p| p.parse().ok().filter(|n| *n >= 0))
+        .collect();
+    match partitions {
+        Some(partitions) if !name.is_empty() => Ok((name.to_owned(), partitions)),
+        _ => Err("expected a topic, or a topic and partitions, such as flights:0,3".into()),
+    }
 }
 
 /// What has settings.

@@ -91,6 +91,10 @@ fn hint(code: ErrorCode) -> Option<&'static str> {
         ErrorCode::NotEnoughReplicas | ErrorCode::NotEnoughReplicasAfterAppend => {
             "`streamctl topic describe` shows which replicas are in sync."
         }
+        ErrorCode::GroupIdNotFound => "`streamctl group list` shows the groups there are.",
+        ErrorCode::NonEmptyGroup => {
+            "Stop its members first; `streamctl group describe` shows them."
+        }
         ErrorCode::InvalidReplicationFactor => "`streamctl cluster` shows the brokers there are.",
         _ => return None,
     })

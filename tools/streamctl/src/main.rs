@@ -1,8 +1,9 @@
-//! `streamctl`, the operator's command: topics, settings, records, segment files.
+//! `streamctl`, the operator's command: topics, groups, settings, records, segment files.
 //!
 //! Blocking sockets and the codec of `streamd-wire`, no runtime. Standard output is data, standard
 //! error is talk; exit codes: 0 as asked, 1 failed, 2 wrong usage.
 
+mod admin;
 mod cli;
 mod client;
 mod cluster;
@@ -13,6 +14,7 @@ mod consume;
 mod describe;
 mod failure;
 mod format;
+mod group;
 mod input;
 mod log;
 mod murmur;
@@ -47,10 +49,13 @@ fn run(cli: &Cli) -> Result<()> {
     match &cli.command {
         Command::Topic(command) => topic::run(global, command),
         Command::Config(command) => config::run(global, command),
+        Command::Group(command) => group::run(global, command),
         Command::Cluster => cluster::run(global),
         Command::Produce(command) => produce::run(global, command),
         Command::Consume(command) => consume::run(global, command),
         Command::Log(command) => log::run(global, command),
+        Command::Profile(command) => admin::profile(global, command),
+        Command::Stalls(command) => admin::stalls(global, command),
         Command::Completions { shell } => {
             let mut script = Vec::new();
             clap_complete::generate(*shell, &mut Cli::command(), "streamctl", &mut script);

@@ -23,6 +23,8 @@ pub struct BrokerConfig {
     pub fetch_bytes_max: usize,
     /// How many fetch sessions are kept.
     pub fetch_sessions_max: usize,
+    /// What coordinators of groups go by.
+    pub groups: GroupConfig,
     /// How many connections are open at most.
     pub connections_max: usize,
     /// After how long an idle connection is closed, ms; `None`: never.
@@ -35,29 +37,75 @@ pub struct BrokerConfig {
     pub durable: bool,
 }
 
+/// The settings of groups and their offsets.
+#[derive(Clone, Debug, PartialEq)]
+pub struct GroupConfig {
+    /// How long the first rebalance of a group waits for more members, ms.
+    pub initial_delay_ms: u64,
+    /// The most members of a group.
+    pub max_size: usize,
+    /// The longest session timeout of a member, ms.
+    pub max_session_ms: i32,
+    /// The shortest session timeout of a member, ms.
+    pub min_session_ms: i32,
+    /// The most that is kept beside a committed offset, characters.
+    pub offset_metadata_max_bytes: usize,
+    /// The partitions of `__consumer_offsets`.
+    pub offsets_partitions: i32,
+    /// How often offsets are looked for that nobody wants, ms.
+    pub offsets_retention_check_ms: u64,
+    /// How long the offsets of a group outlive it, ms.
+    pub offsets_retention_ms: i64,
+    /// The size of the segments of `__consumer_offsets`, bytes.
+    pub offsets_segment_bytes: i64,
+}
+
 impl BrokerConfig {
     /// The settings that the layers give.
     pub fn resolve(layers: &Layers<'_>) -> BrokerConfig {
         let number = |name| layers.broker_value(name).number();
         // The table keeps the numbers within the limits; what is allowed to be -1 becomes None.
         let size = |name| usize::try_from(number(name)).unwrap_or(usize::MAX);
+        let int = |name| i32::try_from(number(name)).unwrap_or(i32::MAX);
         let optional = |name| u64::try_from(number(name)).ok();
         BrokerConfig {
             auto_create_topics: layers.broker_value("auto.create.topics.enable").is_true(),
             delete_topics: layers.broker_value("delete.topic.enable").is_true(),
-            num_partitions: i32::try_from(number("num.partitions")).unwrap_or(1),
+            num_partitions: int("num.partitions"),
             replication_factor: i16::try_from(number("default.replication.factor")).unwrap_or(1),
             request_bytes_max: size("socket.request.max.bytes"),
             queued_request_bytes_max: optional("queued.max.request.bytes"),
             send_buffer: usize::try_from(number("socket.send.buffer.bytes")).ok(),
             fetch_bytes_max: size("fetch.max.bytes"),
             fetch_sessions_max: size("max.incremental.fetch.session.cache.slots"),
+            groups: GroupConfig::resolve(layers),
             connections_max: size("max.connections"),
             connection_idle_ms: optional("connections.max.idle.ms"),
             producer_id_expiration_ms: number("producer.id.expiration.ms"),
             retention_check_interval_ms: optional("log.retention.check.interval.ms")
                 .unwrap_or(300_000),
             durable: layers.broker_value("log.flush").has("durable"),
+        }
+    }
+}
+
+impl GroupConfig {
+    fn resolve(layers: &Layers<'_>) -> GroupConfig {
+        let number = |name| layers.broker_value(name).number();
+        let int = |name| i32::try_from(number(name)).unwrap_or(i32::MAX);
+        let size = |name| usize::try_from(number(name)).unwrap_or(usize::MAX);
+        let optional = |name| u64::try_from(number(name)).ok();
+        GroupConfig {
+            initial_delay_ms: optional("group.initial.rebalance.delay.ms").unwrap_or(3000),
+            max_size: size("group.max.size"),
+            max_session_ms: int("group.max.session.timeout.ms"),
+            min_session_ms: int("group.min.session.timeout.ms"),
+            offset_metadata_max_bytes: size("offset.metadata.max.bytes"),
+            offsets_partitions: int("offsets.topic.num.partitions"),
+            offsets_retention_check_ms: optional("offsets.retention.check.interval.ms")
+                .unwrap_or(600_000),
+            offsets_retention_ms: number("offsets.retention.minutes").saturating_mul(60_000),
+            offsets_segment_bytes: number("offsets.topic.segment.bytes"),
         }
     }
 }

@@ -380,8 +380,24 @@ broker_keys! {
     "How many requests may wait.";
     "socket.receive.buffer.bytes", (INT, Allowed::AtLeast(-1)), "102400", false,
     Effect::None("the kernel sizes socket buffers"), "The receive buffer of sockets, in bytes.";
-    "offsets.topic.num.partitions", (INT, FROM_1), "50", false,
-    Effect::None("there are no consumer groups yet"), "Partitions of __consumer_offsets.";
+    "group.initial.rebalance.delay.ms", (INT, FROM_0), "3000", false, Effect::Honoured,
+    "How long the first rebalance of a group waits for more members, in milliseconds.";
+    "group.max.session.timeout.ms", (INT, FROM_1), "1800000", false, Effect::Honoured,
+    "The longest session timeout that a group's member may ask for, in milliseconds.";
+    "group.max.size", (INT, FROM_1), "2147483647", false, Effect::Honoured,
+    "How many members a group may have.";
+    "group.min.session.timeout.ms", (INT, FROM_1), "6000", false, Effect::Honoured,
+    "The shortest session timeout that a group's member may ask for, in milliseconds.";
+    "offset.metadata.max.bytes", (INT, FROM_0), "4096", false, Effect::Honoured,
+    "The longest text that may be committed beside an offset.";
+    "offsets.retention.check.interval.ms", (LONG, FROM_1), "600000", false, Effect::Honoured,
+    "How often offsets are looked for whose retention is over, in milliseconds.";
+    "offsets.retention.minutes", (INT, FROM_1), "10080", false, Effect::Honoured,
+    "How long committed offsets outlive their group, in minutes.";
+    "offsets.topic.num.partitions", (INT, FROM_1), "50", false, Effect::Honoured,
+    "Partitions of __consumer_offsets; counts when the first group makes the topic.";
+    "offsets.topic.segment.bytes", (INT, Allowed::AtLeast(1_048_576)), "104857600", false,
+    Effect::Honoured, "The size of the segments of __consumer_offsets, in bytes.";
     "offsets.topic.replication.factor", (INT, FROM_1), "3", false, NO_REPLICATION,
     "The replication factor of __consumer_offsets.";
     "transaction.state.log.min.isr", (INT, FROM_1), "2", false, NO_REPLICATION,

@@ -290,6 +290,12 @@ pub fn create_partitions(
     assignments: Option<&[Vec<i32>]>,
 ) -> Result<Command, Refused> {
     let topic = named(image, name)?;
+    if topic.is_internal() {
+        let text = format!(
+            "The number of partitions of {name} cannot be changed: groups are found by it."
+        );
+        return refuse(ErrorCode::InvalidPartitions, text);
+    }
     if total <= topic.partitions {
         return Err(not_more(topic, total));
     }

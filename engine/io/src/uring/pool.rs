@@ -51,6 +51,11 @@ impl Pool {
         })
     }
 
+    /// Where its threads run.
+    pub(super) fn cores(&self) -> &[usize] {
+        &self.cores
+    }
+
     /// Runs `f` on a thread that may block.
     pub(super) fn run<T, F>(self: &Arc<Self>, f: F) -> Call<T>
     where
@@ -106,6 +111,7 @@ impl Pool {
     fn work(&self) {
         // Threads inherit the core of the shard that starts them.
         crate::process::pin(&self.cores);
+        crate::profile::know_stack();
         let mut state = lock(&self.state);
         loop {
             if let Some(job) = state.jobs.pop_front() {

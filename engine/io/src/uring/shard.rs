@@ -25,6 +25,7 @@ use super::timers::{self, Timers};
 use super::waker::{self, Home, TaskWaker};
 use crate::buf::AlignedBuf;
 use crate::env::{Class, Stats};
+use crate::profile::Watch;
 use crate::runtime::RuntimeOptions;
 
 /// Tasks run for so long between two looks at the ring (ns).
@@ -60,8 +61,8 @@ pub(crate) struct Shard {
     tasks: RefCell<Slab<Entry>>,
     /// The bell, and the read of it that is in flight.
     bell: (Arc<OwnedFd>, RefCell<Option<Op>>),
-    /// When this turn began (ns).
-    turn_start: Cell<u64>,
+    /// The turn under way, as others may see it.
+    pub(super) watch: Arc<Watch>,
     /// Time that the background may take although the other class has work (ns).
     credit: Cell<i64>,
     stall_limit: Option<u64>,
@@ -76,6 +77,7 @@ impl Shard {
     pub(super) fn new(options: &RuntimeOptions, cores: Vec<usize>) -> io::Result<Rc<Shard>> {
         let home = Home::new()?;
         let bell = Arc::new(home.bell()?);
+        let stall_limit = options.stall_limit.map(|d| d.as_nanos() as u64);
         Ok(Rc::new(Shard {
             home,
             ring: Rc::new(Ring::new(options.ring_depth)?),
@@ -83,9 +85,9 @@ impl Shard {
             timers: Timers::default(),
             tasks: RefCell::new(Slab::new()),
             bell: (bell, RefCell::new(None)),
-            turn_start: Cell::new(clock_ns()),
+            watch: Watch::new(stall_limit, clock_ns),
             credit: Cell::new(0),
-            stall_limit: options.stall_limit.map(|d| d.as_nanos() as u64),
+            stall_limit,
             random: Cell::new(crate::process::seed()),
             stats: Cell::new(Stats::default()),
             delay: RunDelay::new(),
@@ -133,7 +135,7 @@ impl Shard {
     }
 
     pub(super) async fn yield_if_needed(&self) {
-        if clock_ns().saturating_sub(self.turn_start.get()) > YIELD_AFTER {
+        if clock_ns().saturating_sub(self.watch.turn()) > YIELD_AFTER {
             yield_now().await;
         }
     }
@@ -193,7 +195,7 @@ impl Shard {
             (entry.future.take(), entry.place)
         };
         let mut future = future.expect("a task has one turn at a time");
-        self.turn_start.set(start);
+        self.watch.begin(start, class, place);
         let waker = Waker::from(task.clone());
         let result = future.as_mut().poll(&mut Context::from_waker(&waker));
         if result.is_ready() {
@@ -206,6 +208,7 @@ impl Shard {
         let end = clock_ns();
         self.charge(class, end - start);
         self.end_turn(start, end, place);
+        self.watch.end();
         end
     }
 
@@ -291,6 +294,9 @@ impl Shard {
         }
         let mut stats = self.stats.get();
         stats.worst_turn_us = stats.worst_turn_us.max(took / 1000);
+        if self.stall_limit.is_some_and(|limit| end - start > limit) {
+            self.watch.over(took);
+        }
         if self.stall_limit.is_some_and(|limit| took > limit) {
             stats.stalls += 1;
             if end >= self.stall_line_at.get() {

@@ -31,6 +31,7 @@ where
     T: 'static,
 {
     shard.home.move_in();
+    let _watched = shard.watch.enrol(shard.pool.cores());
     let env = env::Env(env::Kind::Uring(Env::new(shard.clone())));
     if let Some(dir) = options.data_dir.clone() {
         let mut attempt = pin!(env.spawn(env::Class::Latency, try_direct_io(env.clone(), dir)));

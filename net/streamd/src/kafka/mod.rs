@@ -3,6 +3,7 @@
 pub mod cluster;
 pub mod configs;
 pub mod fetch;
+pub mod group;
 pub mod metadata;
 pub mod offsets;
 pub mod produce;
@@ -77,8 +78,17 @@ fn api_versions() -> ApiVersionsResponse<'static> {
     }
 }
 
-/// Answers any request but Produce. An error closes the connection.
-pub async fn answer(broker: &Rc<Broker>, frame: &Frame<'_>) -> Result<Vec<Part>, String> {
+/// Whether the answer may wait for others: then it is looked whether the client stays.
+pub fn waits_for_others(api: ApiKey) -> bool {
+    matches!(api, ApiKey::JoinGroup | ApiKey::SyncGroup)
+}
+
+/// Answers any request but Produce. An error closes the connection. `host` is the client's.
+pub async fn answer(
+    broker: &Rc<Broker>,
+    host: &str,
+    frame: &Frame<'_>,
+) -> Result<Vec<Part>, String> {
     let header = ResponseHeader::from(&frame.header);
     let api = frame.header.api;
     macro_rules! decoded {
@@ -110,6 +120,17 @@ pub async fn answer(broker: &Rc<Broker>, frame: &Frame<'_>) -> Result<Vec<Part>,
         ApiKey::DescribeLogDirs => cluster::log_dirs(broker, header, decoded!()).await,
         ApiKey::InitProducerId => cluster::init_producer_id(broker, header, decoded!()).await,
         ApiKey::DeleteRecords => encode(header, &offsets::delete_records(broker, decoded!()).await),
+        ApiKey::FindCoordinator => group::find::handle(broker, header, decoded!()).await,
+        ApiKey::JoinGroup => group::member::join(broker, &frame.header, host, decoded!()).await,
+        ApiKey::SyncGroup => group::member::sync(broker, header, decoded!()).await,
+        ApiKey::Heartbeat => group::member::heartbeat(broker, header, decoded!()).await,
+        ApiKey::LeaveGroup => group::member::leave(broker, header, decoded!()).await,
+        ApiKey::OffsetCommit => group::offsets::commit(broker, header, decoded!()).await,
+        ApiKey::OffsetFetch => group::offsets::fetch(broker, header, decoded!()).await,
+        ApiKey::OffsetDelete => group::offsets::delete(broker, header, decoded!()).await,
+        ApiKey::DescribeGroups => group::admin::describe(broker, header, decoded!()).await,
+        ApiKey::ListGroups => group::admin::list(broker, header, decoded!()).await,
+        ApiKey::DeleteGroups => group::admin::delete(broker, header, decoded!()).await,
         _ => Err(format!("{} is not served", api.name())),
     }
 }

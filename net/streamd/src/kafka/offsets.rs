@@ -218,7 +218,9 @@ pub async fn delete_records<'a>(
     request: &DeleteRecordsRequest<'a>,
 ) -> DeleteRecordsResponse<'a> {
     let mut asked = Vec::new();
-    for topic in &request.topics {
+    let image = broker.shard.image();
+    let internal = |topic: &str| image.topic(topic).is_some_and(|t| t.is_internal());
+    for topic in request.topics.iter().filter(|t| !internal(t.name)) {
         for p in &topic.partitions {
             asked.push(Asked {
                 topic: topic.name,
@@ -242,11 +244,12 @@ pub async fn delete_records<'a>(
         partitions: topic
             .partitions
             .iter()
-            .zip(&mut answers)
-            .map(|(p, answer)| {
+            .map(|p| {
+                let answer = (!internal(topic.name)).then(|| answers.next()).flatten();
                 let (code, low_watermark) = match answer {
-                    Ok(start) => (ErrorCode::None, start),
-                    Err(refusal) => (refusal.code, -1),
+                    Some(Ok(start)) => (ErrorCode::None, start),
+                    Some(Err(refusal)) => (refusal.code, -1),
+                    None => (ErrorCode::InvalidTopicException, -1),
                 };
                 let (partition_index, error_code) = (p.partition_index, code.code());
                 DeleteRecordsPartitionResult {

@@ -114,6 +114,11 @@ async fn check(
     index: i32,
     (records, version): (Option<Bytes>, i16),
 ) -> Result<AppendItem, Refusal> {
+    if topic.is_internal() {
+        // It is the log of a state machine here: only that may write to it.
+        let text = format!("{} is written by the broker alone", topic.name);
+        return Err(Refusal::new(ErrorCode::InvalidTopicException, text));
+    }
     if index < 0 || index >= topic.partitions {
         let text = format!("{} has no partition {index}", topic.name);
         return Err(Refusal::new(ErrorCode::UnknownTopicOrPartition, text));

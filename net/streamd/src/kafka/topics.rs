@@ -6,6 +6,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use streamd_core::config::describe_topic;
+use streamd_core::group::OFFSETS_TOPIC;
 use streamd_core::meta::{ClusterImage, Command, TopicMeta, validate};
 use streamd_io::Part;
 use streamd_model::{ErrorCode, ShardId, TopicId};
@@ -65,6 +66,15 @@ pub async fn auto_create(
     broker: &Rc<Broker>,
     name: &str,
 ) -> Result<Arc<ClusterImage>, (ErrorCode, Arc<ClusterImage>)> {
+    if name == OFFSETS_TOPIC {
+        // It is no topic like others: groups are found by its partitions.
+        let made = super::group::find::make_topic(broker).await;
+        let image = broker.shard.image();
+        return match made {
+            Ok(()) => Ok(image),
+            Err(code) => Err((code, image)),
+        };
+    }
     let wanted = validate::NewTopic {
         name,
         id: new_id(broker),

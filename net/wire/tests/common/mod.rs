@@ -112,6 +112,12 @@ impl Sample for &'static str {
     }
 }
 
+impl Sample for &'static [u8] {
+    fn sample(g: &mut Gen) -> Self {
+        <&str>::sample(g).as_bytes()
+    }
+}
+
 impl Sample for Records<'static> {
     fn sample(g: &mut Gen) -> Self {
         Records::Bytes(<&str>::sample(g).as_bytes())

@@ -451,6 +451,192 @@ impl Sample for metadata_response::MetadataResponsePartition<'static> {
     }
 }
 
+impl Sample for offset_commit_request::OffsetCommitRequest<'static> {
+    fn sample(g: &mut Gen) -> Self {
+        let v = g.version;
+        Self {
+            group_id: g.sample(),
+            generation_id_or_member_epoch: g.sample(),
+            member_id: g.sample(),
+            group_instance_id: if v >= 7 { g.nullable() } else { None },
+            retention_time_ms: if v <= 4 { g.sample() } else { -1 },
+            topics: g.sample(),
+        }
+    }
+}
+
+impl Sample for offset_commit_request::OffsetCommitRequestTopic<'static> {
+    fn sample(g: &mut Gen) -> Self {
+        let v = g.version;
+        Self {
+            name: if v <= 9 { g.sample() } else { "" },
+            topic_id: if v >= 10 { g.sample() } else { TopicId::ZERO },
+            partitions: g.sample(),
+        }
+    }
+}
+
+impl Sample for offset_commit_request::OffsetCommitRequestPartition<'static> {
+    fn sample(g: &mut Gen) -> Self {
+        let v = g.version;
+        Self {
+            partition_index: g.sample(),
+            committed_offset: g.sample(),
+            committed_leader_epoch: if v >= 6 { g.sample() } else { -1 },
+            committed_metadata: g.nullable(),
+        }
+    }
+}
+
+impl Sample for offset_commit_response::OffsetCommitResponse<'static> {
+    fn sample(g: &mut Gen) -> Self {
+        let v = g.version;
+        Self {
+            throttle_time_ms: if v >= 3 { g.sample() } else { 0 },
+            topics: g.sample(),
+        }
+    }
+}
+
+impl Sample for offset_commit_response::OffsetCommitResponseTopic<'static> {
+    fn sample(g: &mut Gen) -> Self {
+        let v = g.version;
+        Self {
+            name: if v <= 9 { g.sample() } else { "" },
+            topic_id: if v >= 10 { g.sample() } else { TopicId::ZERO },
+            partitions: g.sample(),
+        }
+    }
+}
+
+impl Sample for offset_commit_response::OffsetCommitResponsePartition {
+    fn sample(g: &mut Gen) -> Self {
+        Self {
+            partition_index: g.sample(),
+            error_code: g.sample(),
+        }
+    }
+}
+
+impl Sample for offset_fetch_request::OffsetFetchRequest<'static> {
+    fn sample(g: &mut Gen) -> Self {
+        let v = g.version;
+        Self {
+            group_id: if v <= 7 { g.sample() } else { "" },
+            topics: if v <= 7 {
+                if v >= 2 {
+                    g.nullable()
+                } else {
+                    Some(g.sample())
+                }
+            } else {
+                Some(Array::default())
+            },
+            groups: if v >= 8 { g.sample() } else { Array::default() },
+            require_stable: if v >= 7 { g.sample() } else { false },
+        }
+    }
+}
+
+impl Sample for offset_fetch_request::OffsetFetchRequestTopic<'static> {
+    fn sample(g: &mut Gen) -> Self {
+        Self {
+            name: g.sample(),
+            partition_indexes: g.sample(),
+        }
+    }
+}
+
+impl Sample for offset_fetch_request::OffsetFetchRequestGroup<'static> {
+    fn sample(g: &mut Gen) -> Self {
+        let v = g.version;
+        Self {
+            group_id: g.sample(),
+            member_id: if v >= 9 { g.nullable() } else { None },
+            member_epoch: if v >= 9 { g.sample() } else { -1 },
+            topics: g.nullable(),
+        }
+    }
+}
+
+impl Sample for offset_fetch_request::OffsetFetchRequestTopics<'static> {
+    fn sample(g: &mut Gen) -> Self {
+        let v = g.version;
+        Self {
+            name: if v <= 9 { g.sample() } else { "" },
+            topic_id: if v >= 10 { g.sample() } else { TopicId::ZERO },
+            partition_indexes: g.sample(),
+        }
+    }
+}
+
+impl Sample for offset_fetch_response::OffsetFetchResponse<'static> {
+    fn sample(g: &mut Gen) -> Self {
+        let v = g.version;
+        Self {
+            throttle_time_ms: if v >= 3 { g.sample() } else { 0 },
+            topics: if v <= 7 { g.sample() } else { Array::default() },
+            error_code: if (2..=7).contains(&v) { g.sample() } else { 0 },
+            groups: if v >= 8 { g.sample() } else { Array::default() },
+        }
+    }
+}
+
+impl Sample for offset_fetch_response::OffsetFetchResponseTopic<'static> {
+    fn sample(g: &mut Gen) -> Self {
+        Self {
+            name: g.sample(),
+            partitions: g.sample(),
+        }
+    }
+}
+
+impl Sample for offset_fetch_response::OffsetFetchResponsePartition<'static> {
+    fn sample(g: &mut Gen) -> Self {
+        let v = g.version;
+        Self {
+            partition_index: g.sample(),
+            committed_offset: g.sample(),
+            committed_leader_epoch: if v >= 5 { g.sample() } else { -1 },
+            metadata: g.nullable(),
+            error_code: g.sample(),
+        }
+    }
+}
+
+impl Sample for offset_fetch_response::OffsetFetchResponseGroup<'static> {
+    fn sample(g: &mut Gen) -> Self {
+        Self {
+            group_id: g.sample(),
+            topics: g.sample(),
+            error_code: g.sample(),
+        }
+    }
+}
+
+impl Sample for offset_fetch_response::OffsetFetchResponseTopics<'static> {
+    fn sample(g: &mut Gen) -> Self {
+        let v = g.version;
+        Self {
+            name: if v <= 9 { g.sample() } else { "" },
+            topic_id: if v >= 10 { g.sample() } else { TopicId::ZERO },
+            partitions: g.sample(),
+        }
+    }
+}
+
+impl Sample for offset_fetch_response::OffsetFetchResponsePartitions<'static> {
+    fn sample(g: &mut Gen) -> Self {
+        Self {
+            partition_index: g.sample(),
+            committed_offset: g.sample(),
+            committed_leader_epoch: g.sample(),
+            metadata: g.nullable(),
+            error_code: g.sample(),
+        }
+    }
+}
+
 impl Sample for find_coordinator_request::FindCoordinatorRequest<'static> {
     fn sample(g: &mut Gen) -> Self {
         let v = g.version;
@@ -490,6 +676,248 @@ impl Sample for find_coordinator_response::Coordinator<'static> {
             port: g.sample(),
             error_code: g.sample(),
             error_message: g.nullable(),
+        }
+    }
+}
+
+impl Sample for join_group_request::JoinGroupRequest<'static> {
+    fn sample(g: &mut Gen) -> Self {
+        let v = g.version;
+        Self {
+            group_id: g.sample(),
+            session_timeout_ms: g.sample(),
+            rebalance_timeout_ms: if v >= 1 { g.sample() } else { -1 },
+            member_id: g.sample(),
+            group_instance_id: if v >= 5 { g.nullable() } else { None },
+            protocol_type: g.sample(),
+            protocols: g.sample(),
+            reason: if v >= 8 { g.nullable() } else { None },
+        }
+    }
+}
+
+impl Sample for join_group_request::JoinGroupRequestProtocol<'static> {
+    fn sample(g: &mut Gen) -> Self {
+        Self {
+            name: g.sample(),
+            metadata: g.sample(),
+        }
+    }
+}
+
+impl Sample for join_group_response::JoinGroupResponse<'static> {
+    fn sample(g: &mut Gen) -> Self {
+        let v = g.version;
+        Self {
+            throttle_time_ms: if v >= 2 { g.sample() } else { 0 },
+            error_code: g.sample(),
+            generation_id: g.sample(),
+            protocol_type: if v >= 7 { g.nullable() } else { None },
+            protocol_name: if v >= 7 {
+                g.nullable()
+            } else {
+                Some(g.sample())
+            },
+            leader: g.sample(),
+            skip_assignment: if v >= 9 { g.sample() } else { false },
+            member_id: g.sample(),
+            members: g.sample(),
+        }
+    }
+}
+
+impl Sample for join_group_response::JoinGroupResponseMember<'static> {
+    fn sample(g: &mut Gen) -> Self {
+        let v = g.version;
+        Self {
+            member_id: g.sample(),
+            group_instance_id: if v >= 5 { g.nullable() } else { None },
+            metadata: g.sample(),
+        }
+    }
+}
+
+impl Sample for heartbeat_request::HeartbeatRequest<'static> {
+    fn sample(g: &mut Gen) -> Self {
+        let v = g.version;
+        Self {
+            group_id: g.sample(),
+            generation_id: g.sample(),
+            member_id: g.sample(),
+            group_instance_id: if v >= 3 { g.nullable() } else { None },
+        }
+    }
+}
+
+impl Sample for heartbeat_response::HeartbeatResponse {
+    fn sample(g: &mut Gen) -> Self {
+        let v = g.version;
+        Self {
+            throttle_time_ms: if v >= 1 { g.sample() } else { 0 },
+            error_code: g.sample(),
+        }
+    }
+}
+
+impl Sample for leave_group_request::LeaveGroupRequest<'static> {
+    fn sample(g: &mut Gen) -> Self {
+        let v = g.version;
+        Self {
+            group_id: g.sample(),
+            member_id: if v <= 2 { g.sample() } else { "" },
+            members: if v >= 3 { g.sample() } else { Array::default() },
+        }
+    }
+}
+
+impl Sample for leave_group_request::MemberIdentity<'static> {
+    fn sample(g: &mut Gen) -> Self {
+        let v = g.version;
+        Self {
+            member_id: g.sample(),
+            group_instance_id: g.nullable(),
+            reason: if v >= 5 { g.nullable() } else { None },
+        }
+    }
+}
+
+impl Sample for leave_group_response::LeaveGroupResponse<'static> {
+    fn sample(g: &mut Gen) -> Self {
+        let v = g.version;
+        Self {
+            throttle_time_ms: if v >= 1 { g.sample() } else { 0 },
+            error_code: g.sample(),
+            members: if v >= 3 { g.sample() } else { Array::default() },
+        }
+    }
+}
+
+impl Sample for leave_group_response::MemberResponse<'static> {
+    fn sample(g: &mut Gen) -> Self {
+        Self {
+            member_id: g.sample(),
+            group_instance_id: g.nullable(),
+            error_code: g.sample(),
+        }
+    }
+}
+
+impl Sample for sync_group_request::SyncGroupRequest<'static> {
+    fn sample(g: &mut Gen) -> Self {
+        let v = g.version;
+        Self {
+            group_id: g.sample(),
+            generation_id: g.sample(),
+            member_id: g.sample(),
+            group_instance_id: if v >= 3 { g.nullable() } else { None },
+            protocol_type: if v >= 5 { g.nullable() } else { None },
+            protocol_name: if v >= 5 { g.nullable() } else { None },
+            assignments: g.sample(),
+        }
+    }
+}
+
+impl Sample for sync_group_request::SyncGroupRequestAssignment<'static> {
+    fn sample(g: &mut Gen) -> Self {
+        Self {
+            member_id: g.sample(),
+            assignment: g.sample(),
+        }
+    }
+}
+
+impl Sample for sync_group_response::SyncGroupResponse<'static> {
+    fn sample(g: &mut Gen) -> Self {
+        let v = g.version;
+        Self {
+            throttle_time_ms: if v >= 1 { g.sample() } else { 0 },
+            error_code: g.sample(),
+            protocol_type: if v >= 5 { g.nullable() } else { None },
+            protocol_name: if v >= 5 { g.nullable() } else { None },
+            assignment: g.sample(),
+        }
+    }
+}
+
+impl Sample for describe_groups_request::DescribeGroupsRequest<'static> {
+    fn sample(g: &mut Gen) -> Self {
+        let v = g.version;
+        Self {
+            groups: g.sample(),
+            include_authorized_operations: if v >= 3 { g.sample() } else { false },
+        }
+    }
+}
+
+impl Sample for describe_groups_response::DescribeGroupsResponse<'static> {
+    fn sample(g: &mut Gen) -> Self {
+        let v = g.version;
+        Self {
+            throttle_time_ms: if v >= 1 { g.sample() } else { 0 },
+            groups: g.sample(),
+        }
+    }
+}
+
+impl Sample for describe_groups_response::DescribedGroup<'static> {
+    fn sample(g: &mut Gen) -> Self {
+        let v = g.version;
+        Self {
+            error_code: g.sample(),
+            error_message: if v >= 6 { g.nullable() } else { None },
+            group_id: g.sample(),
+            group_state: g.sample(),
+            protocol_type: g.sample(),
+            protocol_data: g.sample(),
+            members: g.sample(),
+            authorized_operations: if v >= 3 { g.sample() } else { i32::MIN },
+        }
+    }
+}
+
+impl Sample for describe_groups_response::DescribedGroupMember<'static> {
+    fn sample(g: &mut Gen) -> Self {
+        let v = g.version;
+        Self {
+            member_id: g.sample(),
+            group_instance_id: if v >= 4 { g.nullable() } else { None },
+            client_id: g.sample(),
+            client_host: g.sample(),
+            member_metadata: g.sample(),
+            member_assignment: g.sample(),
+        }
+    }
+}
+
+impl Sample for list_groups_request::ListGroupsRequest<'static> {
+    fn sample(g: &mut Gen) -> Self {
+        let v = g.version;
+        Self {
+            states_filter: if v >= 4 { g.sample() } else { Array::default() },
+            types_filter: if v >= 5 { g.sample() } else { Array::default() },
+        }
+    }
+}
+
+impl Sample for list_groups_response::ListGroupsResponse<'static> {
+    fn sample(g: &mut Gen) -> Self {
+        let v = g.version;
+        Self {
+            throttle_time_ms: if v >= 1 { g.sample() } else { 0 },
+            error_code: g.sample(),
+            groups: g.sample(),
+        }
+    }
+}
+
+impl Sample for list_groups_response::ListedGroup<'static> {
+    fn sample(g: &mut Gen) -> Self {
+        let v = g.version;
+        Self {
+            group_id: g.sample(),
+            protocol_type: g.sample(),
+            group_state: if v >= 4 { g.sample() } else { "" },
+            group_type: if v >= 5 { g.sample() } else { "" },
         }
     }
 }
@@ -1043,6 +1471,34 @@ impl Sample for create_partitions_response::CreatePartitionsTopicResult<'static>
     }
 }
 
+impl Sample for delete_groups_request::DeleteGroupsRequest<'static> {
+    fn sample(g: &mut Gen) -> Self {
+        Self {
+            groups_names: g.sample(),
+        }
+    }
+}
+
+impl Sample for delete_groups_response::DeleteGroupsResponse<'static> {
+    fn sample(g: &mut Gen) -> Self {
+        Self {
+            throttle_time_ms: g.sample(),
+            results: g.sample(),
+        }
+    }
+}
+
+impl Sample for delete_groups_response::DeletableGroupResult<'static> {
+    fn sample(g: &mut Gen) -> Self {
+        let v = g.version;
+        Self {
+            group_id: g.sample(),
+            error_code: g.sample(),
+            error_message: if v >= 3 { g.nullable() } else { None },
+        }
+    }
+}
+
 impl Sample for incremental_alter_configs_request::IncrementalAlterConfigsRequest<'static> {
     fn sample(g: &mut Gen) -> Self {
         Self {
@@ -1088,6 +1544,60 @@ impl Sample for incremental_alter_configs_response::AlterConfigsResourceResponse
             error_message: g.nullable(),
             resource_type: g.sample(),
             resource_name: g.sample(),
+        }
+    }
+}
+
+impl Sample for offset_delete_request::OffsetDeleteRequest<'static> {
+    fn sample(g: &mut Gen) -> Self {
+        Self {
+            group_id: g.sample(),
+            topics: g.sample(),
+        }
+    }
+}
+
+impl Sample for offset_delete_request::OffsetDeleteRequestTopic<'static> {
+    fn sample(g: &mut Gen) -> Self {
+        Self {
+            name: g.sample(),
+            partitions: g.sample(),
+        }
+    }
+}
+
+impl Sample for offset_delete_request::OffsetDeleteRequestPartition {
+    fn sample(g: &mut Gen) -> Self {
+        Self {
+            partition_index: g.sample(),
+        }
+    }
+}
+
+impl Sample for offset_delete_response::OffsetDeleteResponse<'static> {
+    fn sample(g: &mut Gen) -> Self {
+        Self {
+            error_code: g.sample(),
+            throttle_time_ms: g.sample(),
+            topics: g.sample(),
+        }
+    }
+}
+
+impl Sample for offset_delete_response::OffsetDeleteResponseTopic<'static> {
+    fn sample(g: &mut Gen) -> Self {
+        Self {
+            name: g.sample(),
+            partitions: g.sample(),
+        }
+    }
+}
+
+impl Sample for offset_delete_response::OffsetDeleteResponsePartition {
+    fn sample(g: &mut Gen) -> Self {
+        Self {
+            partition_index: g.sample(),
+            error_code: g.sample(),
         }
     }
 }

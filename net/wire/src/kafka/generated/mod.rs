@@ -9,6 +9,8 @@ pub mod create_partitions_request;
 pub mod create_partitions_response;
 pub mod create_topics_request;
 pub mod create_topics_response;
+pub mod delete_groups_request;
+pub mod delete_groups_response;
 pub mod delete_records_request;
 pub mod delete_records_response;
 pub mod delete_topics_request;
@@ -17,6 +19,8 @@ pub mod describe_cluster_request;
 pub mod describe_cluster_response;
 pub mod describe_configs_request;
 pub mod describe_configs_response;
+pub mod describe_groups_request;
+pub mod describe_groups_response;
 pub mod describe_log_dirs_request;
 pub mod describe_log_dirs_response;
 pub mod describe_topic_partitions_request;
@@ -25,18 +29,34 @@ pub mod fetch_request;
 pub mod fetch_response;
 pub mod find_coordinator_request;
 pub mod find_coordinator_response;
+pub mod heartbeat_request;
+pub mod heartbeat_response;
 pub mod incremental_alter_configs_request;
 pub mod incremental_alter_configs_response;
 pub mod init_producer_id_request;
 pub mod init_producer_id_response;
+pub mod join_group_request;
+pub mod join_group_response;
+pub mod leave_group_request;
+pub mod leave_group_response;
+pub mod list_groups_request;
+pub mod list_groups_response;
 pub mod list_offsets_request;
 pub mod list_offsets_response;
 pub mod metadata_request;
 pub mod metadata_response;
+pub mod offset_commit_request;
+pub mod offset_commit_response;
+pub mod offset_delete_request;
+pub mod offset_delete_response;
+pub mod offset_fetch_request;
+pub mod offset_fetch_response;
 pub mod offset_for_leader_epoch_request;
 pub mod offset_for_leader_epoch_response;
 pub mod produce_request;
 pub mod produce_response;
+pub mod sync_group_request;
+pub mod sync_group_response;
 
 pub use alter_configs_request::AlterConfigsRequest;
 pub use alter_configs_response::AlterConfigsResponse;
@@ -46,6 +66,8 @@ pub use create_partitions_request::CreatePartitionsRequest;
 pub use create_partitions_response::CreatePartitionsResponse;
 pub use create_topics_request::CreateTopicsRequest;
 pub use create_topics_response::CreateTopicsResponse;
+pub use delete_groups_request::DeleteGroupsRequest;
+pub use delete_groups_response::DeleteGroupsResponse;
 pub use delete_records_request::DeleteRecordsRequest;
 pub use delete_records_response::DeleteRecordsResponse;
 pub use delete_topics_request::DeleteTopicsRequest;
@@ -54,6 +76,8 @@ pub use describe_cluster_request::DescribeClusterRequest;
 pub use describe_cluster_response::DescribeClusterResponse;
 pub use describe_configs_request::DescribeConfigsRequest;
 pub use describe_configs_response::DescribeConfigsResponse;
+pub use describe_groups_request::DescribeGroupsRequest;
+pub use describe_groups_response::DescribeGroupsResponse;
 pub use describe_log_dirs_request::DescribeLogDirsRequest;
 pub use describe_log_dirs_response::DescribeLogDirsResponse;
 pub use describe_topic_partitions_request::DescribeTopicPartitionsRequest;
@@ -62,18 +86,34 @@ pub use fetch_request::FetchRequest;
 pub use fetch_response::FetchResponse;
 pub use find_coordinator_request::FindCoordinatorRequest;
 pub use find_coordinator_response::FindCoordinatorResponse;
+pub use heartbeat_request::HeartbeatRequest;
+pub use heartbeat_response::HeartbeatResponse;
 pub use incremental_alter_configs_request::IncrementalAlterConfigsRequest;
 pub use incremental_alter_configs_response::IncrementalAlterConfigsResponse;
 pub use init_producer_id_request::InitProducerIdRequest;
 pub use init_producer_id_response::InitProducerIdResponse;
+pub use join_group_request::JoinGroupRequest;
+pub use join_group_response::JoinGroupResponse;
+pub use leave_group_request::LeaveGroupRequest;
+pub use leave_group_response::LeaveGroupResponse;
+pub use list_groups_request::ListGroupsRequest;
+pub use list_groups_response::ListGroupsResponse;
 pub use list_offsets_request::ListOffsetsRequest;
 pub use list_offsets_response::ListOffsetsResponse;
 pub use metadata_request::MetadataRequest;
 pub use metadata_response::MetadataResponse;
+pub use offset_commit_request::OffsetCommitRequest;
+pub use offset_commit_response::OffsetCommitResponse;
+pub use offset_delete_request::OffsetDeleteRequest;
+pub use offset_delete_response::OffsetDeleteResponse;
+pub use offset_fetch_request::OffsetFetchRequest;
+pub use offset_fetch_response::OffsetFetchResponse;
 pub use offset_for_leader_epoch_request::OffsetForLeaderEpochRequest;
 pub use offset_for_leader_epoch_response::OffsetForLeaderEpochResponse;
 pub use produce_request::ProduceRequest;
 pub use produce_response::ProduceResponse;
+pub use sync_group_request::SyncGroupRequest;
+pub use sync_group_response::SyncGroupResponse;
 
 /// An API that the codec knows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -87,8 +127,24 @@ pub enum ApiKey {
     ListOffsets = 2,
     /// Key 3.
     Metadata = 3,
+    /// Key 8.
+    OffsetCommit = 8,
+    /// Key 9.
+    OffsetFetch = 9,
     /// Key 10.
     FindCoordinator = 10,
+    /// Key 11.
+    JoinGroup = 11,
+    /// Key 12.
+    Heartbeat = 12,
+    /// Key 13.
+    LeaveGroup = 13,
+    /// Key 14.
+    SyncGroup = 14,
+    /// Key 15.
+    DescribeGroups = 15,
+    /// Key 16.
+    ListGroups = 16,
     /// Key 18.
     ApiVersions = 18,
     /// Key 19.
@@ -109,8 +165,12 @@ pub enum ApiKey {
     DescribeLogDirs = 35,
     /// Key 37.
     CreatePartitions = 37,
+    /// Key 42.
+    DeleteGroups = 42,
     /// Key 44.
     IncrementalAlterConfigs = 44,
+    /// Key 47.
+    OffsetDelete = 47,
     /// Key 60.
     DescribeCluster = 60,
     /// Key 75.
@@ -124,7 +184,15 @@ impl ApiKey {
         ApiKey::Fetch,
         ApiKey::ListOffsets,
         ApiKey::Metadata,
+        ApiKey::OffsetCommit,
+        ApiKey::OffsetFetch,
         ApiKey::FindCoordinator,
+        ApiKey::JoinGroup,
+        ApiKey::Heartbeat,
+        ApiKey::LeaveGroup,
+        ApiKey::SyncGroup,
+        ApiKey::DescribeGroups,
+        ApiKey::ListGroups,
         ApiKey::ApiVersions,
         ApiKey::CreateTopics,
         ApiKey::DeleteTopics,
@@ -135,7 +203,9 @@ impl ApiKey {
         ApiKey::AlterConfigs,
         ApiKey::DescribeLogDirs,
         ApiKey::CreatePartitions,
+        ApiKey::DeleteGroups,
         ApiKey::IncrementalAlterConfigs,
+        ApiKey::OffsetDelete,
         ApiKey::DescribeCluster,
         ApiKey::DescribeTopicPartitions,
     ];
@@ -162,7 +232,15 @@ impl ApiKey {
             ApiKey::Fetch => "Fetch",
             ApiKey::ListOffsets => "ListOffsets",
             ApiKey::Metadata => "Metadata",
+            ApiKey::OffsetCommit => "OffsetCommit",
+            ApiKey::OffsetFetch => "OffsetFetch",
             ApiKey::FindCoordinator => "FindCoordinator",
+            ApiKey::JoinGroup => "JoinGroup",
+            ApiKey::Heartbeat => "Heartbeat",
+            ApiKey::LeaveGroup => "LeaveGroup",
+            ApiKey::SyncGroup => "SyncGroup",
+            ApiKey::DescribeGroups => "DescribeGroups",
+            ApiKey::ListGroups => "ListGroups",
             ApiKey::ApiVersions => "ApiVersions",
             ApiKey::CreateTopics => "CreateTopics",
             ApiKey::DeleteTopics => "DeleteTopics",
@@ -173,7 +251,9 @@ impl ApiKey {
             ApiKey::AlterConfigs => "AlterConfigs",
             ApiKey::DescribeLogDirs => "DescribeLogDirs",
             ApiKey::CreatePartitions => "CreatePartitions",
+            ApiKey::DeleteGroups => "DeleteGroups",
             ApiKey::IncrementalAlterConfigs => "IncrementalAlterConfigs",
+            ApiKey::OffsetDelete => "OffsetDelete",
             ApiKey::DescribeCluster => "DescribeCluster",
             ApiKey::DescribeTopicPartitions => "DescribeTopicPartitions",
         }
@@ -186,7 +266,15 @@ impl ApiKey {
             ApiKey::Fetch => 12,
             ApiKey::ListOffsets => 6,
             ApiKey::Metadata => 9,
+            ApiKey::OffsetCommit => 8,
+            ApiKey::OffsetFetch => 6,
             ApiKey::FindCoordinator => 3,
+            ApiKey::JoinGroup => 6,
+            ApiKey::Heartbeat => 4,
+            ApiKey::LeaveGroup => 4,
+            ApiKey::SyncGroup => 4,
+            ApiKey::DescribeGroups => 5,
+            ApiKey::ListGroups => 3,
             ApiKey::ApiVersions => 3,
             ApiKey::CreateTopics => 5,
             ApiKey::DeleteTopics => 4,
@@ -197,7 +285,9 @@ impl ApiKey {
             ApiKey::AlterConfigs => 2,
             ApiKey::DescribeLogDirs => 2,
             ApiKey::CreatePartitions => 2,
+            ApiKey::DeleteGroups => 2,
             ApiKey::IncrementalAlterConfigs => 1,
+            ApiKey::OffsetDelete => i16::MAX,
             ApiKey::DescribeCluster => 0,
             ApiKey::DescribeTopicPartitions => 0,
         }
@@ -210,7 +300,15 @@ impl ApiKey {
             ApiKey::Fetch => (4, 18),
             ApiKey::ListOffsets => (1, 11),
             ApiKey::Metadata => (0, 13),
+            ApiKey::OffsetCommit => (2, 10),
+            ApiKey::OffsetFetch => (1, 10),
             ApiKey::FindCoordinator => (0, 6),
+            ApiKey::JoinGroup => (0, 9),
+            ApiKey::Heartbeat => (0, 4),
+            ApiKey::LeaveGroup => (0, 5),
+            ApiKey::SyncGroup => (0, 5),
+            ApiKey::DescribeGroups => (0, 6),
+            ApiKey::ListGroups => (0, 5),
             ApiKey::ApiVersions => (0, 5),
             ApiKey::CreateTopics => (2, 7),
             ApiKey::DeleteTopics => (1, 6),
@@ -221,7 +319,9 @@ impl ApiKey {
             ApiKey::AlterConfigs => (0, 2),
             ApiKey::DescribeLogDirs => (1, 5),
             ApiKey::CreatePartitions => (0, 3),
+            ApiKey::DeleteGroups => (0, 3),
             ApiKey::IncrementalAlterConfigs => (0, 1),
+            ApiKey::OffsetDelete => (0, 0),
             ApiKey::DescribeCluster => (0, 2),
             ApiKey::DescribeTopicPartitions => (0, 0),
         }
@@ -238,7 +338,15 @@ macro_rules! for_every_api {
         FetchRequest FetchResponse;
         ListOffsetsRequest ListOffsetsResponse;
         MetadataRequest MetadataResponse;
+        OffsetCommitRequest OffsetCommitResponse;
+        OffsetFetchRequest OffsetFetchResponse;
         FindCoordinatorRequest FindCoordinatorResponse;
+        JoinGroupRequest JoinGroupResponse;
+        HeartbeatRequest HeartbeatResponse;
+        LeaveGroupRequest LeaveGroupResponse;
+        SyncGroupRequest SyncGroupResponse;
+        DescribeGroupsRequest DescribeGroupsResponse;
+        ListGroupsRequest ListGroupsResponse;
         ApiVersionsRequest ApiVersionsResponse;
         CreateTopicsRequest CreateTopicsResponse;
         DeleteTopicsRequest DeleteTopicsResponse;
@@ -249,7 +357,9 @@ macro_rules! for_every_api {
         AlterConfigsRequest AlterConfigsResponse;
         DescribeLogDirsRequest DescribeLogDirsResponse;
         CreatePartitionsRequest CreatePartitionsResponse;
+        DeleteGroupsRequest DeleteGroupsResponse;
         IncrementalAlterConfigsRequest IncrementalAlterConfigsResponse;
+        OffsetDeleteRequest OffsetDeleteResponse;
         DescribeClusterRequest DescribeClusterResponse;
         DescribeTopicPartitionsRequest DescribeTopicPartitionsResponse;
         }

@@ -1,0 +1,179 @@
+//! Offsets, and what operators ask: commit, fetch, describe, delete.
+
+use std::sync::Arc;
+
+use streamd_model::ErrorCode;
+
+use super::classic::{Group, State};
+use super::context::{Context, OFFSETS_MAX};
+use super::record::{Committed, GroupRecord};
+use super::request::{Commit, Description, Listed, Now, PartitionCodes, Reply, Token};
+
+impl Group {
+    /// Commits offsets; the answer waits until they are durable.
+    pub fn commit(&mut self, ctx: &mut Context, now: Now, token: Token, commit: Commit) {
+        if let Err(code) = self.check_commit(&commit) {
+            return ctx.reply(token, Reply::Code(code));
+        }
+        if matches!(self.state, State::Stable | State::Preparing) {
+            self.heard(ctx, now.mono, &commit.who.id);
+        }
+        let expire_ms = commit.retention_ms.map(|ms| now.wall_ms.saturating_add(ms));
+        let mut codes = PartitionCodes::with_capacity(commit.topics.len());
+        for topic in commit.topics {
+            let mut partitions = Vec::with_capacity(topic.partitions.len());
+            for p in topic.partitions {
+                let value = Committed {
+                    offset: p.offset,
+                    leader_epoch: p.leader_epoch,
+                    metadata: p.metadata,
+                    commit_ms: now.wall_ms,
+                    expire_ms,
+                    topic_id: topic.id,
+                };
+                let code = self.commit_one(ctx, &topic.name, p.index, value);
+                partitions.push((p.index, code));
+            }
+            codes.push((topic.name, partitions));
+        }
+        ctx.reply_after(self.written, token, Reply::Partitions(codes));
+    }
+
+    fn commit_one(
+        &mut self,
+        ctx: &mut Context,
+        topic: &Arc<str>,
+        partition: i32,
+        value: Committed,
+    ) -> ErrorCode {
+        // Java counts UTF-16 units; no text has more of them than bytes.
+        let (text, max) = (&value.metadata, ctx.limits.metadata_max);
+        if text.len() > max && text.encode_utf16().count() > max {
+            return ErrorCode::OffsetMetadataTooLarge;
+        }
+        if ctx.offsets >= OFFSETS_MAX && self.offsets.get(topic, partition).is_none() {
+            return ErrorCode::InvalidCommitOffsetSize;
+        }
+        self.store_offset(ctx, topic, partition, Some(value));
+        ErrorCode::None
+    }
+
+    /// Writes an offset, or its tombstone.
+    pub fn store_offset(
+        &mut self,
+        ctx: &mut Context,
+        topic: &Arc<str>,
+        partition: i32,
+        value: Option<Committed>,
+    ) {
+        let record = GroupRecord::Offset {
+            group: self.name.clone(),
+            topic: topic.clone(),
+            partition,
+            value,
+        };
+        self.store(ctx, record);
+    }
+
+    fn check_commit(&self, commit: &Commit) -> Result<(), ErrorCode> {
+        if commit.generation < 0 && self.state == State::Empty {
+            return Ok(());
+        }
+        let who = &commit.who;
+        if commit.generation >= 0 || !who.id.is_empty() || who.instance.is_some() {
+            self.check_member(who)?;
+            if commit.generation != self.generation {
+                return Err(ErrorCode::IllegalGeneration);
+            }
+        } else if self.state != State::Empty {
+            return Err(ErrorCode::UnknownMemberId);
+        }
+        match self.state {
+            State::Completing => Err(ErrorCode::RebalanceInProgress),
+            State::Empty | State::Preparing | State::Stable => Ok(()),
+        }
+    }
+
+    /// Forgets offsets, unless members read the topic.
+    pub fn delete_offsets(
+        &mut self,
+        ctx: &mut Context,
+        token: Token,
+        topics: Vec<(Arc<str>, Vec<i32>)>,
+    ) {
+        let is_consumer = self.protocol_type.as_deref() == Some("consumer");
+        if self.state != State::Empty && !is_consumer {
+            return ctx.reply(token, Reply::Code(ErrorCode::NonEmptyGroup));
+        }
+        let subscribed = self.subscribed();
+        let mut codes = PartitionCodes::with_capacity(topics.len());
+        for (topic, partitions) in topics {
+            let read = match &subscribed {
+                Some(all) => all.contains(&*topic),
+                None => is_consumer,
+            };
+            let code = match read {
+                true => ErrorCode::GroupSubscribedToTopic,
+                false => ErrorCode::None,
+            };
+            for p in &partitions {
+                if !read && self.offsets.get(&topic, *p).is_some() {
+                    self.store_offset(ctx, &topic, *p, None);
+                }
+            }
+            codes.push((topic, partitions.into_iter().map(|p| (p, code)).collect()));
+        }
+        ctx.reply_after(self.written, token, Reply::Partitions(codes));
+    }
+
+    /// Forgets everything about the group, unless it has members.
+    pub fn delete(&mut self, ctx: &mut Context, token: Token) {
+        if self.state != State::Empty {
+            return ctx.reply(token, Reply::Code(ErrorCode::NonEmptyGroup));
+        }
+        self.forget(ctx);
+        ctx.reply_after(self.written, token, Reply::Code(ErrorCode::None));
+    }
+
+    /// Writes tombstones for everything.
+    pub fn forget(&mut self, ctx: &mut Context) {
+        let offsets = self.offsets.iter();
+        let keys: Vec<_> = offsets.map(|(topic, p, _)| (topic.clone(), p)).collect();
+        for (topic, p) in keys {
+            self.store_offset(ctx, &topic, p, None);
+        }
+        if self.hard.is_some() {
+            let group = self.name.clone();
+            self.store(ctx, GroupRecord::Group { group, value: None });
+            self.protocol_type = None;
+            self.generation = 0;
+        }
+    }
+
+    /// What operators see.
+    pub fn describe(&self) -> Description {
+        let protocol = self
+            .protocol
+            .as_deref()
+            .filter(|_| self.state == State::Stable);
+        Description {
+            state: self.state.name(),
+            protocol_type: self.protocol_type.clone().unwrap_or_default(),
+            protocol: protocol.unwrap_or_default().to_owned(),
+            members: self
+                .members
+                .values()
+                .map(|m| m.describe(protocol))
+                .collect(),
+        }
+    }
+
+    /// The group in a list.
+    pub fn listed(&self) -> Listed {
+        Listed {
+            group: self.name.clone(),
+            protocol_type: self.protocol_type.clone().unwrap_or_default(),
+            state: self.state.name(),
+        }
+    }
+}

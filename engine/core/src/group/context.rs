@@ -1,0 +1,246 @@
+//! What the groups of a coordinator share: its clock work, what goes out, its limits.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::Duration;
+
+use streamd_model::{ErrorCode, Mono};
+
+use super::record::GroupRecord;
+use super::request::{Reply, Token};
+use crate::config::GroupConfig;
+
+/// The most groups of one coordinator.
+pub(super) const GROUPS_MAX: usize = 100_000;
+/// The most committed offsets of one coordinator.
+pub(super) const OFFSETS_MAX: usize = 500_000;
+/// The most members of a group that were given an id and did not come back yet.
+pub(super) const PENDING_MAX: usize = 10_000;
+/// The most that the members of one coordinator take with metadata and assignments, bytes.
+pub(super) const MEMBER_BYTES_MAX: usize = 256 << 20;
+/// The most that the members of one group take, bytes: it goes into one record.
+pub(super) const GROUP_BYTES_MAX: usize = 32 << 20;
+
+/// The settings that a coordinator goes by.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Limits {
+    /// How long the first rebalance of an empty group waits for more members.
+    pub initial_delay: Duration,
+    /// The most members of a group.
+    pub members_max: usize,
+    /// The shortest session timeout, ms.
+    pub session_min_ms: i32,
+    /// The longest session timeout, ms.
+    pub session_max_ms: i32,
+    /// The most that a client may write beside an offset, characters as Java counts them.
+    pub metadata_max: usize,
+    /// How long the offsets of a group outlive it, ms.
+    pub retention_ms: i64,
+    /// How often that is looked after.
+    pub retention_check: Duration,
+}
+
+impl Limits {
+    /// What the broker's settings say.
+    pub fn of(config: &GroupConfig) -> Limits {
+        Limits {
+            initial_delay: Duration::from_millis(config.initial_delay_ms),
+            members_max: config.max_size,
+            session_min_ms: config.min_session_ms,
+            session_max_ms: config.max_session_ms,
+            metadata_max: config.offset_metadata_max_bytes,
+            retention_ms: config.offsets_retention_ms,
+            retention_check: Duration::from_millis(config.offsets_retention_check_ms),
+        }
+    }
+}
+
+/// Records to append, in this order.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Batch {
+    /// What [`super::Coordinator::persisted`] is told when they are on stable storage.
+    pub seq: u64,
+    /// The records.
+    pub records: Vec<GroupRecord>,
+}
+
+/// What the driver has to do.
+#[must_use]
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct Effects {
+    /// To be made durable. Batches go to the log in the order in which they come out.
+    pub persist: Option<Batch>,
+    /// To be sent at once: nothing in them waits for a write.
+    pub replies: Vec<(Token, Reply)>,
+}
+
+/// What a timer is for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Timer {
+    /// A member, or one that is to come back with its id, was silent.
+    Session(Arc<str>, String),
+    /// A rebalance has waited long enough for members to join.
+    Join(Arc<str>),
+    /// ... for members to sync.
+    Sync(Arc<str>),
+    /// Time to look for offsets that nobody wants; from this group on.
+    Expire(Option<Arc<str>>),
+}
+
+/// A timer that can be taken back.
+pub(super) type TimerKey = (Mono, u64);
+
+/// See the module.
+pub(super) struct Context {
+    pub limits: Limits,
+    pub timers: BTreeMap<TimerKey, Timer>,
+    timer_count: u64,
+    records: Vec<GroupRecord>,
+    replies: Vec<(Token, Reply)>,
+    held: BTreeMap<(u64, Token), Reply>,
+    /// Where a token waits: for the end of a rebalance, or for a write.
+    pub parked: BTreeMap<Token, (Arc<str>, String)>,
+    written: u64,
+    durable: u64,
+    /// What members hold, bytes.
+    pub member_bytes: usize,
+    /// Committed offsets.
+    pub offsets: usize,
+    /// Groups that went away lately: until this write is durable their absence is no news.
+    pub removed_at: u64,
+    failed: Option<ErrorCode>,
+}
+
+impl Context {
+    pub fn new(limits: Limits) -> Context {
+        Context {
+            limits,
+            timers: BTreeMap::new(),
+            timer_count: 0,
+            records: Vec::new(),
+            replies: Vec::new(),
+            held: BTreeMap::new(),
+            parked: BTreeMap::new(),
+            written: 0,
+            durable: 0,
+            member_bytes: 0,
+            offsets: 0,
+            removed_at: 0,
+            failed: None,
+        }
+    }
+
+    /// The sequence number of the batch that this step writes, if it writes.
+    pub fn next_seq(&self) -> u64 {
+        self.written + 1
+    }
+
+    /// Queues a record. Only `Group::store` calls it, which replays the record as well.
+    pub fn push_record(&mut self, record: GroupRecord) {
+        self.records.push(record);
+    }
+
+    /// Answers now.
+    pub fn reply(&mut self, token: Token, reply: Reply) {
+        self.parked.remove(&token);
+        self.replies.push((token, reply));
+    }
+
+    /// Answers when batch `seq` is durable.
+    pub fn reply_after(&mut self, seq: u64, token: Token, reply: Reply) {
+        if seq <= self.durable {
+            return self.reply(token, reply);
+        }
+        self.parked.remove(&token);
+        self.held.insert((seq, token), reply);
+    }
+
+    /// Takes note of which member waits under a token.
+    pub fn park(&mut self, token: Token, group: &Arc<str>, member: &str) {
+        self.parked
+            .insert(token, (group.clone(), member.to_owned()));
+    }
+
+    /// Forgets a token; says which member waited under it.
+    pub fn unpark(&mut self, token: Token) -> Option<(Arc<str>, String)> {
+        self.held.retain(|(_, t), _| *t != token);
+        self.parked.remove(&token)
+    }
+
+    /// Ends a step.
+    pub fn take_effects(&mut self) -> Effects {
+        let records = std::mem::take(&mut self.records);
+        let persist = (!records.is_empty()).then(|| {
+            self.written += 1;
+            let seq = self.written;
+            Batch { seq, records }
+        });
+        Effects {
+            persist,
+            replies: std::mem::take(&mut self.replies),
+        }
+    }
+
+    /// Batches up to `seq` are durable.
+    pub fn persisted(&mut self, seq: u64) {
+        assert!(
+            self.durable <= seq && seq <= self.written,
+            "batch {seq} of {} is durable after {}",
+            self.written,
+            self.durable
+        );
+        self.durable = seq;
+        while let Some(entry) = self.held.first_entry() {
+            if entry.key().0 > seq {
+                break;
+            }
+            let ((_, token), reply) = entry.remove_entry();
+            self.replies.push((token, reply));
+        }
+    }
+
+    /// Nothing will be durable any more: everybody who waits is told so.
+    pub fn fail(&mut self, code: ErrorCode) {
+        self.failed = Some(code);
+        self.records.clear();
+        self.timers.clear();
+        let waiting: BTreeSet<Token> = std::mem::take(&mut self.held)
+            .into_keys()
+            .map(|(_, token)| token)
+            .chain(std::mem::take(&mut self.parked).into_keys())
+            .collect();
+        self.replies
+            .extend(waiting.into_iter().map(|t| (t, Reply::Code(code))));
+    }
+
+    /// Why nothing is done any more, if so.
+    pub fn failed(&self) -> Option<ErrorCode> {
+        self.failed
+    }
+
+    /// Sets a timer.
+    pub fn arm(&mut self, at: Mono, timer: Timer) -> TimerKey {
+        self.timer_count += 1;
+        let key = (at, self.timer_count);
+        self.timers.insert(key, timer);
+        key
+    }
+
+    /// Takes a timer back, if it is still there.
+    pub fn disarm(&mut self, key: Option<TimerKey>) {
+        if let Some(key) = key {
+            self.timers.remove(&key);
+        }
+    }
+
+    /// When the next timer goes off.
+    pub fn next_timer(&self) -> Option<Mono> {
+        self.timers.keys().next().map(|key| key.0)
+    }
+
+    /// A timer that has gone off.
+    pub fn due(&mut self, now: Mono) -> Option<Timer> {
+        let entry = self.timers.first_entry()?;
+        (entry.key().0 <= now).then(|| entry.remove())
+    }
+}

@@ -1,0 +1,36 @@
+//! Consumer groups: the coordinator of the groups of one partition of `__consumer_offsets`.
+//!
+//! The durable state (committed offsets; each group as of its last completed rebalance) is the
+//! fold of that partition: it changes in `replay` alone, which a start and a running coordinator
+//! go through alike. What is soft (who waits, who was heard of) begins anew after a start, from
+//! the durable state, as members expect it of a coordinator that moved.
+//!
+//! Persist before reply: an answer that shows or promises durable state comes out of
+//! [`Coordinator::persisted`], after the driver said that the records are on stable storage.
+//! Invariants: a generation has one assignment; every token is answered once, unless it is
+//! withdrawn by [`Coordinator::gone`].
+
+mod admin;
+mod classic;
+mod context;
+mod coordinator;
+mod expire;
+mod join;
+mod member;
+mod offsets;
+mod place;
+mod record;
+mod request;
+mod sync;
+
+#[cfg(test)]
+mod tests;
+
+pub use context::{Batch, Effects, Limits};
+pub use coordinator::Coordinator;
+pub use place::{OFFSETS_TOPIC, partition_of};
+pub use record::{Blob, Committed, GroupRecord, GroupValue, MemberValue};
+pub use request::{
+    Commit, CommitPartition, CommitTopic, DescribedMember, Description, FetchTopic, Fetched, Join,
+    Joined, Leaver, Listed, Now, PartitionCodes, Reply, Request, Sync, Synced, Token, Who,
+};

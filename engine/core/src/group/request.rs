@@ -1,0 +1,258 @@
+//! What a coordinator is asked, and what it answers. Owned, so that both can cross cores.
+
+use std::sync::Arc;
+
+use streamd_model::{ErrorCode, Mono, TopicId};
+
+use super::record::{Blob, Committed};
+
+/// A moment on both clocks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Now {
+    /// What timeouts are measured on.
+    pub mono: Mono,
+    /// What is written down, ms.
+    pub wall_ms: i64,
+}
+
+/// What the answer to a request is found by. Whoever asks makes it up; it is never used twice.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Token(pub u64);
+
+/// A request to a group's coordinator.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Request {
+    /// Become a member, or take part in a rebalance.
+    Join(Box<Join>),
+    /// Give or get the assignment.
+    Sync(Sync),
+    /// Still there.
+    Heartbeat {
+        /// Who.
+        who: Who,
+        /// The generation that the member is in.
+        generation: i32,
+    },
+    /// Members go.
+    Leave(Vec<Leaver>),
+    /// Commit offsets.
+    Commit(Commit),
+    /// Read committed offsets; all there are with `None`.
+    Fetch(Option<Vec<FetchTopic>>),
+    /// Forget offsets: topics and partitions.
+    DeleteOffsets(Vec<(Arc<str>, Vec<i32>)>),
+    /// Show the group.
+    Describe,
+    /// Forget the group.
+    Delete,
+}
+
+/// A member as it names itself.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Who {
+    /// The member id; empty: none yet.
+    pub id: String,
+    /// `group.instance.id`, for a static member.
+    pub instance: Option<String>,
+}
+
+/// JoinGroup.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Join {
+    /// Who.
+    pub who: Who,
+    /// The id that it gets if it has none.
+    pub new_id: String,
+    /// `client.id`.
+    pub client_id: String,
+    /// Its address.
+    pub client_host: String,
+    /// How long it may be silent, ms.
+    pub session_ms: i32,
+    /// How long a rebalance waits for it, ms.
+    pub rebalance_ms: i32,
+    /// `consumer`, `connect`, ...
+    pub protocol_type: String,
+    /// Assignors with what the leader is told, the best liked first.
+    pub protocols: Vec<(String, Blob)>,
+    /// Whether a new member is sent away once, with its id (since version 4).
+    pub id_required: bool,
+    /// Whether the client knows `skip_assignment` (since version 9).
+    pub can_skip: bool,
+}
+
+/// SyncGroup.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Sync {
+    /// Who.
+    pub who: Who,
+    /// The generation that the member is in.
+    pub generation: i32,
+    /// If the client says it.
+    pub protocol_type: Option<String>,
+    /// If the client says it.
+    pub protocol: Option<String>,
+    /// From the leader: members and what they get.
+    pub assignments: Vec<(String, Blob)>,
+}
+
+/// One of LeaveGroup.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Leaver {
+    /// Who. An empty id with an instance is a removal by an operator.
+    pub who: Who,
+}
+
+/// OffsetCommit.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Commit {
+    /// Who; with an empty id and generation -1 somebody outside of the group.
+    pub who: Who,
+    /// The generation that the member is in.
+    pub generation: i32,
+    /// How long the offsets are kept, ms, if the client says so (versions 2 to 4).
+    pub retention_ms: Option<i64>,
+    /// Whether the client knows GROUP_ID_NOT_FOUND here (since version 9).
+    pub knows_not_found: bool,
+    /// What.
+    pub topics: Vec<CommitTopic>,
+}
+
+/// The offsets of one topic.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CommitTopic {
+    /// Its name.
+    pub name: Arc<str>,
+    /// Its id; zero: not known.
+    pub id: TopicId,
+    /// The partitions.
+    pub partitions: Vec<CommitPartition>,
+}
+
+/// The offset of one partition.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CommitPartition {
+    /// The partition.
+    pub index: i32,
+    /// The offset to read next.
+    pub offset: i64,
+    /// The leader epoch of the last record that was read; -1: not known.
+    pub leader_epoch: i32,
+    /// What the client writes beside it.
+    pub metadata: Arc<str>,
+}
+
+/// A topic whose offsets are asked for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct FetchTopic {
+    /// Its name.
+    pub name: Arc<str>,
+    /// Its id; an offset that was committed under another one is not shown. Zero: not known.
+    pub id: TopicId,
+    /// The partitions.
+    pub partitions: Vec<i32>,
+}
+
+/// A code for each partition, by topic.
+pub type PartitionCodes = Vec<(Arc<str>, Vec<(i32, ErrorCode)>)>;
+
+/// What a coordinator answers.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Reply {
+    /// To [`Request::Join`].
+    Join(Box<Joined>),
+    /// To [`Request::Sync`].
+    Sync(Synced),
+    /// To [`Request::Heartbeat`], and to all else that fails as a whole.
+    Code(ErrorCode),
+    /// To [`Request::Leave`]: a code for each.
+    Leave(Vec<(Who, ErrorCode)>),
+    /// To [`Request::Commit`] and [`Request::DeleteOffsets`].
+    Partitions(PartitionCodes),
+    /// To [`Request::Fetch`].
+    Fetch(Vec<Fetched>),
+    /// To [`Request::Describe`].
+    Describe(Box<Description>),
+}
+
+/// The answer to a join.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Joined {
+    /// The code; everything but the id is empty when it is an error.
+    pub error: Option<ErrorCode>,
+    /// The generation.
+    pub generation: i32,
+    /// As the group has it.
+    pub protocol_type: Option<String>,
+    /// The chosen assignor.
+    pub protocol: Option<String>,
+    /// Who assigns.
+    pub leader: String,
+    /// The leader need not assign: the assignment stands.
+    pub skip_assignment: bool,
+    /// The member's id.
+    pub id: String,
+    /// For the leader: everybody, with what they told it.
+    pub members: Vec<(Who, Blob)>,
+}
+
+/// The answer to a sync.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Synced {
+    /// The code.
+    pub error: ErrorCode,
+    /// As the group has it.
+    pub protocol_type: Option<String>,
+    /// The chosen assignor.
+    pub protocol: Option<String>,
+    /// What the member gets.
+    pub assignment: Blob,
+}
+
+/// Committed offsets of one topic: partitions, and what is there.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Fetched {
+    /// The topic's name.
+    pub name: Arc<str>,
+    /// The partitions that were asked for.
+    pub partitions: Vec<(i32, Option<Committed>)>,
+}
+
+/// A group as an operator sees it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Description {
+    /// Kafka's name of the state.
+    pub state: &'static str,
+    /// `consumer`, `connect`, ...; empty if it only has offsets.
+    pub protocol_type: String,
+    /// The chosen assignor, while the group is stable.
+    pub protocol: String,
+    /// The members.
+    pub members: Vec<DescribedMember>,
+}
+
+/// A member as an operator sees it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DescribedMember {
+    /// Who.
+    pub who: Who,
+    /// `client.id`.
+    pub client_id: String,
+    /// Its address.
+    pub client_host: String,
+    /// What it told the leader, while the group is stable.
+    pub metadata: Blob,
+    /// What the leader gave it, while the group is stable.
+    pub assignment: Blob,
+}
+
+/// A group in a list.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Listed {
+    /// Its id.
+    pub group: Arc<str>,
+    /// `consumer`, `connect`, ...; empty if it only has offsets.
+    pub protocol_type: String,
+    /// Kafka's name of the state.
+    pub state: &'static str,
+}

@@ -1,0 +1,305 @@
+//! Groups by hand: a coordinator, a clock, a log that becomes durable when the test says so.
+
+mod admin;
+mod classic;
+mod invariants;
+mod offsets;
+mod records;
+mod sim;
+mod statics;
+
+use std::collections::{BTreeMap, VecDeque};
+use std::time::Duration;
+
+use streamd_model::{ErrorCode, Mono, TopicId};
+
+use super::*;
+
+/// The only group of most tests.
+const G: &str = "g";
+
+fn limits() -> Limits {
+    Limits {
+        initial_delay: Duration::from_secs(3),
+        members_max: 100,
+        session_min_ms: 6000,
+        session_max_ms: 60_000,
+        metadata_max: 10,
+        retention_ms: 100_000_000,
+        retention_check: Duration::from_secs(600),
+    }
+}
+
+/// A coordinator and what is around it.
+struct Bench {
+    coordinator: Coordinator,
+    now: Now,
+    /// What is on stable storage.
+    log: Vec<GroupRecord>,
+    in_flight: VecDeque<Batch>,
+    /// Whether records are durable at once.
+    prompt: bool,
+    next_token: u64,
+    replies: BTreeMap<Token, Reply>,
+}
+
+impl Bench {
+    fn new() -> Bench {
+        Bench::with(limits(), Vec::new())
+    }
+
+    /// A coordinator that starts on this log.
+    fn with(limits: Limits, log: Vec<GroupRecord>) -> Bench {
+        let now = Now {
+            mono: Mono(1_000_000_000),
+            wall_ms: 1_700_000_000_000,
+        };
+        let mut coordinator = Coordinator::new(limits);
+        for record in &log {
+            coordinator.replay(record);
+        }
+        coordinator.start(now);
+        Bench {
+            coordinator,
+            now,
+            log,
+            in_flight: VecDeque::new(),
+            prompt: true,
+            next_token: 0,
+            replies: BTreeMap::new(),
+        }
+    }
+
+    /// The process dies; another starts on what was durable.
+    fn crash(self) -> Bench {
+        let mut next = Bench::with(limits(), self.log);
+        next.now = self.now;
+        next
+    }
+
+    fn carry(&mut self, effects: Effects) {
+        for (token, reply) in effects.replies {
+            let before = self.replies.insert(token, reply);
+            assert!(before.is_none(), "two answers to {token:?}");
+        }
+        self.in_flight.extend(effects.persist);
+        invariants::check(&self.coordinator);
+        if self.prompt {
+            self.flush();
+        }
+    }
+
+    /// Everything that was written becomes durable.
+    fn flush(&mut self) {
+        while let Some(batch) = self.in_flight.pop_front() {
+            self.log.extend(batch.records);
+            let effects = self.coordinator.persisted(batch.seq);
+            self.carry(effects);
+        }
+    }
+
+    fn ask_of(&mut self, group: &str, request: Request) -> Token {
+        self.next_token += 1;
+        let token = Token(self.next_token);
+        let effects = self.coordinator.handle(self.now, group, token, request);
+        self.carry(effects);
+        token
+    }
+
+    fn ask(&mut self, request: Request) -> Token {
+        self.ask_of(G, request)
+    }
+
+    /// Time goes by, and timers go off when they are due.
+    fn sleep(&mut self, ms: u64) {
+        let end = self.now.mono + Duration::from_millis(ms);
+        while let Some(at) = self.coordinator.next_tick().filter(|at| *at <= end) {
+            self.go_to(at.max(self.now.mono));
+            let effects = self.coordinator.tick(self.now);
+            self.carry(effects);
+        }
+        self.go_to(end);
+    }
+
+    fn go_to(&mut self, at: Mono) {
+        self.now.wall_ms += (at - self.now.mono).as_millis() as i64;
+        self.now.mono = at;
+    }
+
+    #[track_caller]
+    fn take(&mut self, token: Token) -> Reply {
+        self.replies.remove(&token).expect("an answer")
+    }
+
+    #[track_caller]
+    fn silent(&self, token: Token) {
+        assert_eq!(self.replies.get(&token), None);
+    }
+
+    #[track_caller]
+    fn joined(&mut self, token: Token) -> Joined {
+        match self.take(token) {
+            Reply::Join(joined) => *joined,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[track_caller]
+    fn join_error(&mut self, token: Token) -> ErrorCode {
+        self.joined(token).error.expect("an error")
+    }
+
+    #[track_caller]
+    fn code(&mut self, token: Token) -> ErrorCode {
+        match self.take(token) {
+            Reply::Code(code) => code,
+            Reply::Sync(synced) => synced.error,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    fn state(&mut self) -> Description {
+        let token = self.ask(Request::Describe);
+        match self.take(token) {
+            Reply::Describe(found) => *found,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    fn heartbeat(&mut self, id: &str, generation: i32) -> ErrorCode {
+        let who = who(id);
+        let token = self.ask(Request::Heartbeat { who, generation });
+        self.code(token)
+    }
+
+    /// A new member gets its id and asks again with it. Its waiting request, and the id.
+    fn enter(&mut self, name: &str) -> (Token, String) {
+        let first = self.ask(Request::Join(Box::new(join(name))));
+        let joined = self.joined(first);
+        assert_eq!(joined.error, Some(ErrorCode::MemberIdRequired));
+        let token = self.ask(Request::Join(Box::new(rejoin(name, &joined.id))));
+        (token, joined.id)
+    }
+
+    /// A stable group of one member. Its id.
+    fn stable_of_one(&mut self) -> String {
+        let (token, id) = self.enter("a");
+        self.sleep(3000);
+        let joined = self.joined(token);
+        assert_eq!((joined.error, joined.leader), (None, id.clone()));
+        let token = self.ask(sync(&id, joined.generation, &[(&id, b"all")]));
+        assert_eq!(self.code(token), ErrorCode::None);
+        id
+    }
+}
+
+fn who(id: &str) -> Who {
+    Who {
+        id: id.to_owned(),
+        instance: None,
+    }
+}
+
+/// A consumer that wants in and has no id.
+fn join(name: &str) -> Join {
+    Join {
+        who: who(""),
+        new_id: format!("{name}-id"),
+        client_id: name.to_owned(),
+        client_host: "/10.0.0.1".to_owned(),
+        session_ms: 10_000,
+        rebalance_ms: 30_000,
+        protocol_type: "consumer".to_owned(),
+        protocols: vec![("range".to_owned(), subscription(&["t"]))],
+        id_required: true,
+        can_skip: true,
+    }
+}
+
+fn rejoin(name: &str, id: &str) -> Join {
+    Join {
+        who: who(id),
+        ..join(name)
+    }
+}
+
+/// What a consumer of these topics tells the leader.
+fn subscription(topics: &[&str]) -> Blob {
+    let mut bytes = vec![0, 1];
+    bytes.extend((topics.len() as i32).to_be_bytes());
+    for topic in topics {
+        bytes.extend((topic.len() as i16).to_be_bytes());
+        bytes.extend(topic.as_bytes());
+    }
+    bytes.extend([255, 255, 255, 255]);
+    bytes.into()
+}
+
+fn sync(id: &str, generation: i32, assignments: &[(&str, &[u8])]) -> Request {
+    let assignments = assignments
+        .iter()
+        .map(|(id, part)| ((*id).to_owned(), (*part).into()));
+    Request::Sync(Sync {
+        who: who(id),
+        generation,
+        protocol_type: None,
+        protocol: None,
+        assignments: assignments.collect(),
+    })
+}
+
+fn leave(id: &str) -> Request {
+    Request::Leave(vec![Leaver { who: who(id) }])
+}
+
+/// One offset for partition 0 of topic `t`.
+fn commit(id: &str, generation: i32, offset: i64) -> Commit {
+    Commit {
+        who: who(id),
+        generation,
+        retention_ms: None,
+        knows_not_found: true,
+        topics: vec![CommitTopic {
+            name: "t".into(),
+            id: TopicId::ZERO,
+            partitions: vec![CommitPartition {
+                index: 0,
+                offset,
+                leader_epoch: 0,
+                metadata: "m".into(),
+            }],
+        }],
+    }
+}
+
+impl Bench {
+    /// The code of the one partition, or of the whole.
+    #[track_caller]
+    fn commit(&mut self, commit: Commit) -> ErrorCode {
+        let token = self.ask(Request::Commit(commit));
+        self.committed(token)
+    }
+
+    #[track_caller]
+    fn committed(&mut self, token: Token) -> ErrorCode {
+        match self.take(token) {
+            Reply::Code(code) => code,
+            Reply::Partitions(topics) => topics[0].1[0].1,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    /// The committed offset of partition 0 of a topic.
+    #[track_caller]
+    fn offset(&mut self, topic: &str) -> Option<i64> {
+        let token = self.ask(Request::Fetch(Some(vec![FetchTopic {
+            name: topic.into(),
+            id: TopicId::ZERO,
+            partitions: vec![0],
+        }])));
+        match self.take(token) {
+            Reply::Fetch(found) => found[0].partitions[0].1.as_ref().map(|c| c.offset),
+            other => panic!("{other:?}"),
+        }
+    }
+}

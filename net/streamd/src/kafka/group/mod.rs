@@ -1,0 +1,127 @@
+//! Groups: FindCoordinator, membership, offsets, and what operators ask.
+//!
+//! A request is decoded here and goes to the shard that owns the group's partition of
+//! `__consumer_offsets`, as one message for all of that shard's groups. Whoever goes away while
+//! it waits withdraws its request.
+
+pub mod admin;
+pub mod find;
+pub mod member;
+pub mod offsets;
+
+use std::rc::Rc;
+use std::sync::Arc;
+
+use streamd_core::group::{OFFSETS_TOPIC, Reply, Request, Token, partition_of};
+use streamd_io::Class;
+use streamd_model::{ErrorCode, PartitionId, ShardId};
+use streamd_shard::{GroupAsk, Reply as ShardReply, Request as ShardRequest};
+
+use crate::broker::Broker;
+
+/// The most members, protocols, topics or groups that one request may name, and the most
+/// partitions of a topic: what is made of them takes more memory than they took in the request.
+const ITEMS_MAX: usize = 100_000;
+
+/// Refuses a request that names too much; the connection is closed.
+fn check_items(what: &str, count: usize) -> Result<(), String> {
+    if count <= ITEMS_MAX {
+        return Ok(());
+    }
+    Err(format!(
+        "a request with {count} {what}; {ITEMS_MAX} are allowed"
+    ))
+}
+
+/// What became of a request to a coordinator.
+type Done = Result<Reply, ErrorCode>;
+
+/// Requests that wait; withdrawn when this is dropped before the answers came.
+struct Waiting {
+    broker: Rc<Broker>,
+    asked: Vec<(ShardId, PartitionId, Token)>,
+}
+
+impl Drop for Waiting {
+    fn drop(&mut self) {
+        let asked = std::mem::take(&mut self.asked);
+        if asked.is_empty() {
+            return;
+        }
+        let shard = self.broker.shard.clone();
+        let env = shard.env.clone();
+        env.spawn(Class::Latency, async move {
+            for (owner, partition, token) in asked {
+                let request = ShardRequest::GroupGone(partition, token);
+                // When the shard has stopped, so has its coordinator.
+                let _ = shard.ask(owner, request).await;
+            }
+        })
+        .detach();
+    }
+}
+
+/// Asks the coordinator of one group.
+async fn ask(broker: &Rc<Broker>, group: &str, request: Request) -> Done {
+    let mut done = ask_all(broker, vec![(group.into(), request)]).await;
+    done.pop()
+        .unwrap_or(Err(ErrorCode::CoordinatorNotAvailable))
+}
+
+/// Asks the coordinators of groups; answers in the order of the requests.
+async fn ask_all(broker: &Rc<Broker>, requests: Vec<(Arc<str>, Request)>) -> Vec<Done> {
+    let image = broker.shard.image();
+    let mut done: Vec<Done> = vec![Err(ErrorCode::NotCoordinator); requests.len()];
+    let Some(topic) = image.topic(OFFSETS_TOPIC) else {
+        return done;
+    };
+    let mut waiting = Waiting {
+        broker: broker.clone(),
+        asked: Vec::new(),
+    };
+    let shards = broker.shard.mesh.shards();
+    let mut by_shard: Vec<(Vec<usize>, Vec<GroupAsk>)> = Vec::new();
+    by_shard.resize_with(shards, Default::default);
+    for (at, (group, request)) in requests.into_iter().enumerate() {
+        let partition = PartitionId {
+            topic: topic.id,
+            index: partition_of(&group, topic.partitions),
+        };
+        let owner = broker.shard.owner(partition);
+        let token = broker.new_token();
+        waiting.asked.push((owner, partition, token));
+        let (places, asks) = &mut by_shard[usize::from(owner.0)];
+        places.push(at);
+        asks.push(GroupAsk {
+            partition,
+            group,
+            token,
+            request,
+        });
+    }
+    let mut begun = Vec::new();
+    for (owner, (places, asks)) in by_shard.into_iter().enumerate() {
+        if !asks.is_empty() {
+            let answer = broker.begin(owner, ShardRequest::Groups(asks)).await;
+            begun.push((places, answer));
+        }
+    }
+    for (places, answer) in begun {
+        let Some(ShardReply::Groups(found)) = answer.await else {
+            continue;
+        };
+        for (at, one) in places.into_iter().zip(found) {
+            done[at] = one.map_err(|refusal| refusal.code);
+        }
+    }
+    waiting.asked.clear();
+    done
+}
+
+/// The code of an answer that is nothing but a code.
+fn code_of(done: &Done) -> ErrorCode {
+    match done {
+        Ok(Reply::Code(code)) | Err(code) => *code,
+        Ok(_) => ErrorCode::None,
+    }
+}

@@ -1,0 +1,40 @@
+//! `streamctl group ...`: list, describe, lag, reset-offsets, delete.
+
+mod ask;
+mod reset;
+mod show;
+
+use crate::cli::{Global, Group as Command};
+use crate::client::Client;
+use crate::failure::{Failure, Result};
+use crate::out;
+
+/// Runs the command.
+///
+/// # Errors
+/// No broker answers, or it refuses.
+pub fn run(global: &Global, command: &Command) -> Result<()> {
+    let mut client = Client::new(global);
+    match command {
+        Command::List { state } => show::list(global, &mut client, state.as_deref()),
+        Command::Describe { names } => show::describe(global, &mut client, names),
+        Command::Lag { names } => show::lag(global, &mut client, names),
+        Command::ResetOffsets(plan) => reset::run(global, &mut client, plan),
+        Command::Delete { names } => delete(&mut client, names),
+    }
+}
+
+fn delete(client: &mut Client, names: &[String]) -> Result<()> {
+    let mut failed = Vec::new();
+    for name in names {
+        match ask::delete(client, name) {
+            Ok(()) => out::say(format_args!("Deleted group `{name}` and its offsets")),
+            Err(Failure::Failed(text)) => failed.push(text),
+            Err(other) => return Err(other),
+        }
+    }
+    match failed.is_empty() {
+        true => Ok(()),
+        false => Err(Failure::failed(failed.join("\n"))),
+    }
+}
