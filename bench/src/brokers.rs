@@ -8,7 +8,7 @@ use clap::Args;
 
 use crate::admin::resolve;
 use crate::failure::{Context, Failure, Result};
-use crate::server::{Server, TempDir, streamd_path};
+use crate::server::{Server, TempDir, With, streamd_path};
 use crate::workload::Target;
 
 /// What the durable Kafka is called.
@@ -91,7 +91,11 @@ impl Brokers {
             };
             brokers.data = dir.path().to_path_buf();
             let data = dir.path().join("data");
-            let server = Server::streamd(&program, &data, args.profile.is_some())?;
+            let with = With {
+                admin: args.profile.is_some(),
+                cores: None,
+            };
+            let server = Server::streamd(&program, &data, with)?;
             brokers.targets.push(server.target());
             brokers.servers.push(server);
             brokers._dirs.push(dir);

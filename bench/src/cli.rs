@@ -59,6 +59,8 @@ pub enum Command {
     Limits(LimitsArgs),
     /// Install and start Apache Kafka, start streamd, measure both, write bench/RESULTS.md.
     Table(TableArgs),
+    /// What more cores would do: measures an own streamd on one and on two, and calculates.
+    Model(ModelArgs),
 }
 
 /// Where something is run, and how often.
@@ -160,6 +162,29 @@ pub struct TableArgs {
     /// The repository, in whose bench/ the table goes [default: found from this program's place].
     #[arg(long, value_name = "DIR")]
     pub root: Option<PathBuf>,
+}
+
+/// The scaling model from the command line.
+#[derive(Debug, Args)]
+pub struct ModelArgs {
+    /// The broker's program [default: streamd beside this one].
+    #[arg(long, value_name = "PATH")]
+    pub streamd: Option<PathBuf>,
+    /// Seconds to measure in every run.
+    #[arg(long, default_value_t = 3.0)]
+    pub seconds: f64,
+    /// Rounds, one core and two in turn; medians count.
+    #[arg(long, default_value_t = 3, value_name = "N")]
+    pub rounds: usize,
+    /// The network's speed, Gbit/s.
+    #[arg(long, default_value_t = 25.0, value_name = "GBIT")]
+    pub network: f64,
+    /// MB/s that the disks take durably [default: what this machine's takes in pieces of 1 MiB].
+    #[arg(long, value_name = "MB")]
+    pub disk: Option<f64>,
+    /// The busiest partition's part of all traffic.
+    #[arg(long, default_value_t = 0.05, value_name = "PART")]
+    pub hottest: f64,
 }
 
 impl TableArgs {

@@ -27,6 +27,7 @@ mod machine;
 mod markdown;
 mod meter;
 mod metric;
+mod model;
 mod outcome;
 mod payload;
 mod presets;
@@ -90,6 +91,10 @@ fn dispatch(cli: &Cli) -> Result<()> {
         Some(Command::Storm(args)) => load(cli, args, "storm", Kind::Storm),
         Some(Command::Limits(args)) => limits_run(cli, args),
         Some(Command::Table(args)) => table_run(cli, args),
+        Some(Command::Model(args)) => {
+            let scaling = model::measure(args)?;
+            print(cli.json, &scaling, || model::text(&scaling))
+        }
     }
 }
 

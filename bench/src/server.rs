@@ -39,6 +39,15 @@ pub struct Server {
     started: Duration,
 }
 
+/// What an own streamd is started with.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct With {
+    /// An admin address.
+    pub admin: bool,
+    /// So many cores; all if not told.
+    pub cores: Option<usize>,
+}
+
 /// A directory that is removed in the end.
 #[derive(Debug)]
 pub struct TempDir(PathBuf);
@@ -125,20 +134,22 @@ pub fn streamd_path(given: Option<&Path>) -> Result<PathBuf> {
 }
 
 impl Server {
-    /// Starts streamd on a free port and waits for its line `ready`; with `admin`, it has an admin
-    /// address too.
+    /// Starts streamd on a free port and waits for its line `ready`.
     ///
     /// # Errors
     /// It cannot be started, ends, or is not ready in a minute; its last lines are in the message.
-    pub fn streamd(program: &Path, data: &Path, admin: bool) -> Result<Server> {
+    pub fn streamd(program: &Path, data: &Path, with: With) -> Result<Server> {
         let address = SocketAddr::from(([127, 0, 0, 1], free_port()?));
         let mut command = Command::new(program);
         command.args(["--listen", &address.to_string(), "--data-dir"]);
         command.arg(data);
-        let admin = match admin {
+        let admin = match with.admin {
             true => Some(SocketAddr::from(([127, 0, 0, 1], free_port()?))),
             false => None,
         };
+        if let Some(cores) = with.cores {
+            command.args(["--cores", &cores.to_string()]);
+        }
         if let Some(admin) = admin {
             command.args(["--admin-listen", &admin.to_string()]);
         }
@@ -296,7 +307,7 @@ mod tests {
         let dir = TempDir::new().unwrap();
         let body = "echo starting >&2; echo \"ready listen=$2\" >&2; exec sleep 60";
         let program = script(dir.path(), "good", body);
-        let server = Server::streamd(&program, dir.path(), false).unwrap();
+        let server = Server::streamd(&program, dir.path(), With::default()).unwrap();
         let pid = server.target().pid.unwrap();
         assert!(Path::new(&format!("/proc/{pid}")).exists());
         let begun = Instant::now();
@@ -305,7 +316,7 @@ mod tests {
         assert!(!Path::new(&format!("/proc/{pid}")).exists());
 
         let program = script(dir.path(), "bad", "echo no disk >&2; exit 3");
-        let error = Server::streamd(&program, dir.path(), false).unwrap_err();
+        let error = Server::streamd(&program, dir.path(), With::default()).unwrap_err();
         assert!(error.to_string().contains("no disk"), "{error}");
         let missing = streamd_path(Some(&dir.path().join("none"))).unwrap_err();
         assert!(missing.to_string().contains("cargo build"), "{missing}");

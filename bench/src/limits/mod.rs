@@ -80,6 +80,13 @@ impl Limits {
         self.cpu(SENDFILE)
     }
 
+    /// MB/s of durable direct writes in pieces of 1 MiB.
+    pub fn durable_mb_per_s(&self) -> f64 {
+        let name = disk::durable(1 << 20);
+        let figure = self.figures.iter().find(|figure| figure.name == name);
+        figure.and_then(|figure| figure.mb_per_s).unwrap_or(0.0)
+    }
+
     /// CPU milliseconds for a MB that is sent from a buffer.
     pub fn send_ms_per_mb(&self) -> f64 {
         self.cpu(SEND)
