@@ -231,8 +231,8 @@ fn measure_load(
 pub fn text(scaling: &Scaling) -> String {
     let machine = &scaling.machine;
     let mut out = format!(
-        "Assumed: disks take {} MB/s durably, the network brings {} MB/s, the busiest partition has \
-         {} % of the traffic,\nclients are on other machines. Requests a second:\n",
+        "Assumed: disks take {} MB/s durably, the network brings {} MB/s, the busiest partition \
+         has {} % of the traffic,\nclients are on other machines. Requests a second:\n",
         number(machine.disk_mb_per_s),
         number(machine.network_mb_per_s),
         number(machine.hottest * 100.0)

@@ -102,7 +102,7 @@ pub fn run(experiment: &Experiment, brokers: &Brokers, pace: Pace) -> Result<Rec
         ),
         name: experiment.name.clone(),
         about: experiment.about.clone(),
-        command: command(),
+        command: command(std::env::args().skip(1)),
         origin,
         started_ms: brokers.started_ms(),
         idle: Vec::new(),
@@ -134,12 +134,23 @@ fn one_of_each(targets: &[Target]) -> impl Iterator<Item = &Target> {
     new.map(|(_, target)| target)
 }
 
-/// The command line without the program's directory.
-fn command() -> String {
-    let arguments: Vec<_> = std::env::args().skip(1).collect();
-    format!("bench {}", arguments.join(" "))
-        .trim_end()
-        .to_owned()
+/// The command line. Where files are on this machine is left out: results are passed on.
+fn command(arguments: impl Iterator<Item = String>) -> String {
+    let mut out = String::from("bench");
+    for argument in arguments {
+        let (option, value) = match argument.split_once('=') {
+            Some((option, value)) if option.starts_with("--") => (Some(option), value),
+            _ => (None, argument.as_str()),
+        };
+        let shown = match value.rsplit_once('/') {
+            Some((before, name)) if before.is_empty() || value.starts_with('/') => name,
+            _ => value,
+        };
+        out.push(' ');
+        out += &option.map_or(String::new(), |option| format!("{option}="));
+        out += shown;
+    }
+    out
 }
 
 /// A name that can be one of a file.
@@ -325,6 +336,15 @@ pub mod tests {
         let ratio = &line["cases"][0]["figures"]["cpu_ms_per_mb"]["ratios"][0];
         assert_eq!(*ratio, serde_json::json!([0.25, 0.25, 0.25]));
         assert!(record.line(true).unwrap().len() > record.line(false).unwrap().len());
+    }
+
+    #[test]
+    fn a_command_does_not_tell_where_files_are() {
+        let words =
+            "run --out /home/x/out --streamd=/a/streamd --target A=127.0.0.1:1,7 dir/f.toml";
+        let told = command(words.split(' ').map(str::to_owned));
+        let expected = "bench run --out out --streamd=streamd --target A=127.0.0.1:1,7 dir/f.toml";
+        assert_eq!(told, expected);
     }
 
     #[test]
