@@ -66,7 +66,7 @@ pub fn record(record: &Record) -> String {
         out.push('\n');
     }
     if let Some(limits) = &record.limits {
-        out += "What this machine can do at all:\n";
+        out += "What this machine can do at all (the better of before and after):\n";
         out += &self::limits(limits);
     }
     out

@@ -260,8 +260,9 @@ fn machine(record: &Record, limits: &Limits) -> String {
                    latency at a fixed rate); loads that no bare figure bounds are left out";
     format!(
         "<h2>What this machine can do at all</h2>\n<div class=\"card\">{}\
-         <div class=\"wide\">{}</div><div class=\"scroll\"><table><tr><th></th><th>MB/s</th><th>CPU ms/MB</th><th>p50 µs</th>\
-         <th>p99 µs</th></tr>\n{rows}</table></div></div>\n",
+         <div class=\"wide\">{}</div>\n<div class=\"scroll\"><table>\n\
+         <tr><th></th><th>MB/s</th><th>CPU ms/MB</th><th>p50 µs</th><th>p99 µs</th></tr>\n\
+         {rows}</table></div></div>\n",
         key(names),
         figure(caption, distance)
     )
