@@ -77,7 +77,8 @@ pub struct SessionArgs {
     /// brokers].
     #[arg(long, value_name = "SECONDS")]
     pub warm: Option<f64>,
-    /// Seconds for each figure of the machine's limits; 0 leaves them out [default: 0.2].
+    /// Seconds for each figure of the machine's limits, before and after; 0 leaves them out
+    /// [default: 0.2].
     #[arg(long, value_name = "SECONDS")]
     pub limits: Option<f64>,
 }

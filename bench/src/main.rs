@@ -116,13 +116,13 @@ fn run_file(cli: &Cli, args: &RunArgs) -> Result<()> {
 /// Runs an experiment and keeps its results.
 fn whole(cli: &Cli, experiment: &Experiment, session: &SessionArgs) -> Result<()> {
     let record = measure(experiment, session)?;
-    finish(cli, &record, history(cli, None))
+    finish(cli, &record, history(cli, None), report::record)
 }
 
 fn load(cli: &Cli, args: &LoadArgs, name: &str, kind: Kind) -> Result<()> {
     let workload = cli::load(&args.spec, name, kind)?;
     let record = measure(&Experiment::of(workload), &args.session)?;
-    finish(cli, &record, cli.out.clone())
+    finish(cli, &record, cli.out.clone(), report::record)
 }
 
 fn measure(experiment: &Experiment, session: &SessionArgs) -> Result<Record> {
@@ -147,13 +147,18 @@ fn history(cli: &Cli, root: Option<&Path>) -> Option<PathBuf> {
 }
 
 /// Prints a record, saves it, and fails if something of it is missing.
-fn finish(cli: &Cli, record: &Record, out: Option<PathBuf>) -> Result<()> {
+fn finish(
+    cli: &Cli,
+    record: &Record,
+    out: Option<PathBuf>,
+    text: impl FnOnce(&Record) -> String,
+) -> Result<()> {
     let failures = record.failed.iter();
     failures.for_each(|why| eprintln!("bench: {why}"));
     put(&if cli.json {
         record.line(true)?
     } else {
-        report::record(record)
+        text(record)
     })?;
     if let Some(out) = out {
         let saved = record.save(&out)?;
@@ -168,13 +173,12 @@ fn finish(cli: &Cli, record: &Record, out: Option<PathBuf>) -> Result<()> {
 
 fn table_run(cli: &Cli, args: &TableArgs) -> Result<()> {
     let table = table::run(args)?;
-    if !cli.json {
-        print!("{}", markdown::results(&table));
-    }
+    let text = markdown::results(&table);
     let mut record = table.record;
     record.cases.extend(table.durable);
     record.distances.resize(record.cases.len(), Vec::new());
-    finish(cli, &record, history(cli, args.root.as_deref()))
+    let out = history(cli, args.root.as_deref());
+    finish(cli, &record, out, |_| text)
 }
 
 fn limits_run(cli: &Cli, args: &LimitsArgs) -> Result<()> {

@@ -66,7 +66,7 @@ pub fn record(record: &Record) -> String {
         out.push('\n');
     }
     if let Some(limits) = &record.limits {
-        out += "What this machine can do at all:\n";
+        out += "What this machine can do at all (the better of before and after):\n";
         out += &self::limits(limits);
     }
     out
@@ -109,6 +109,8 @@ fn single(run: &Outcome) -> String {
         counted(w.partitions as u64, "partition"),
         w.batch_records,
     );
+    let rate = w.rate.filter(|_| w.kind != Kind::CatchUp);
+    out += behind(rate, i.records_per_s() / w.groups.max(1) as f64);
     let name = match w.kind {
         Kind::Stream | Kind::CatchUp => "to hands",
         _ => "latency",
@@ -122,6 +124,19 @@ fn single(run: &Outcome) -> String {
         };
     }
     out + &cost(i)
+}
+
+/// Says when a rate that was asked for was not what came through.
+fn behind(rate: Option<f64>, came: f64) -> &'static str {
+    match rate {
+        Some(rate) if came < rate * 0.97 => {
+            "  BEHIND      it fell behind the rate that was asked for\n"
+        }
+        Some(rate) if came > rate * 1.03 => {
+            "  BEHIND      it was behind the rate before, and caught up\n"
+        }
+        _ => "",
+    }
 }
 
 fn percentiles(name: &str, l: &Percentiles) -> String {
@@ -276,6 +291,14 @@ mod tests {
             text.contains("50 % of streamd's CPU: more than a third"),
             "{text}"
         );
+    }
+
+    #[test]
+    fn a_rate_that_was_not_kept_is_told() {
+        assert_eq!(behind(None, 5.0), "");
+        assert_eq!(behind(Some(1000.0), 990.0), "");
+        assert!(behind(Some(1000.0), 900.0).contains("fell behind"));
+        assert!(behind(Some(1000.0), 1500.0).contains("before"));
     }
 
     #[test]

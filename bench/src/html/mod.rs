@@ -96,7 +96,8 @@ fn overview(record: &Record) -> String {
     format!(
         "<h2>Broker CPU for a MB</h2>\n<div class=\"card\"><p class=\"soft\">Milliseconds of user \
          and system time for 10<sup>6</sup> bytes of values; less is better. {scale} A dashed mark \
-         is the least that this machine can do it for.</p>\n{}{picture}</div>\n",
+         is the least that this machine can do it for.</p>\n{}<div class=\"wide\">{picture}</div>\n\
+         </div>\n",
         key(names)
     )
 }
@@ -258,9 +259,10 @@ fn machine(record: &Record, limits: &Limits) -> String {
     let caption = "How many times its limit each load takes (broker CPU for a MB, or median \
                    latency at a fixed rate); loads that no bare figure bounds are left out";
     format!(
-        "<h2>What this machine can do at all</h2>\n<div class=\"card\">{}{}\
-         <div class=\"scroll\"><table><tr><th></th><th>MB/s</th><th>CPU ms/MB</th><th>p50 µs</th>\
-         <th>p99 µs</th></tr>\n{rows}</table></div></div>\n",
+        "<h2>What this machine can do at all</h2>\n<div class=\"card\">{}\
+         <div class=\"wide\">{}</div>\n<div class=\"scroll\"><table>\n\
+         <tr><th></th><th>MB/s</th><th>CPU ms/MB</th><th>p50 µs</th><th>p99 µs</th></tr>\n\
+         {rows}</table></div></div>\n",
         key(names),
         figure(caption, distance)
     )

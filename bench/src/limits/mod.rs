@@ -35,6 +35,25 @@ pub struct Figure {
     pub latency: Option<Percentiles>,
 }
 
+impl Figure {
+    fn or_better(&self, other: &Figure) -> Figure {
+        let pick = |a: Option<f64>, b: Option<f64>, best: fn(f64, f64) -> f64| match (a, b) {
+            (Some(a), Some(b)) => Some(best(a, b)),
+            (a, b) => a.or(b),
+        };
+        let latency = match (self.latency, other.latency) {
+            (Some(a), Some(b)) if b.p50_us < a.p50_us => Some(b),
+            (a, b) => a.or(b),
+        };
+        Figure {
+            name: self.name.clone(),
+            mb_per_s: pick(self.mb_per_s, other.mb_per_s, f64::max),
+            cpu_ms_per_mb: pick(self.cpu_ms_per_mb, other.cpu_ms_per_mb, f64::min),
+            latency,
+        }
+    }
+}
+
 /// All of them, and where they were taken.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Limits {
@@ -56,6 +75,17 @@ impl Limits {
         step("memory");
         memory::measure(each, &mut figures);
         Ok(Limits { figures })
+    }
+
+    /// Of each figure what is better here or in `other`, which was measured at another time.
+    pub fn or_better(&self, other: &Limits) -> Limits {
+        let better = |own: &Figure| {
+            let found = other.figures.iter().find(|figure| figure.name == own.name);
+            found.map_or_else(|| own.clone(), |found| own.or_better(found))
+        };
+        Limits {
+            figures: self.figures.iter().map(better).collect(),
+        }
     }
 
     fn cpu(&self, name: &str) -> f64 {
@@ -150,6 +180,26 @@ impl Stopwatch {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_better_of_two_is_kept_figure_by_figure() {
+        let of = |mb: f64, cpu: f64, p50_us: f64| Limits {
+            figures: vec![Figure {
+                name: SENDFILE.into(),
+                mb_per_s: Some(mb),
+                cpu_ms_per_mb: Some(cpu),
+                latency: Some(Percentiles {
+                    p50_us,
+                    ..Percentiles::default()
+                }),
+            }],
+        };
+        let (slow, fast) = (of(10.0, 3.0, 7.0), of(20.0, 4.0, 5.0));
+        assert_eq!(slow.or_better(&fast), of(20.0, 3.0, 5.0));
+        assert_eq!(fast.or_better(&slow), of(20.0, 3.0, 5.0));
+        let none = Limits { figures: vec![] };
+        assert_eq!(fast.or_better(&none), fast);
+    }
 
     #[test]
     fn every_limit_is_measured_and_the_sums_are_of_what_they_say() {
