@@ -1,10 +1,10 @@
 //! How other threads hand something to a shard that may sleep.
 //!
 //! Invariants: nothing that was handed over lies there while the shard sleeps and nobody rings: the
-//! shard says that it sleeps and then looks, the other adds and then looks whether the shard sleeps,
-//! with a full fence in between on both sides, so at least one of them sees the other. A task is
-//! handed over at most once before its turn begins, and what was done before a wake is seen in a
-//! turn after it. `tests/model` checks both with all interleavings.
+//! shard says that it sleeps and then looks, the other adds and then looks whether the shard
+//! sleeps, with a full fence in between on both sides, so at least one of them sees the other. A
+//! task is handed over at most once before its turn begins, and what was done before a wake is
+//! seen in a turn after it. `tests/model` checks both with all interleavings.
 
 use crate::sync::{AtomicBool, Ordering, SegQueue, fence};
 
