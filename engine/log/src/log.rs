@@ -136,6 +136,8 @@ pub struct Log {
     /// Sealed segments with an open file and an index in memory, least lately asked for first.
     pub(crate) prepared: VecDeque<Rc<Segment>>,
     pub(crate) points: Checkpoints,
+    /// An offset where a batch begins, the base of its segment, and the batch's position there.
+    pub(crate) located: Option<(Offset, Offset, u64)>,
 }
 
 impl Log {
@@ -172,6 +174,7 @@ impl Log {
                 since: 0,
                 turn: Budget::new(1),
             },
+            located: None,
         }
     }
 

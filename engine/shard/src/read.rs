@@ -4,6 +4,7 @@
 use std::rc::Rc;
 use std::time::Duration;
 
+use streamd_core::producer::AbortedTxn;
 use streamd_log::{Planned, ReadPlan, lookup, retain};
 use streamd_model::{Epoch, ErrorCode, Offset, PartitionId, Watermarks};
 
@@ -28,6 +29,8 @@ pub struct ReadItem {
     pub leader_epoch: Epoch,
     /// The epoch of the last batch that the client has; -1 for unknown.
     pub last_fetched_epoch: Epoch,
+    /// Nothing of transactions that are open, and what was aborted is named.
+    pub committed: bool,
 }
 
 /// Reads of partitions of one shard.
@@ -47,6 +50,8 @@ pub struct ReadDone {
     pub result: Result<ReadPlan, Refusal>,
     /// The client's log has gone another way: its epoch ends here (KIP-595).
     pub diverging: Option<(Epoch, Offset)>,
+    /// Aborted transactions with records in what is sent.
+    pub aborted: Vec<AbortedTxn>,
 }
 
 /// Waits for bytes after these offsets.
@@ -68,6 +73,8 @@ pub struct OffsetQuery {
     pub leader_epoch: Epoch,
     /// Milliseconds, or one of Kafka's special values below zero.
     pub timestamp: i64,
+    /// Nothing of transactions that are open.
+    pub committed: bool,
 }
 
 /// The answer; -1 stands for "none".
@@ -148,6 +155,7 @@ impl Shard {
                     marks: unknown,
                     result: Err(refusal),
                     diverging: None,
+                    aborted: Vec::new(),
                 };
             }
         };
@@ -159,6 +167,7 @@ impl Shard {
                 marks: unknown,
                 result: Err(refusal),
                 diverging: None,
+                aborted: Vec::new(),
             };
         }
         let diverging = partition.diverging(item);
@@ -168,14 +177,30 @@ impl Shard {
                 marks,
                 result: Ok(ReadPlan::default()),
                 diverging,
+                aborted: Vec::new(),
             };
         }
         // While there is room the first batch comes whole, however large (KIP-74).
         let whole = left > 0 && item.bytes_max > 0;
         let max = item.bytes_max.min(left);
         let result = loop {
-            let planned = partition.log.borrow().plan_read(item.offset, max, whole);
+            let marks = partition.watermarks();
+            let limit = if item.committed { marks.stable } else { marks.high };
+            let planned = partition
+                .log
+                .borrow()
+                .plan_read_below(item.offset, limit, max, whole);
             match planned {
+                Planned::Locate(segment) => {
+                    let log = &partition.log;
+                    if let Err(error) = lookup::locate(&self.env, log, &segment, limit).await {
+                        partition.fail(&error);
+                        break Err(Refusal::new(
+                            ErrorCode::KafkaStorageError,
+                            error.to_string(),
+                        ));
+                    }
+                }
                 Planned::Ready(plan) => break Ok(plan),
                 Planned::OutOfRange => {
                     let text = format!("offset {} of {}", item.offset, partition.name);
@@ -194,10 +219,18 @@ impl Shard {
                 }
             }
         };
+        let aborted = match &result {
+            Ok(plan) if item.committed && plan.bytes > 0 => {
+                let producers = partition.producers.borrow();
+                producers.txns.aborted(item.offset, plan.next)
+            }
+            _ => Vec::new(),
+        };
         ReadDone {
             marks: partition.watermarks(),
             result,
             diverging: None,
+            aborted,
         }
     }
 
@@ -230,6 +263,7 @@ impl Shard {
         partition.usable()?;
         partition.check_epoch(query.leader_epoch)?;
         let marks = partition.watermarks();
+        let limit = if query.committed { marks.stable } else { marks.high };
         let epoch = partition.epoch;
         let at = |offset| OffsetFound {
             offset,
@@ -237,7 +271,7 @@ impl Shard {
             epoch,
         };
         let found = match query.timestamp {
-            -1 => return Ok(at(marks.high)),
+            -1 => return Ok(at(limit)),
             -2 | -4 => return Ok(at(marks.start)),
             // Nothing is tiered: there is no last tiered offset and nothing waits for upload.
             -5 | -6 => {
@@ -254,12 +288,12 @@ impl Shard {
             }
         };
         match found {
-            Ok(Some((offset, timestamp))) => Ok(OffsetFound {
+            Ok(Some((offset, timestamp))) if offset < limit => Ok(OffsetFound {
                 offset,
                 timestamp,
                 epoch,
             }),
-            Ok(None) => Ok(OffsetFound {
+            Ok(_) => Ok(OffsetFound {
                 epoch: -1,
                 ..at(-1)
             }),
@@ -298,12 +332,14 @@ impl Shard {
             );
             return Err(Refusal::new(ErrorCode::OffsetOutOfRange, text));
         }
-        retain::delete_before(&self.env, &partition.log, to)
+        let start = retain::delete_before(&self.env, &partition.log, to)
             .await
             .map_err(|error| {
                 partition.fail(&error);
                 Refusal::new(ErrorCode::KafkaStorageError, error.to_string())
-            })
+            })?;
+        partition.forget_aborted();
+        Ok(start)
     }
 }
 
