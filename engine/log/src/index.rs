@@ -83,7 +83,9 @@ impl Index {
     /// The first offset, less segment base, of which is known that nothing at or after `position`
     /// lies before it, if an entry says so.
     pub fn offset_after(&self, position: u64) -> Option<u32> {
-        let after = self.positions.partition_point(|&(_, p)| u64::from(p) < position);
+        let after = self
+            .positions
+            .partition_point(|&(_, p)| u64::from(p) < position);
         self.positions.get(after).map(|&(o, _)| o)
     }
 

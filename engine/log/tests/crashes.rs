@@ -181,7 +181,10 @@ async fn read(env: &Env, log: &SharedLog, model: &Shared, offset: i64, max: usiz
     let limit = {
         let model = model.borrow();
         let flushed = log.borrow().flushed();
-        let bases = model.written.range(offset + 1..flushed).map(|(base, _)| *base);
+        let bases = model
+            .written
+            .range(offset + 1..flushed)
+            .map(|(base, _)| *base);
         let bases: Vec<i64> = bases.collect();
         match env.random_u64() as usize {
             n if n % 2 == 0 && !bases.is_empty() => bases[(n / 2) % bases.len()],
@@ -212,7 +215,10 @@ async fn read(env: &Env, log: &SharedLog, model: &Shared, offset: i64, max: usiz
     let (mut at, mut next) = (0, offset);
     while let Ok(h) = BatchHeader::parse(&bytes[at..]) {
         if at + h.size > bytes.len() {
-            assert!(h.base_offset < limit, "the beginning of what is beyond the limit");
+            assert!(
+                h.base_offset < limit,
+                "the beginning of what is beyond the limit"
+            );
             break;
         }
         let one = &bytes[at..at + h.size];

@@ -95,7 +95,7 @@ impl Accepted {
 }
 
 /// What the producer state knows a batch by.
-pub(crate) fn sent(header: &BatchHeader) -> Sent {
+pub fn sent(header: &BatchHeader) -> Sent {
     Sent {
         producer: ProducerId(header.producer_id),
         epoch: header.producer_epoch,

@@ -32,7 +32,7 @@ pub struct TxnAsk {
     pub partition: PartitionId,
     /// The transactional id.
     pub id: Arc<str>,
-    /// What a withdrawal names; never used twice.
+    /// What the answer is found by; never used twice.
     pub token: Token,
     /// What is asked.
     pub request: Request,
@@ -269,7 +269,9 @@ async fn send_markers(shard: Weak<Shard>, partition: Weak<Partition>, markers: M
             _ => Vec::new().into_iter(),
         };
         for id in ids {
-            if done.next().is_none_or(|d| d.is_err_and(|r| may_be_later(&r)))
+            if done
+                .next()
+                .is_none_or(|d| d.is_err_and(|r| may_be_later(&r)))
                 && let Some(topic) = image.topic_by_id(id.topic)
             {
                 let name = topic.name.as_str().into();
@@ -278,7 +280,9 @@ async fn send_markers(shard: Weak<Shard>, partition: Weak<Partition>, markers: M
         }
     }
     if let Some(partition) = partition.upgrade() {
-        partition.txn_step(&shard, |c, now| c.marked(now, &markers.id, markers.round, left));
+        partition.txn_step(&shard, |c, now| {
+            c.marked(now, &markers.id, markers.round, left)
+        });
     }
 }
 
@@ -326,17 +330,6 @@ impl Shard {
             });
         }
         done
-    }
-
-    /// Whoever asked under this token is gone.
-    pub(crate) fn txn_gone(&self, id: PartitionId, token: Token) {
-        let Ok(partition) = self.partition(id) else {
-            return;
-        };
-        if let Some(host) = &*partition.txns.borrow() {
-            host.coordinator.borrow_mut().gone(token);
-            host.waiting.borrow_mut().remove(&token);
-        }
     }
 
     /// The transactional ids of this shard.

@@ -56,8 +56,6 @@ pub enum Request {
     GroupList,
     /// Ask coordinators of transactional ids.
     Txns(Vec<TxnAsk>),
-    /// Whoever asked such a coordinator under this token is gone.
-    TxnGone(PartitionId, Token),
     /// All transactional ids of the shard.
     TxnList,
     /// Who is about to write in a transaction asks whether it has to be confirmed.

@@ -185,7 +185,11 @@ impl Shard {
         let max = item.bytes_max.min(left);
         let result = loop {
             let marks = partition.watermarks();
-            let limit = if item.committed { marks.stable } else { marks.high };
+            let limit = if item.committed {
+                marks.stable
+            } else {
+                marks.high
+            };
             let planned = partition
                 .log
                 .borrow()
@@ -263,7 +267,11 @@ impl Shard {
         partition.usable()?;
         partition.check_epoch(query.leader_epoch)?;
         let marks = partition.watermarks();
-        let limit = if query.committed { marks.stable } else { marks.high };
+        let limit = if query.committed {
+            marks.stable
+        } else {
+            marks.high
+        };
         let epoch = partition.epoch;
         let at = |offset| OffsetFound {
             offset,

@@ -15,8 +15,8 @@ use streamd_core::txn::TXN_TOPIC;
 use streamd_io::local::Notify;
 use streamd_io::mailbox::Endpoint;
 use streamd_io::{Class, Env};
-use streamd_log::journal::{Journal, JournalOptions, replay};
 use streamd_log::batch::marker_commits;
+use streamd_log::journal::{Journal, JournalOptions, replay};
 use streamd_log::retain::{self, Retention};
 use streamd_log::{Log, LogConfig, LogError, recover, write_back};
 use streamd_model::{ErrorCode, Map, PartitionId, ShardId};
@@ -239,10 +239,6 @@ impl Shard {
             }
             Request::GroupList => Reply::GroupList(self.group_list()),
             Request::Txns(asks) => Reply::Txns(self.txns(asks).await),
-            Request::TxnGone(id, token) => {
-                self.txn_gone(id, token);
-                Reply::Done
-            }
             Request::TxnList => Reply::TxnList(self.txn_list()),
             Request::TxnGuards(asks) => Reply::TxnGuards(self.txn_guards(&asks)),
             Request::Markers(markers) => Reply::Markers(self.markers(markers).await),

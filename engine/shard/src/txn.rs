@@ -123,6 +123,8 @@ impl Shard {
 
     /// Writes markers; answers when they are durable.
     pub(crate) async fn markers(&self, markers: Vec<Marker>) -> Vec<Result<(), Refusal>> {
+        // Before that it is not known here which partitions there are.
+        self.opened().await;
         let countdown = Countdown::new(0);
         let now_ms = self.env.wall_ms();
         let mut begun = Vec::with_capacity(markers.len());

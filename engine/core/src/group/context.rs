@@ -150,7 +150,10 @@ impl Context {
 
     /// Queues a record of a transaction. A step queues such ones or others, not both.
     pub fn push_txn_record(&mut self, writer: (i64, i16), record: GroupRecord) {
-        assert!(self.txn.is_some() || self.records.is_empty(), "a mixed step");
+        assert!(
+            self.txn.is_some() || self.records.is_empty(),
+            "a mixed step"
+        );
         self.txn = Some(writer);
         self.records.push(record);
     }

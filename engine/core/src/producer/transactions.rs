@@ -258,7 +258,10 @@ mod tests {
         assert_eq!(Transactions::decode(&mut r), Ok(t));
         assert!(r.0.is_empty());
         for end in [0, 3, 20, out.0.len() - 1] {
-            assert!(Transactions::decode(&mut In(&out.0[..end])).is_err(), "{end}");
+            assert!(
+                Transactions::decode(&mut In(&out.0[..end])).is_err(),
+                "{end}"
+            );
         }
     }
 }

@@ -169,11 +169,6 @@ impl Context {
         }
     }
 
-    /// Whoever waits under a token is gone.
-    pub fn forget(&mut self, token: Token) {
-        self.held.retain(|(_, t), _| *t != token);
-    }
-
     /// Ends a step.
     pub fn take_effects(&mut self) -> Effects {
         let records = std::mem::take(&mut self.records);

@@ -144,7 +144,9 @@ impl Coordinator {
         let ongoing = txn.hard.status == Status::Ongoing;
         if ongoing && missing(&txn.hard.partitions, &add.partitions).is_empty() {
             let written = txn.written;
-            return self.ctx.reply_after(written, token, Reply::Code(ErrorCode::None));
+            return self
+                .ctx
+                .reply_after(written, token, Reply::Code(ErrorCode::None));
         }
         let mut value = txn.hard.clone();
         if !ongoing {
@@ -165,7 +167,8 @@ impl Coordinator {
             self.arm_timeout(id, now);
         }
         let seq = self.ctx.next_seq();
-        self.ctx.reply_after(seq, token, Reply::Code(ErrorCode::None));
+        self.ctx
+            .reply_after(seq, token, Reply::Code(ErrorCode::None));
     }
 
     fn verify(&mut self, id: &Arc<str>, token: Token, add: &Add) {
@@ -178,7 +181,8 @@ impl Coordinator {
             _ => add.partitions.clone(),
         };
         let written = txn.written;
-        self.ctx.reply_after(written, token, Reply::Missing(missing));
+        self.ctx
+            .reply_after(written, token, Reply::Missing(missing));
     }
 
     fn describe(&mut self, id: &Arc<str>, token: Token) {
@@ -216,16 +220,6 @@ impl Coordinator {
         self.ctx.take_effects()
     }
 
-    /// Whoever would get the answer under `token` is gone.
-    pub fn gone(&mut self, token: Token) {
-        self.ctx.forget(token);
-        for txn in self.txns.values_mut() {
-            if let Some(ending) = &mut txn.ending {
-                ending.waiting.retain(|(t, _)| *t != token);
-            }
-        }
-    }
-
     /// When [`Coordinator::tick`] has something to do.
     pub fn next_tick(&self) -> Option<Mono> {
         self.ctx.next_timer()
@@ -251,9 +245,14 @@ impl Coordinator {
         if txn.hard.status != Status::Ongoing {
             return;
         }
-        let end = txn.hard.started_ms.saturating_add(i64::from(txn.hard.timeout_ms));
+        let end = txn
+            .hard
+            .started_ms
+            .saturating_add(i64::from(txn.hard.timeout_ms));
         // A clock that went backwards must not keep it open for longer than its timeout.
-        let left = end.saturating_sub(now.wall_ms).min(i64::from(txn.hard.timeout_ms));
+        let left = end
+            .saturating_sub(now.wall_ms)
+            .min(i64::from(txn.hard.timeout_ms));
         let left = Duration::from_millis(u64::try_from(left).unwrap_or(0));
         txn.timeout = Some(self.ctx.arm(now.mono + left, Timer::Timeout(id.clone())));
     }

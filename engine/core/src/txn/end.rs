@@ -28,8 +28,7 @@ enum Verdict {
 fn is_retry(txn: &Txn, end: &End) -> bool {
     let hard = &txn.hard;
     let raised = hard.producer == end.producer && hard.epoch == end.epoch.saturating_add(1);
-    let rotated =
-        hard.prev_producer == end.producer && end.epoch == EPOCH_LAST && hard.epoch == 0;
+    let rotated = hard.prev_producer == end.producer && end.epoch == EPOCH_LAST && hard.epoch == 0;
     end.version >= 2 && (raised || rotated)
 }
 

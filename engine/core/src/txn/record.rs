@@ -120,7 +120,10 @@ impl TxnRecord {
     /// # Errors
     /// [`Damaged`] if it is of a known kind, but its bytes are not.
     pub fn decode(key: &[u8], value: Option<&[u8]>) -> Result<Option<TxnRecord>, Damaged> {
-        let mut k = In { bytes: key, flexible: false };
+        let mut k = In {
+            bytes: key,
+            flexible: false,
+        };
         if k.i16("the kind of a transaction record")? != 0 {
             return Ok(None);
         }
@@ -179,7 +182,10 @@ fn put(v: &TxnValue) -> Vec<u8> {
 }
 
 fn get(bytes: &[u8]) -> Result<TxnValue, Damaged> {
-    let mut r = In { bytes, flexible: false };
+    let mut r = In {
+        bytes,
+        flexible: false,
+    };
     let version = r.i16("the version of a transaction")?;
     if !(0..=1).contains(&version) {
         return Err(r.damaged("a transaction of an unknown version"));
@@ -332,7 +338,10 @@ mod tests {
             started_ms: 1_700_000_000_000,
             version: 2,
         };
-        TxnRecord { id: "tx-1".into(), value: Some(value) }
+        TxnRecord {
+            id: "tx-1".into(),
+            value: Some(value),
+        }
     }
 
     #[test]
@@ -343,7 +352,10 @@ mod tests {
             let again = TxnRecord::decode(&r.key(), value.as_deref());
             assert_eq!(again, Ok(Some(r)));
         }
-        let gone = TxnRecord { id: "x".into(), value: None };
+        let gone = TxnRecord {
+            id: "x".into(),
+            value: None,
+        };
         assert_eq!(TxnRecord::decode(&gone.key(), None), Ok(Some(gone)));
         assert_eq!(TxnRecord::decode(&[0, 1, 0, 0], None), Ok(None));
         assert_eq!(Status::from_number(6), None);

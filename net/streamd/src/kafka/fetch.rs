@@ -14,9 +14,9 @@ use streamd_model::{ErrorCode, Map, Mono, PartitionId, TopicId, Watermarks};
 use streamd_shard::{ReadDone, ReadItem, ReadRequest, Refusal, Reply, Request, WatchRequest};
 use streamd_wire::kafka::generated::fetch_request::FetchRequest;
 use streamd_wire::kafka::generated::fetch_response::{
-    EpochEndOffset, FetchResponse, FetchableTopicResponse, PartitionData,
+    AbortedTransaction, EpochEndOffset, FetchResponse, FetchableTopicResponse, PartitionData,
 };
-use streamd_wire::kafka::{Array, Records, RequestHeader, ResponseHeader, Writer};
+use streamd_wire::kafka::{Records, RequestHeader, ResponseHeader, Writer};
 
 use super::session::{Mode, SessionAsk, TopicKey, Wanted};
 use crate::broker::Broker;
@@ -128,6 +128,7 @@ fn failed(refusal: Refusal) -> ReadDone {
         marks: none,
         result: Err(refusal),
         diverging: None,
+        aborted: Vec::new(),
     }
 }
 
@@ -205,6 +206,7 @@ impl LongPoll {
                         bytes_max: w.bytes_max.max(0) as usize,
                         leader_epoch: w.leader_epoch,
                         last_fetched_epoch: w.last_fetched_epoch,
+                        committed: self.read_committed,
                     });
                     done.push(None);
                     ids.push(Some(partition));
@@ -352,6 +354,7 @@ fn trim(done: &mut ReadDone, left: &mut usize) {
     if let Ok(plan) = &mut done.result {
         if *left == 0 {
             *plan = ReadPlan::default();
+            done.aborted.clear();
         }
         *left = left.saturating_sub(plan.bytes);
     }
@@ -366,6 +369,10 @@ fn partition_data(
         Ok(plan) => (ErrorCode::None, plan),
         Err(refusal) => (refusal.code, ReadPlan::default()),
     };
+    let aborted = done.aborted.iter().map(|a| AbortedTransaction {
+        producer_id: a.producer,
+        first_offset: a.first,
+    });
     let (epoch, end_offset) = done.diverging.unwrap_or((-1, -1));
     let data = PartitionData {
         partition_index: w.index,
@@ -374,7 +381,7 @@ fn partition_data(
         last_stable_offset: done.marks.stable,
         log_start_offset: done.marks.start,
         diverging_epoch: EpochEndOffset { epoch, end_offset },
-        aborted_transactions: read_committed.then(Array::default),
+        aborted_transactions: read_committed.then(|| aborted.collect()),
         preferred_read_replica: -1,
         records: Some(match plan.bytes {
             0 => Records::Bytes(&[]),

@@ -9,6 +9,7 @@ pub mod offsets;
 pub mod produce;
 pub mod session;
 pub mod topics;
+pub mod txn;
 
 #[cfg(test)]
 mod tests;
@@ -119,6 +120,16 @@ pub async fn answer(
         ApiKey::IncrementalAlterConfigs => configs::alter(broker, header, decoded!()).await,
         ApiKey::DescribeLogDirs => cluster::log_dirs(broker, header, decoded!()).await,
         ApiKey::InitProducerId => cluster::init_producer_id(broker, header, decoded!()).await,
+        ApiKey::AddPartitionsToTxn => txn::add::partitions(broker, header, decoded!()).await,
+        ApiKey::AddOffsetsToTxn => txn::add::offsets(broker, header, decoded!()).await,
+        ApiKey::EndTxn => txn::end::end(broker, header, decoded!()).await,
+        ApiKey::WriteTxnMarkers => txn::admin::write_markers(broker, header, decoded!()).await,
+        ApiKey::TxnOffsetCommit => txn::commit::handle(broker, header, decoded!()).await,
+        ApiKey::DescribeProducers => {
+            txn::admin::describe_producers(broker, header, decoded!()).await
+        }
+        ApiKey::DescribeTransactions => txn::admin::describe(broker, header, decoded!()).await,
+        ApiKey::ListTransactions => txn::admin::list(broker, header, decoded!()).await,
         ApiKey::DeleteRecords => encode(header, &offsets::delete_records(broker, decoded!()).await),
         ApiKey::FindCoordinator => group::find::handle(broker, header, decoded!()).await,
         ApiKey::JoinGroup => group::member::join(broker, &frame.header, host, decoded!()).await,
