@@ -19,7 +19,9 @@ use std::rc::Rc;
 use bytes::Bytes;
 use streamd_io::Part;
 use streamd_model::ErrorCode;
-use streamd_wire::kafka::generated::api_versions_response::{ApiVersion, ApiVersionsResponse};
+use streamd_wire::kafka::generated::api_versions_response::{
+    ApiVersion, ApiVersionsResponse, FinalizedFeatureKey, SupportedFeatureKey,
+};
 use streamd_wire::kafka::versions::SERVED;
 use streamd_wire::kafka::{ApiKey, Frame, FrameError, Message, ResponseHeader, Writer};
 
@@ -71,10 +73,28 @@ fn api_version(served: &streamd_wire::kafka::versions::Served) -> ApiVersion {
     }
 }
 
+/// The feature that says which protocol of transactions is spoken,
+const TXN_FEATURE: &str = "transaction.version";
+/// and that: partitions come into a transaction by being written to, its end raises the epoch
+/// (KIP-890).
+const TXN_VERSION: i16 = 2;
+
 fn api_versions() -> ApiVersionsResponse<'static> {
     ApiVersionsResponse {
         api_keys: SERVED.iter().map(api_version).collect(),
-        finalized_features_epoch: -1,
+        supported_features: vec![SupportedFeatureKey {
+            name: TXN_FEATURE,
+            min_version: 0,
+            max_version: TXN_VERSION,
+        }]
+        .into(),
+        finalized_features_epoch: 0,
+        finalized_features: vec![FinalizedFeatureKey {
+            name: TXN_FEATURE,
+            max_version_level: TXN_VERSION,
+            min_version_level: TXN_VERSION,
+        }]
+        .into(),
         ..ApiVersionsResponse::default()
     }
 }
