@@ -81,7 +81,7 @@ pub async fn locate(
         at = cursor.position;
         env.yield_if_needed().await;
     }
-    log.borrow_mut().located = Some((limit, segment.base, at));
+    log.borrow_mut().prepared.located = Some((limit, segment.base, at));
     Ok(())
 }
 

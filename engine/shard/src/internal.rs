@@ -25,7 +25,7 @@ pub(crate) struct Internal {
 
 impl Partition {
     /// Appends what a step of a state machine has to say; gives the offset after it. When the log
-    /// rolls `wants_checkpoint` is set: what the step changed is not to be in a checkpoint before it.
+    /// rolls `wants_checkpoint` is set: what the step changed must not be in one that lies before.
     pub(crate) fn append_internal(
         &self,
         internal: Internal,

@@ -54,6 +54,25 @@ pub struct ReadDone {
     pub aborted: Vec<AbortedTxn>,
 }
 
+impl ReadDone {
+    /// Nothing can be read, and where the log stands is not told.
+    pub fn refused(refusal: Refusal) -> ReadDone {
+        let unknown = Watermarks {
+            start: -1,
+            stable: -1,
+            high: -1,
+            flushed: -1,
+            end: -1,
+        };
+        ReadDone {
+            marks: unknown,
+            result: Err(refusal),
+            diverging: None,
+            aborted: Vec::new(),
+        }
+    }
+}
+
 /// Waits for bytes after these offsets.
 pub struct WatchRequest {
     /// Partitions of one shard, and the offset up to which the client has seen each.
@@ -141,88 +160,27 @@ impl Shard {
     }
 
     async fn read_one(&self, item: &ReadItem, left: usize) -> ReadDone {
-        let unknown = Watermarks {
-            start: -1,
-            stable: -1,
-            high: -1,
-            flushed: -1,
-            end: -1,
+        let usable = |p: &Rc<Partition>| {
+            p.usable()?;
+            p.check_epoch(item.leader_epoch)
         };
         let partition = match self.partition(item.partition) {
-            Ok(p) => p,
-            Err(refusal) => {
-                return ReadDone {
-                    marks: unknown,
-                    result: Err(refusal),
-                    diverging: None,
-                    aborted: Vec::new(),
-                };
-            }
+            Ok(p) => match usable(&p) {
+                Ok(()) => p,
+                Err(refusal) => return ReadDone::refused(refusal),
+            },
+            Err(refusal) => return ReadDone::refused(refusal),
         };
-        if let Err(refusal) = partition
-            .usable()
-            .and_then(|()| partition.check_epoch(item.leader_epoch))
-        {
-            return ReadDone {
-                marks: unknown,
-                result: Err(refusal),
-                diverging: None,
-                aborted: Vec::new(),
-            };
-        }
         let diverging = partition.diverging(item);
         if diverging.is_some() {
-            let marks = partition.watermarks();
             return ReadDone {
-                marks,
+                marks: partition.watermarks(),
                 result: Ok(ReadPlan::default()),
                 diverging,
                 aborted: Vec::new(),
             };
         }
-        // While there is room the first batch comes whole, however large (KIP-74).
-        let whole = left > 0 && item.bytes_max > 0;
-        let max = item.bytes_max.min(left);
-        let result = loop {
-            let marks = partition.watermarks();
-            let limit = if item.committed {
-                marks.stable
-            } else {
-                marks.high
-            };
-            let planned = partition
-                .log
-                .borrow()
-                .plan_read_below(item.offset, limit, max, whole);
-            match planned {
-                Planned::Locate(segment) => {
-                    let log = &partition.log;
-                    if let Err(error) = lookup::locate(&self.env, log, &segment, limit).await {
-                        partition.fail(&error);
-                        break Err(Refusal::new(
-                            ErrorCode::KafkaStorageError,
-                            error.to_string(),
-                        ));
-                    }
-                }
-                Planned::Ready(plan) => break Ok(plan),
-                Planned::OutOfRange => {
-                    let text = format!("offset {} of {}", item.offset, partition.name);
-                    break Err(Refusal::new(ErrorCode::OffsetOutOfRange, text));
-                }
-                Planned::Prepare(segment) => {
-                    let interval = partition.log.borrow().config().index_interval;
-                    if let Err(error) = segment.prepare(&self.env, interval).await {
-                        partition.fail(&error);
-                        break Err(Refusal::new(
-                            ErrorCode::KafkaStorageError,
-                            error.to_string(),
-                        ));
-                    }
-                    partition.log.borrow_mut().note_prepared(&segment);
-                }
-            }
-        };
+        let result = self.plan(&partition, item, left).await;
         let aborted = match &result {
             Ok(plan) if item.committed && plan.bytes > 0 => {
                 let producers = partition.producers.borrow();
@@ -235,6 +193,47 @@ impl Shard {
             result,
             diverging: None,
             aborted,
+        }
+    }
+
+    async fn plan(
+        &self,
+        partition: &Partition,
+        item: &ReadItem,
+        left: usize,
+    ) -> Result<ReadPlan, Refusal> {
+        // While there is room the first batch comes whole, however large (KIP-74).
+        let whole = left > 0 && item.bytes_max > 0;
+        let max = item.bytes_max.min(left);
+        loop {
+            let marks = partition.watermarks();
+            let limit = match item.committed {
+                true => marks.stable,
+                false => marks.high,
+            };
+            let log = &partition.log;
+            let planned = log.borrow().plan_read_below(item.offset, limit, max, whole);
+            let prepared = match planned {
+                Planned::Ready(plan) => return Ok(plan),
+                Planned::OutOfRange => {
+                    let text = format!("offset {} of {}", item.offset, partition.name);
+                    return Err(Refusal::new(ErrorCode::OffsetOutOfRange, text));
+                }
+                Planned::Locate(segment) => lookup::locate(&self.env, log, &segment, limit).await,
+                Planned::Prepare(segment) => {
+                    let interval = log.borrow().config().index_interval;
+                    let done = segment.prepare(&self.env, interval).await;
+                    if done.is_ok() {
+                        log.borrow_mut().note_prepared(&segment);
+                    }
+                    done
+                }
+            };
+            if let Err(error) = prepared {
+                partition.fail(&error);
+                let text = error.to_string();
+                return Err(Refusal::new(ErrorCode::KafkaStorageError, text));
+            }
         }
     }
 

@@ -10,7 +10,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use streamd_io::Part;
 use streamd_log::ReadPlan;
-use streamd_model::{ErrorCode, Map, Mono, PartitionId, TopicId, Watermarks};
+use streamd_model::{ErrorCode, Map, Mono, PartitionId, TopicId};
 use streamd_shard::{ReadDone, ReadItem, ReadRequest, Refusal, Reply, Request, WatchRequest};
 use streamd_wire::kafka::generated::fetch_request::FetchRequest;
 use streamd_wire::kafka::generated::fetch_response::{
@@ -116,22 +116,6 @@ fn read_request(request: &FetchRequest<'_>, version: i16) -> (Vec<Wanted>, Vec<(
     (wanted, forgotten)
 }
 
-fn failed(refusal: Refusal) -> ReadDone {
-    let none = Watermarks {
-        start: -1,
-        stable: -1,
-        high: -1,
-        flushed: -1,
-        end: -1,
-    };
-    ReadDone {
-        marks: none,
-        result: Err(refusal),
-        diverging: None,
-        aborted: Vec::new(),
-    }
-}
-
 impl LongPoll {
     /// Reads, and waits while there is too little.
     async fn run(&self, broker: &Rc<Broker>) -> Vec<ReadDone> {
@@ -194,7 +178,7 @@ impl LongPoll {
             let w = &self.wanted[at];
             match resolved {
                 Err(refusal) => {
-                    done.push(Some(failed(refusal)));
+                    done.push(Some(ReadDone::refused(refusal)));
                     ids.push(None);
                 }
                 Ok(partition) => {
@@ -232,7 +216,7 @@ impl LongPoll {
         }
         let stopped = || {
             let code = ErrorCode::NotLeaderOrFollower;
-            failed(Refusal::new(code, "the owning core has stopped"))
+            ReadDone::refused(Refusal::new(code, "the owning core has stopped"))
         };
         (
             done.into_iter()

@@ -221,13 +221,15 @@ impl Client {
             producer_epoch: self.epoch,
             group_id: GROUP,
         };
-        while self.version < 2 {
+        // In version 2 they come in with the commit.
+        let mut added = self.version >= 2;
+        while !added {
             let answer = ask(&self.broker, 3, &request).await;
             let r: AddOffsetsToTxnResponse = answer.decode();
-            if self.check(r.error_code)? {
-                break;
+            added = self.check(r.error_code)?;
+            if !added {
+                pause(&self.broker).await;
             }
-            pause(&self.broker).await;
         }
         let p = txn_offset_commit_request::TxnOffsetCommitRequestPartition {
             partition_index: partition,

@@ -110,6 +110,15 @@ async fn transact(
     ended
 }
 
+/// Nobody can commit any more what nobody has asked to commit.
+fn give_up(model: &Shared, which: impl Fn(&Txn) -> bool) {
+    for txn in model.borrow_mut().txns.values_mut().filter(|t| which(t)) {
+        if txn.fate == Fate::Open {
+            txn.fate = Fate::Aborted;
+        }
+    }
+}
+
 async fn produce(env: Env, broker: Rc<Broker>, who: usize, model: Shared) {
     let version = 1 + (env.random_u64() % 2) as i16;
     let mut client = Client::begin(&broker, &format!("p{who}"), version).await;
@@ -118,13 +127,7 @@ async fn produce(env: Env, broker: Rc<Broker>, who: usize, model: Shared) {
             // Whatever was open is over now.
             let zombie = client.clone();
             client = Client::begin(&broker, &format!("p{who}"), version).await;
-            let mut model = model.borrow_mut();
-            for txn in model.txns.values_mut().filter(|t| t.producer == who) {
-                if txn.fate == Fate::Open {
-                    txn.fate = Fate::Aborted;
-                }
-            }
-            drop(model);
+            give_up(&model, |t| t.producer == who);
             zombie.is_fenced().await;
         }
     }
@@ -249,11 +252,7 @@ fn run(seed: u64) -> u64 {
             sim.power_cut();
         }
         // What was open when the process died can be committed by nobody.
-        for txn in model.borrow_mut().txns.values_mut() {
-            if txn.fate == Fate::Open {
-                txn.fate = Fate::Aborted;
-            }
-        }
+        give_up(&model, |_| true);
     }
     let last = model.clone();
     sim.run(move |env| judge(env, last));

@@ -151,7 +151,7 @@ impl<'a> Pattern<'a> {
         let parts: Vec<&str> = text.split(".*").collect();
         let plain =
             |p: &&str| !p.contains(['\\', '[', '(', '{', '*', '+', '?', '|', '^', '$', '.']);
-        parts.iter().all(|p| plain(&p)).then_some(Pattern(parts))
+        parts.iter().all(plain).then_some(Pattern(parts))
     }
 
     fn matches(&self, id: &str) -> bool {
