@@ -16,7 +16,7 @@ mod value;
 
 use std::collections::BTreeMap;
 
-pub use broker::{BrokerConfig, GroupConfig};
+pub use broker::{BrokerConfig, GroupConfig, TxnConfig};
 pub use describe::{Entry, SynonymEntry, describe_broker, describe_topic};
 pub use nearest::nearest;
 pub use resolve::{Layers, Source};

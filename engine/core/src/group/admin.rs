@@ -46,10 +46,9 @@ impl Group {
         partition: i32,
         value: Committed,
     ) -> ErrorCode {
-        // Java counts UTF-16 units; no text has more of them than bytes.
-        let (text, max) = (&value.metadata, ctx.limits.metadata_max);
-        if text.len() > max && text.encode_utf16().count() > max {
-            return ErrorCode::OffsetMetadataTooLarge;
+        let code = ctx.check_metadata(&value.metadata);
+        if code.is_err() {
+            return code;
         }
         if ctx.offsets >= OFFSETS_MAX && self.offsets.get(topic, partition).is_none() {
             return ErrorCode::InvalidCommitOffsetSize;

@@ -60,6 +60,8 @@ pub(super) struct Group {
     pub name: Arc<str>,
     pub hard: Option<GroupValue>,
     pub offsets: Offsets,
+    /// Offsets of transactions that have not ended.
+    pub pending_offsets: usize,
     /// The batch with its newest record.
     pub written: u64,
     pub state: State,
@@ -85,6 +87,7 @@ impl Group {
             name,
             hard: None,
             offsets: Offsets::default(),
+            pending_offsets: 0,
             written: 0,
             state: State::Empty,
             state_ms: -1,
@@ -167,6 +170,7 @@ impl Group {
     pub fn is_gone(&self) -> bool {
         self.hard.is_none()
             && self.offsets.is_empty()
+            && self.pending_offsets == 0
             && self.members.is_empty()
             && self.pending.is_empty()
             && self.state == State::Empty

@@ -89,6 +89,7 @@ impl Coordinator {
         let makes = match request {
             Request::Join(join) => join.who.id.is_empty(),
             Request::Commit(commit) => commit.generation < 0,
+            Request::TxnCommit(txn) => txn.commit.generation < 0,
             _ => false,
         };
         if !makes {
@@ -116,8 +117,12 @@ impl Coordinator {
             }
             Request::Leave(leavers) => group.leave(ctx, now, token, leavers),
             Request::Commit(commit) => group.commit(ctx, now, token, commit),
+            Request::TxnCommit(txn) => group.txn_commit(ctx, now, token, txn),
             Request::Fetch(topics) => {
-                let found = group.offsets.fetch(topics.as_deref());
+                let mut found = group.offsets.fetch(topics.as_deref());
+                if group.pending_offsets > 0 {
+                    ctx.pending.mark(name, &mut found);
+                }
                 ctx.reply_after(group.written, token, Reply::Fetch(found));
             }
             Request::DeleteOffsets(topics) => group.delete_offsets(ctx, token, topics),
@@ -131,7 +136,7 @@ impl Coordinator {
     }
 
     /// Forgets a group of which nothing is left.
-    fn sweep(&mut self, name: &Arc<str>) {
+    pub(super) fn sweep(&mut self, name: &Arc<str>) {
         if let Some(group) = self.groups.get(name)
             && group.is_gone()
         {
@@ -155,7 +160,8 @@ impl Coordinator {
             Request::Commit(Commit {
                 knows_not_found: false,
                 ..
-            }) => self
+            })
+            | Request::TxnCommit(_) => self
                 .ctx
                 .reply(token, Reply::Code(ErrorCode::IllegalGeneration)),
             Request::Leave(leavers) => {
@@ -293,6 +299,7 @@ impl Coordinator {
                 });
             }
         }
+        self.encode_pending(&mut out);
         out.0
     }
 
@@ -309,6 +316,9 @@ impl Coordinator {
             let n = r.count(1, "a group record's value")?;
             let (value, rest) = r.0.split_at(n);
             r.0 = rest;
+            if self.decode_pending(key, value)? {
+                continue;
+            }
             if let Some(record) = GroupRecord::decode(key, Some(value))? {
                 self.replay(&record);
             }
@@ -321,6 +331,7 @@ impl Coordinator {
 fn may_be_nameless(request: &Request) -> bool {
     match request {
         Request::Commit(_)
+        | Request::TxnCommit(_)
         | Request::Fetch(_)
         | Request::DeleteOffsets(_)
         | Request::Describe
@@ -336,6 +347,7 @@ fn nothing(topics: Vec<FetchTopic>) -> Vec<Fetched> {
     let topics = topics.into_iter().map(|topic| Fetched {
         name: topic.name,
         partitions: topic.partitions.into_iter().map(|p| (p, None)).collect(),
+        unstable: Vec::new(),
     });
     topics.collect()
 }

@@ -44,7 +44,8 @@ impl Group {
         for (topic, p) in keys {
             self.store_offset(ctx, &topic, p, None);
         }
-        let unused = self.state == State::Empty && self.pending.is_empty();
+        let unused =
+            self.state == State::Empty && self.pending.is_empty() && self.pending_offsets == 0;
         if unused && self.offsets.is_empty() {
             self.forget(ctx);
         }

@@ -22,6 +22,7 @@ mod place;
 mod record;
 mod request;
 mod sync;
+mod txn;
 
 #[cfg(test)]
 mod tests;
@@ -32,5 +33,6 @@ pub use place::{OFFSETS_TOPIC, partition_of};
 pub use record::{Blob, Committed, GroupRecord, GroupValue, MemberValue};
 pub use request::{
     Commit, CommitPartition, CommitTopic, DescribedMember, Description, FetchTopic, Fetched, Join,
-    Joined, Leaver, Listed, Now, PartitionCodes, Reply, Request, Sync, Synced, Token, Who,
+    Joined, Leaver, Listed, Now, PartitionCodes, Reply, Request, Sync, Synced, Token, TxnCommit,
+    Who,
 };
