@@ -18,7 +18,6 @@ use streamd_io::{Class, Env, OpenOptions, Part};
 use streamd_log::batch::{NewRecord, Writer, build, crc_matches};
 use streamd_log::journal::{Group, Journal, JournalFile, JournalOptions, replay};
 use streamd_log::log::SharedLog;
-use streamd_log::lookup;
 use streamd_log::validate::Facts;
 use streamd_log::{
     BatchHeader, LogConfig, NewBatch, Planned, lookup, records, recover, retain, write_back,
