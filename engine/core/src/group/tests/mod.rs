@@ -7,6 +7,7 @@ mod offsets;
 mod records;
 mod sim;
 mod statics;
+mod txns;
 
 use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
