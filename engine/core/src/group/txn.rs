@@ -44,6 +44,7 @@ impl Pending {
             };
             if **of == *group
                 && let Some(fetched) = found.iter_mut().find(|f| f.name == *topic)
+                && !fetched.unstable.contains(partition)
             {
                 fetched.unstable.push(*partition);
             }

@@ -308,5 +308,5 @@ fn decisions_hold_from_any_seed() {
             Err(_) => panic!("seed {seed} failed; STREAMD_SEED={seed} runs it alone"),
         }
     }
-    assert!(answered > 10_000, "only {answered} transactions ended");
+    assert!(answered > 5_000, "only {answered} transactions ended");
 }
