@@ -10,6 +10,7 @@ mod metadata;
 mod topics;
 mod txn_client;
 mod txn_crashes;
+mod txns;
 
 use std::future::Future;
 use std::ops::RangeInclusive;

@@ -8,9 +8,12 @@ use std::time::Duration;
 use bytes::Bytes;
 use streamd_io::{Env, OpenOptions, Part};
 use streamd_log::BatchHeader;
+use streamd_log::NewBatch;
 use streamd_log::batch::{NewRecord, Writer as Producer, build, marker_commits, set_transactional};
 use streamd_log::record_view::BatchView;
-use streamd_model::ErrorCode;
+use streamd_log::validate::Facts;
+use streamd_model::{ErrorCode, PartitionId};
+use streamd_shard::AppendItem;
 use streamd_wire::kafka::frame::encode_request;
 use streamd_wire::kafka::generated::*;
 use streamd_wire::kafka::{Decode, Frame, Message, Records, ResponseHeader, Writer};
@@ -152,6 +155,22 @@ impl Client {
         let mut batch = build(&records, writer);
         set_transactional(&mut batch, false);
         batch
+    }
+
+    /// A batch of one record as the handler hands it to its owner.
+    pub fn item(&self, partition: PartitionId, sequence: i32, guard: Option<u64>) -> AppendItem {
+        let bytes = Bytes::from(self.batch(1, 1, sequence));
+        let facts = Facts {
+            header: BatchHeader::parse(&bytes).unwrap(),
+            max_timestamp: 0,
+            log_append_time: false,
+            restamp: false,
+        };
+        AppendItem {
+            partition,
+            batch: NewBatch { bytes, facts },
+            guard,
+        }
     }
 
     /// Sends a batch; the code that it is answered with.
