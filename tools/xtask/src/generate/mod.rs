@@ -41,6 +41,9 @@ const APIS: &[&str] = &[
     "DeleteGroups",
     "IncrementalAlterConfigs",
     "OffsetDelete",
+    "ConsumerGroupHeartbeat",
+    "ConsumerGroupDescribe",
+    "ListConfigResources",
     "DescribeCluster",
     "DescribeTopicPartitions",
 ];
