@@ -303,8 +303,16 @@ async fn alarm(partition: Weak<Partition>, host: Rc<GroupHost>, env: Env, flushe
 impl Shard {
     /// The coordinator of a partition of `__consumer_offsets` before its log is folded, for a
     /// topic that has such.
-    pub(crate) fn coordinator_for(&self, topic: &str, image: &ClusterImage) -> Option<Coordinator> {
-        (topic == OFFSETS_TOPIC).then(|| Coordinator::new(Limits::of(&image.broker().groups)))
+    pub(crate) fn coordinator_for(
+        &self,
+        topic: &str,
+        image: &Arc<ClusterImage>,
+    ) -> Option<Coordinator> {
+        (topic == OFFSETS_TOPIC).then(|| {
+            let mut coordinator = Coordinator::new(Limits::of(&image.broker().groups));
+            coordinator.set_image(image.clone());
+            coordinator
+        })
     }
 
     /// Begins a request. The answer comes when it is known, which may be a rebalance later.
@@ -358,6 +366,17 @@ impl Shard {
             }
         }
         all
+    }
+
+    /// Tells coordinators what the topics and the settings of groups are.
+    pub(crate) async fn tell_groups(&self, image: &Arc<ClusterImage>) {
+        for partition in self.mine() {
+            if partition.groups.borrow().is_some() && partition.usable().is_ok() {
+                let image = image.clone();
+                partition.group_step(&self.env, &self.flusher, |c, now| c.follow(now, image));
+                self.env.yield_if_needed().await;
+            }
+        }
     }
 
     /// Forgets offsets of topics that `image` does not have.

@@ -130,6 +130,13 @@ pub async fn answer(
         ApiKey::OffsetDelete => group::offsets::delete(broker, header, decoded!()).await,
         ApiKey::DescribeGroups => group::admin::describe(broker, header, decoded!()).await,
         ApiKey::ListGroups => group::admin::list(broker, header, decoded!()).await,
+        ApiKey::ConsumerGroupHeartbeat => {
+            group::consumer::heartbeat(broker, &frame.header, host, decoded!()).await
+        }
+        ApiKey::ConsumerGroupDescribe => {
+            group::consumer::describe(broker, header, decoded!()).await
+        }
+        ApiKey::ListConfigResources => configs::list(broker, header, decoded!()),
         ApiKey::DeleteGroups => group::admin::delete(broker, header, decoded!()).await,
         _ => Err(format!("{} is not served", api.name())),
     }
