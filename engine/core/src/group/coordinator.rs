@@ -77,6 +77,12 @@ impl Coordinator {
             self.refuse(token, request, ErrorCode::InvalidGroupId);
             return self.ctx.take_effects();
         }
+        if let Request::Beat(beat) = &request
+            && let Err((code, text)) = beat.check()
+        {
+            self.ctx.reply(token, Reply::Refused(code, text));
+            return self.ctx.take_effects();
+        }
         match self.find(group, &request) {
             Ok(name) => self.dispatch(now, &name, token, request),
             Err(code) => self.absent(token, request, code),
@@ -312,7 +318,7 @@ impl Coordinator {
         let modern = self.groups.iter().filter(|(_, g)| g.modern.is_some());
         let names: Vec<_> = modern.map(|(name, _)| name.clone()).collect();
         for name in names {
-            self.timed(&name, |g, ctx| g.bump(ctx, now, false));
+            self.timed(&name, |g, ctx| g.look(ctx, now, false));
         }
         self.ctx.take_effects()
     }

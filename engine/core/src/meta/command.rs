@@ -282,8 +282,10 @@ pub(super) mod tests {
 
     pub fn command() -> impl Strategy<Value = Command> {
         let configs = proptest::collection::btree_map(key(), value(), 0..4);
-        let change = (key(), proptest::option::of(value()))
-            .prop_map(|(name, value)| ConfigChange { name, value });
+        let change = || {
+            (key(), proptest::option::of(value()))
+                .prop_map(|(name, value)| ConfigChange { name, value })
+        };
         prop_oneof![
             ("[a-e]{1,2}", id(), 1..20i32, configs, any::<i64>()).prop_map(
                 |(name, id, partitions, configs, created_ms)| Command::CreateTopic {
@@ -296,9 +298,9 @@ pub(super) mod tests {
             ),
             id().prop_map(|id| Command::DeleteTopic { id }),
             (id(), 1..30i32).prop_map(|(id, total)| Command::CreatePartitions { id, total }),
-            ("[g-i]", proptest::collection::vec(change.clone(), 0..4))
+            ("[g-i]", proptest::collection::vec(change(), 0..4))
                 .prop_map(|(group, changes)| Command::AlterGroup { group, changes }),
-            (resource(), proptest::collection::vec(change, 0..4))
+            (resource(), proptest::collection::vec(change(), 0..4))
                 .prop_map(|(resource, changes)| Command::AlterConfig { resource, changes }),
             (0..5000i64, 1..1000i32)
                 .prop_map(|(first, count)| Command::AllocateProducerIds { first, count }),

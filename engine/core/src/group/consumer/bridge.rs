@@ -117,7 +117,7 @@ impl Group {
         ctx: &mut Context,
         now: Now,
         token: Token,
-        (mut caller, said, join): (Caller, Subscribed, Join),
+        (caller, said, join): (Caller, Subscribed, Join),
     ) {
         let old = caller
             .replaces
@@ -137,19 +137,21 @@ impl Group {
         if let Err((code, _)) = self.check_room(ctx, &caller, &sub) {
             return refuse_join(ctx, Some(token), &join.who.id, code);
         }
+        let known = caller.replaces.as_ref().unwrap_or(&caller.id);
+        let before = self.mate(known).map(|m| m.sub.clone());
+        let must = before.is_none_or(|b| b.topics != sub.topics || b.regex != sub.regex);
+        if must {
+            self.raise(ctx);
+        }
         self.replace_mate(ctx, &caller);
-        caller.replaces = None;
         let id = caller.id;
         let before = self.mate(&id).map(|m| m.sub.clone());
-        let must = before
-            .as_ref()
-            .is_none_or(|b| b.topics != sub.topics || b.regex != sub.regex);
         let protocol = join.protocols.first().map(|p| p.0.clone());
         let patience = sub.rebalance_ms;
         if before.is_none_or(|b| *b != sub) {
             self.change(ctx, ConsumerChange::Member(id.clone(), Some(Arc::new(sub))));
         }
-        self.bump(ctx, now, must || caller.is_new);
+        self.look(ctx, now, must);
         self.aim(ctx);
         let owned = self.owned(ctx, &id, &said);
         self.advance(ctx, now, &id, Some(&owned));

@@ -34,7 +34,8 @@ impl Beat {
             && self.owned.is_some()
     }
 
-    fn check(&self) -> Result<(), Why> {
+    /// What can be said against it before anything is looked at.
+    pub fn check(&self) -> Result<(), Why> {
         let invalid = |text: &str| no(ErrorCode::InvalidRequest, text);
         if self.id.is_empty() {
             return invalid("MemberId can't be empty.");
@@ -78,7 +79,6 @@ impl Group {
     }
 
     fn try_beat(&mut self, ctx: &mut Context, now: Now, beat: &Beat) -> Result<Beaten, Why> {
-        beat.check()?;
         if ctx.image.is_none() {
             return no(
                 ErrorCode::CoordinatorLoadInProgress,
@@ -104,16 +104,19 @@ impl Group {
         let caller = self.caller(ctx, beat)?;
         let (sub, mut must) = self.subscription(beat, &caller);
         self.check_room(ctx, &caller, &sub)?;
+        must |= caller.is_new;
+        if must {
+            self.raise(ctx);
+        }
         if caller.replaces.is_some() {
             self.replace_mate(ctx, &caller);
         }
-        must |= caller.is_new;
         let is_other = |m: &Modern| m.members.get(&caller.id).is_none_or(|m| *m.sub != sub);
         if self.modern.as_deref().is_some_and(is_other) {
             let change = ConsumerChange::Member(caller.id.clone(), Some(Arc::new(sub)));
             self.change(ctx, change);
         }
-        self.bump(ctx, now, must);
+        self.look(ctx, now, must);
         self.aim(ctx);
         let changed = self.advance(ctx, now, &caller.id, beat.owned.as_ref());
         self.heard_mate(ctx, now, &caller.id);
@@ -293,13 +296,16 @@ impl Group {
             assigned: mate.now.assigned.clone(),
             revoking: Parts::new(),
         };
-        self.drop_mate(ctx, old);
+        // In this order nobody ever shares anything with the old one, who goes last.
         let id = &caller.id;
+        self.change(ctx, ConsumerChange::Current(old.clone(), None));
+        self.change(ctx, ConsumerChange::Target(old.clone(), None));
         self.change(ctx, ConsumerChange::Member(id.clone(), Some(sub)));
         if !target.is_empty() {
             self.change(ctx, ConsumerChange::Target(id.clone(), Some(target)));
         }
         self.change(ctx, ConsumerChange::Current(id.clone(), Some(now)));
+        self.drop_mate(ctx, old);
     }
 
     /// Brings a member a step further. Whether what it may read has changed.

@@ -161,9 +161,10 @@ impl Group {
         self.enter(State::Stable, now);
         // Nobody is in the generation that is written down: should the coordinator start again
         // before the rebalance is through, everybody joins again.
-        self.generation = epoch.saturating_add(1);
-        self.store_group(ctx);
         self.generation = epoch;
+        self.store_group(ctx);
+        // The epoch has just risen.
+        self.generation = epoch.saturating_sub(1);
         let ids: Vec<String> = self.members.keys().cloned().collect();
         for id in ids {
             self.heard(ctx, now.mono, &id);

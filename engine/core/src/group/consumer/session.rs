@@ -81,13 +81,14 @@ impl Group {
 
     /// Members are gone: what they had is free, and a new target is due.
     pub(super) fn mates_left(&mut self, ctx: &mut Context, now: Now, ids: &[Arc<str>]) {
+        self.raise(ctx);
         if self.downgrade(ctx, now, ids) {
             return;
         }
         for id in ids {
             self.drop_mate(ctx, id);
         }
-        self.bump(ctx, now, true);
+        self.look(ctx, now, true);
     }
 
     /// Takes a member out of the group's records.

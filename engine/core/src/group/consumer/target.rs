@@ -108,8 +108,20 @@ impl Group {
         self.store(ctx, GroupRecord::Consumer { group, change });
     }
 
-    /// Looks again at what the topics are. The epoch rises if that changed, or if it `must`.
-    pub(in super::super) fn bump(&mut self, ctx: &mut Context, now: Now, must: bool) {
+    /// The epoch rises, before the change is written that it rises for: should only a part of a
+    /// step become durable, then a new target is due.
+    pub(super) fn raise(&mut self, ctx: &mut Context) {
+        if let Some(modern) = &self.modern {
+            let epoch = modern.epoch.saturating_add(1);
+            let hash = modern.hash;
+            let value = GroupEpoch { epoch, hash };
+            self.change(ctx, ConsumerChange::Epoch(Some(value)));
+        }
+    }
+
+    /// Looks again at what the topics are. The epoch rises if that changed, unless it was
+    /// `raised` in this step.
+    pub(in super::super) fn look(&mut self, ctx: &mut Context, now: Now, raised: bool) {
         let Some(image) = ctx.image.clone() else {
             return;
         };
@@ -118,8 +130,8 @@ impl Group {
             return;
         };
         let hash = modern.hash_of(&image);
-        if must || hash != modern.hash {
-            let epoch = modern.epoch.saturating_add(1);
+        if hash != modern.hash {
+            let epoch = modern.epoch.saturating_add(i32::from(!raised));
             let value = GroupEpoch { epoch, hash };
             self.change(ctx, ConsumerChange::Epoch(Some(value)));
         }
