@@ -123,16 +123,16 @@ impl Coordinator {
             return;
         };
         let ctx = &mut self.ctx;
+        let request = match request {
+            Request::FetchAs(id, epoch, topics) => match group.check_fetch(&id, epoch) {
+                Ok(()) => Request::Fetch(topics),
+                Err(code) => return ctx.reply(token, Reply::Code(code)),
+            },
+            other => other,
+        };
         match request {
             Request::Beat(beat) => group.beat(ctx, now, token, &beat),
             Request::DescribeConsumer => group.describe_modern(ctx, token),
-            Request::FetchAs(id, epoch, topics) => match group.check_fetch(&id, epoch) {
-                Err(code) => ctx.reply(token, Reply::Code(code)),
-                Ok(()) => {
-                    let found = group.offsets.fetch(topics.as_deref());
-                    ctx.reply_after(group.written, token, Reply::Fetch(found));
-                }
-            },
             Request::Join(join) if group.modern.is_some() => {
                 group.join_modern(ctx, now, token, *join);
             }
@@ -158,7 +158,7 @@ impl Coordinator {
             }
             Request::Leave(leavers) => group.leave(ctx, now, token, leavers),
             Request::Commit(commit) => group.commit(ctx, now, token, commit),
-            Request::Fetch(topics) => {
+            Request::Fetch(topics) | Request::FetchAs(_, _, topics) => {
                 let found = group.offsets.fetch(topics.as_deref());
                 ctx.reply_after(group.written, token, Reply::Fetch(found));
             }

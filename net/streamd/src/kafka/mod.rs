@@ -18,7 +18,9 @@ use std::rc::Rc;
 use bytes::Bytes;
 use streamd_io::Part;
 use streamd_model::ErrorCode;
-use streamd_wire::kafka::generated::api_versions_response::{ApiVersion, ApiVersionsResponse};
+use streamd_wire::kafka::generated::api_versions_response::{
+    ApiVersion, ApiVersionsResponse, FinalizedFeatureKey, SupportedFeatureKey,
+};
 use streamd_wire::kafka::versions::SERVED;
 use streamd_wire::kafka::{ApiKey, Frame, FrameError, Message, ResponseHeader, Writer};
 
@@ -70,10 +72,25 @@ fn api_version(served: &streamd_wire::kafka::versions::Served) -> ApiVersion {
     }
 }
 
+/// Features with the version that is in force: `group.version` 1 has the consumer protocol.
+const FEATURES: &[(&str, i16)] = &[("group.version", 1)];
+
 fn api_versions() -> ApiVersionsResponse<'static> {
+    let supported = FEATURES.iter().map(|(name, version)| SupportedFeatureKey {
+        name,
+        min_version: 0,
+        max_version: *version,
+    });
+    let finalized = FEATURES.iter().map(|(name, version)| FinalizedFeatureKey {
+        name,
+        max_version_level: *version,
+        min_version_level: *version,
+    });
     ApiVersionsResponse {
         api_keys: SERVED.iter().map(api_version).collect(),
-        finalized_features_epoch: -1,
+        supported_features: supported.collect(),
+        finalized_features_epoch: 0,
+        finalized_features: finalized.collect(),
         ..ApiVersionsResponse::default()
     }
 }
