@@ -72,7 +72,7 @@ impl Group {
             "--set",
             "group.consumer.heartbeat.interval.ms=300",
             "--set",
-            "group.consumer.session.timeout.ms=6000",
+            "group.consumer.session.timeout.ms=30000",
         ]);
         Connection::open(&broker.addr()).create_topic(TOPIC, PARTITIONS as i32, &[]);
         let (say, said) = channel();

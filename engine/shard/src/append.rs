@@ -5,8 +5,8 @@
 
 use std::rc::Rc;
 
-use streamd_core::producer::{Sent, Verdict};
-use streamd_log::{Appended, BatchHeader, NewBatch};
+use streamd_core::producer::{ProducerState, Sent, Verdict};
+use streamd_log::{Appended, BatchHeader, Log, NewBatch};
 use streamd_model::{ErrorCode, Offset, PartitionId, ProducerId};
 
 use crate::Refusal;
@@ -20,6 +20,9 @@ pub struct AppendItem {
     pub partition: PartitionId,
     /// A validated batch.
     pub batch: NewBatch,
+    /// For the first batch of a transaction: what the partition gave out before the coordinator
+    /// confirmed that it is in the transaction.
+    pub guard: Option<u64>,
 }
 
 /// What became of a batch.
@@ -92,12 +95,31 @@ impl Accepted {
 }
 
 /// What the producer state knows a batch by.
-pub(crate) fn sent(header: &BatchHeader) -> Sent {
+pub fn sent(header: &BatchHeader) -> Sent {
     Sent {
         producer: ProducerId(header.producer_id),
         epoch: header.producer_epoch,
         base_seq: header.base_sequence,
         records: header.count,
+    }
+}
+
+/// What a batch that a recovery found says of its producer; `commits`: it is a marker.
+pub(crate) fn replay(
+    producers: &mut ProducerState,
+    header: &BatchHeader,
+    commits: Option<bool>,
+    now_ms: i64,
+) {
+    let who = (header.producer_id, header.producer_epoch);
+    let base = header.base_offset;
+    if let Some(commit) = commits {
+        // What a recovery finds is durable.
+        return producers.record_marker(who, commit, (base, header.next_offset()), now_ms);
+    }
+    producers.record(&sent(header), base, header.max_timestamp, now_ms);
+    if header.is_transactional() && !header.is_control() {
+        producers.record_txn(who.0, who.1, base, now_ms);
     }
 }
 
@@ -130,7 +152,7 @@ impl Shard {
         } else {
             -1
         };
-        let Appended { base, next } = partition.accept(item.batch, now_ms)?;
+        let Appended { base, next } = partition.accept(item.batch, item.guard, now_ms)?;
         if next > partition.log.borrow().flushed() {
             countdown.expect(1);
             partition.waiters.ack(next, countdown.clone());
@@ -147,7 +169,12 @@ impl Shard {
 
 impl Partition {
     /// Gives a batch its place, or the place that it was given when it came before.
-    fn accept(&self, batch: NewBatch, now_ms: i64) -> Result<Appended, Refusal> {
+    fn accept(
+        &self,
+        batch: NewBatch,
+        guard: Option<u64>,
+        now_ms: i64,
+    ) -> Result<Appended, Refusal> {
         let header = batch.facts.header;
         let mut log = self.log.borrow_mut();
         if header.size as u64 > log.config().segment_bytes {
@@ -158,34 +185,12 @@ impl Partition {
             );
             return Err(Refusal::new(ErrorCode::RecordListTooLarge, text));
         }
-        let id = sent(&header);
-        let mut producers = self.producers.borrow_mut();
-        if header.is_idempotent() {
-            match producers.check(&id) {
-                Verdict::Append => {}
-                Verdict::Duplicate {
-                    base_offset,
-                    last_offset,
-                    ..
-                } => {
-                    // Not before the first copy is durable. Waiters come in order of their
-                    // offsets, so while it is under way this one waits for all there is.
-                    let done = last_offset < log.flushed();
-                    let next = if done { last_offset + 1 } else { log.end() };
-                    return Ok(Appended {
-                        base: base_offset,
-                        next,
-                    });
-                }
-                Verdict::Reject(code) => {
-                    let text = format!(
-                        "producer {} epoch {} sequence {} for {}",
-                        id.producer.0, id.epoch, id.base_seq, self.name
-                    );
-                    return Err(Refusal::new(code, text));
-                }
-            }
+        if header.is_idempotent()
+            && let Some(before) = self.check_producer(&header, guard, &log)?
+        {
+            return Ok(before);
         }
+        let mut producers = self.producers.borrow_mut();
         if log.will_roll(header.size, header.count, now_ms) {
             log.roll(now_ms);
             log.plan_checkpoint(self.state(&producers));
@@ -195,8 +200,59 @@ impl Partition {
         let max_timestamp = batch.facts.max_timestamp;
         let appended = log.append(batch, self.epoch, now_ms);
         if header.is_idempotent() {
-            producers.record(&id, appended.base, max_timestamp, now_ms);
+            producers.record(&sent(&header), appended.base, max_timestamp, now_ms);
+        }
+        if header.is_transactional() {
+            producers.record_txn(
+                header.producer_id,
+                header.producer_epoch,
+                appended.base,
+                now_ms,
+            );
+            self.guards.end(header.producer_id);
         }
         Ok(appended)
+    }
+
+    /// Whether the batch of a producer is to be appended; or where it is already.
+    fn check_producer(
+        &self,
+        header: &BatchHeader,
+        guard: Option<u64>,
+        log: &Log,
+    ) -> Result<Option<Appended>, Refusal> {
+        let id = sent(header);
+        let refuse = |code| {
+            let text = format!(
+                "producer {} epoch {} sequence {} for {}",
+                id.producer.0, id.epoch, id.base_seq, self.name
+            );
+            Err(Refusal::new(code, text))
+        };
+        match self.producers.borrow().check(&id) {
+            Verdict::Append => {}
+            Verdict::Duplicate {
+                base_offset,
+                last_offset,
+                ..
+            } => {
+                // Not before the first copy is durable. Waiters come in order of their offsets,
+                // so while it is under way this one waits for all there is.
+                let done = last_offset < log.flushed();
+                let next = if done { last_offset + 1 } else { log.end() };
+                return Ok(Some(Appended {
+                    base: base_offset,
+                    next,
+                }));
+            }
+            Verdict::Reject(code) => return refuse(code),
+        }
+        let who = (id.producer.0, id.epoch);
+        if header.is_transactional() {
+            self.admit_txn(who, guard)?;
+        } else if let Err(code) = self.producers.borrow().check_epoch(who.0, who.1, false) {
+            return refuse(code);
+        }
+        Ok(None)
     }
 }

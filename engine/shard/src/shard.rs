@@ -3,32 +3,35 @@
 use std::cell::{Cell, RefCell};
 use std::io;
 use std::path::{Path, PathBuf};
-use std::rc::Rc;
+use std::pin::Pin;
+use std::rc::{Rc, Weak};
 use std::sync::Arc;
 use std::time::Duration;
 
-use streamd_core::group::{Coordinator, GroupRecord, OFFSETS_TOPIC};
+use streamd_core::group::OFFSETS_TOPIC;
 use streamd_core::meta::{ClusterImage, Local, TopicMeta};
 use streamd_core::producer::ProducerState;
+use streamd_core::txn::TXN_TOPIC;
 use streamd_io::local::Notify;
 use streamd_io::mailbox::Endpoint;
 use streamd_io::{Class, Env};
+use streamd_log::batch::marker_commits;
 use streamd_log::journal::{Journal, JournalOptions, replay};
 use streamd_log::retain::{self, Retention};
 use streamd_log::{Log, LogConfig, LogError, recover, write_back};
 use streamd_model::{ErrorCode, Map, PartitionId, ShardId};
 
 use crate::Refusal;
-use crate::drive_group::{records_of, split_state};
 use crate::drive_meta::{METADATA_DIR, MetaLog};
 use crate::flusher::Flusher;
+use crate::keeper::Keeper;
 use crate::mesh::{Envelope, Mesh, Reply, Request, owner};
 use crate::partition::Partition;
 use crate::read::PartitionSize;
 use crate::tail_budget::TailBudget;
 
-/// The log of groups is folded at a start: it is short from its checkpoint on.
-const GROUP_CHECKPOINT_BYTES: u64 = 16 << 20;
+/// The log of a state machine is folded at a start: it is short from its checkpoint on.
+const FOLD_CHECKPOINT_BYTES: u64 = 16 << 20;
 
 /// What a shard is told at its start.
 #[derive(Clone, Debug)]
@@ -61,6 +64,7 @@ pub struct Shard {
     closing: Cell<bool>,
     closed: Cell<bool>,
     pub(crate) meta: RefCell<Option<Rc<MetaLog>>>,
+    me: Weak<Shard>,
 }
 
 impl Shard {
@@ -73,7 +77,8 @@ impl Shard {
         settings: Settings,
     ) -> Rc<Shard> {
         let image = Arc::new(ClusterImage::new(settings.local.clone()));
-        Rc::new(Shard {
+        Rc::new_cyclic(|me| Shard {
+            me: me.clone(),
             mesh: Mesh::new(id, shards, endpoint),
             flusher: Flusher::new(&env, TailBudget::new(settings.tail_bytes)),
             env,
@@ -86,6 +91,11 @@ impl Shard {
             closed: Cell::new(false),
             meta: RefCell::new(None),
         })
+    }
+
+    /// The shard itself, for what outlives a call.
+    pub(crate) fn weak(&self) -> Weak<Shard> {
+        self.me.clone()
     }
 
     /// Where the data lives.
@@ -136,11 +146,17 @@ impl Shard {
         let dir = self.dir_of(topic, id.index);
         let log = Log::new(&self.env, &dir, self.log_config(topic), 0);
         let partition = Partition::new(id, topic.clone(), log, ProducerState::default());
-        if let Some(coordinator) = self.coordinator_for(&topic.name, &image) {
-            partition.host(coordinator, &self.env, &self.flusher);
-        }
+        self.host(&partition, Keeper::of(&topic.name, &image));
         self.partitions.borrow_mut().insert(id, partition.clone());
         Ok(partition)
+    }
+
+    fn host(&self, partition: &Rc<Partition>, keeper: Option<Keeper>) {
+        match keeper {
+            Some(Keeper::Groups(c)) => partition.host(c, &self.env, &self.flusher),
+            Some(Keeper::Txns(c)) => partition.host_txns(c, self),
+            None => {}
+        }
     }
 
     fn dir_of(&self, topic: &TopicMeta, index: i32) -> PathBuf {
@@ -154,8 +170,8 @@ impl Shard {
             segment_bytes: topic.config.segment_bytes as u64,
             segment_ms: topic.config.segment_ms,
             index_interval: topic.config.index_interval_bytes as u64,
-            checkpoint_bytes: match topic.name == OFFSETS_TOPIC {
-                true => GROUP_CHECKPOINT_BYTES,
+            checkpoint_bytes: match topic.name == OFFSETS_TOPIC || topic.name == TXN_TOPIC {
+                true => FOLD_CHECKPOINT_BYTES,
                 false => LogConfig::default().checkpoint_bytes,
             },
             metadata: format!("version: 0\ntopic_id: {}\n", topic.id),
@@ -222,6 +238,13 @@ impl Shard {
                 Reply::Done
             }
             Request::GroupList => Reply::GroupList(self.group_list()),
+            Request::Txns(asks) => Reply::Txns(self.txns(asks).await),
+            Request::TxnList => Reply::TxnList(self.txn_list()),
+            Request::TxnGuards(asks) => Reply::TxnGuards(self.txn_guards(&asks)),
+            Request::Markers(markers) => Reply::Markers(self.markers(markers).await),
+            Request::Producers(ids) => {
+                Reply::Producers(ids.into_iter().map(|id| self.producers(id)).collect())
+            }
             Request::Propose(command) => Reply::Propose(self.propose(command).await),
             Request::Close => {
                 self.close().await;
@@ -252,6 +275,21 @@ impl Shard {
             return Some(self.serve(request).await);
         }
         self.mesh.call(to, request).await.await
+    }
+
+    /// Begins a request to shard `to`, which may be this one. When this returns, another shard's
+    /// request has its place in the queue.
+    pub async fn begin(
+        self: &Rc<Self>,
+        to: usize,
+        request: Request,
+    ) -> Pin<Box<dyn Future<Output = Option<Reply>>>> {
+        let to = ShardId(to as u16);
+        if to == self.mesh.id() {
+            let shard = self.clone();
+            return Box::pin(async move { Some(shard.serve(request).await) });
+        }
+        Box::pin(self.mesh.call(to, request).await)
     }
 
     fn sizes(&self) -> Vec<PartitionSize> {
@@ -385,9 +423,9 @@ impl Shard {
             };
             if self.owner(id) == self.mesh.id() {
                 let (shard, topic) = (self.clone(), topic.clone());
-                let groups = self.coordinator_for(&topic.name, image);
+                let keeper = Keeper::of(&topic.name, image);
                 tasks.push(self.env.spawn(Class::Latency, async move {
-                    shard.open_one(id, topic, dir, groups).await;
+                    shard.open_one(id, topic, dir, keeper).await;
                 }));
             }
             if tasks.len() >= 32 {
@@ -404,7 +442,7 @@ impl Shard {
         id: PartitionId,
         topic: Arc<TopicMeta>,
         dir: PathBuf,
-        mut groups: Option<Coordinator>,
+        mut keeper: Option<Keeper>,
     ) {
         if let Err(why) = self.check_topic_id(&dir, &topic).await {
             eprintln!("warning: {}: {why}; it is moved aside", dir.display());
@@ -414,7 +452,7 @@ impl Shard {
             }
             return;
         }
-        let (log, producers, failed) = match self.recover(&topic, &dir, &mut groups).await {
+        let (log, producers, failed) = match self.recover(&topic, &dir, &mut keeper).await {
             Ok((log, producers)) => (log, producers, None),
             Err(error) => {
                 let log = Log::new(&self.env, &dir, self.log_config(&topic), 0);
@@ -422,9 +460,7 @@ impl Shard {
             }
         };
         let partition = Partition::new(id, topic, log, producers);
-        if let Some(groups) = groups {
-            partition.host(groups, &self.env, &self.flusher);
-        }
+        self.host(&partition, keeper);
         if let Some(error) = failed {
             partition.fail(&error);
         }
@@ -460,13 +496,12 @@ impl Shard {
         &self,
         topic: &TopicMeta,
         dir: &Path,
-        groups: &mut Option<Coordinator>,
+        keeper: &mut Option<Keeper>,
     ) -> Result<(Log, ProducerState), LogError> {
         let now_ms = self.env.wall_ms();
         let mut replayed = Vec::new();
         let mut bad = None;
         let mut records = Vec::new();
-        let keeps_groups = groups.is_some();
         let opened = recover::open(
             &self.env,
             dir,
@@ -474,10 +509,11 @@ impl Shard {
             now_ms,
             &mut |h, bytes| {
                 if h.is_idempotent() {
-                    replayed.push(*h);
+                    let commits = h.is_control().then(|| marker_commits(bytes)).flatten();
+                    replayed.push((*h, commits));
                 }
-                if keeps_groups {
-                    match records_of(h, bytes) {
+                if let Some(keeper) = &keeper {
+                    match keeper.read(h, bytes) {
                         Ok(more) => records.extend(more),
                         Err(e) => {
                             bad.get_or_insert(format!("offset {}: {e}", h.base_offset));
@@ -492,18 +528,18 @@ impl Shard {
             return Err(corrupt(what));
         }
         let mut state = opened.state.as_slice();
-        if let Some(groups) = groups {
-            state = fold_groups(groups, state, &records).map_err(corrupt)?;
+        if let Some(keeper) = keeper {
+            state = keeper.fold(state, &records).map_err(corrupt)?;
         }
         let mut producers = if state.is_empty() {
             ProducerState::default()
         } else {
             ProducerState::decode(state).map_err(|why| corrupt(format!("producer state: {why}")))?
         };
-        for h in replayed {
-            let sent = crate::append::sent(&h);
-            producers.record(&sent, h.base_offset, h.max_timestamp, now_ms);
+        for (h, commits) in replayed {
+            crate::append::replay(&mut producers, &h, commits, now_ms);
         }
+        producers.txns.forget_before(opened.log.start());
         for note in &opened.notes {
             eprintln!("warning: {note}");
         }
@@ -531,6 +567,7 @@ impl Shard {
                 let now_ms = self.env.wall_ms();
                 partition.producers.borrow_mut().expire(now_ms, idle_ms);
                 self.retain_one(&partition).await;
+                partition.forget_aborted();
                 self.env.yield_if_needed().await;
             }
         }
@@ -568,7 +605,7 @@ impl Shard {
             .map(|(_, p)| p)
             .collect();
         for partition in &mine {
-            partition.stop_groups();
+            partition.stop_hosts();
         }
         let meta = self.meta.borrow_mut().take();
         let meta_turn = match &meta {
@@ -593,25 +630,6 @@ impl Shard {
         drop(meta_turn);
         self.closed.set(true);
     }
-}
-
-/// Brings a coordinator to the end of its log: the checkpoint's state, then what came after it.
-/// Gives the part of the state that is about producers.
-fn fold_groups<'a>(
-    groups: &mut Coordinator,
-    state: &'a [u8],
-    records: &[GroupRecord],
-) -> Result<&'a [u8], String> {
-    let mut producers = state;
-    if !state.is_empty() {
-        let (first, second) = split_state(state).ok_or("the checkpoint's state is cut")?;
-        groups.decode(second).map_err(|e| e.to_string())?;
-        producers = first;
-    }
-    for record in records {
-        groups.replay(record);
-    }
-    Ok(producers)
 }
 
 /// `topic-3` → (`topic`, 3).

@@ -425,6 +425,16 @@ broker_keys! {
     Effect::Honoured, "The size of the segments of __consumer_offsets, in bytes.";
     "offsets.topic.replication.factor", (INT, FROM_1), "3", false, NO_REPLICATION,
     "The replication factor of __consumer_offsets.";
+    "transaction.max.timeout.ms", (INT, FROM_1), "900000", false, Effect::Honoured,
+    "The longest timeout that a transactional producer may ask for, in milliseconds.";
+    "transaction.remove.expired.transaction.cleanup.interval.ms", (INT, FROM_1), "3600000", false,
+    Effect::Honoured, "How often idle transactional ids are looked for, in milliseconds.";
+    "transaction.state.log.num.partitions", (INT, FROM_1), "50", false, Effect::Honoured,
+    "Partitions of __transaction_state; counts when the first transaction makes the topic.";
+    "transaction.state.log.segment.bytes", (INT, Allowed::AtLeast(1_048_576)), "104857600", false,
+    Effect::Honoured, "The size of the segments of __transaction_state, in bytes.";
+    "transactional.id.expiration.ms", (INT, FROM_1), "604800000", false, Effect::Honoured,
+    "How long an idle transactional id is kept, in milliseconds.";
     "transaction.state.log.min.isr", (INT, FROM_1), "2", false, NO_REPLICATION,
     "min.insync.replicas of __transaction_state.";
     "transaction.state.log.replication.factor", (INT, FROM_1), "3", false, NO_REPLICATION,

@@ -46,10 +46,9 @@ impl Group {
         partition: i32,
         value: Committed,
     ) -> ErrorCode {
-        // Java counts UTF-16 units; no text has more of them than bytes.
-        let (text, max) = (&value.metadata, ctx.limits.metadata_max);
-        if text.len() > max && text.encode_utf16().count() > max {
-            return ErrorCode::OffsetMetadataTooLarge;
+        let code = ctx.check_metadata(&value.metadata);
+        if code.is_err() {
+            return code;
         }
         if ctx.offsets >= OFFSETS_MAX && self.offsets.get(topic, partition).is_none() {
             return ErrorCode::InvalidCommitOffsetSize;
@@ -77,7 +76,8 @@ impl Group {
 
     fn check_commit(&self, commit: &Commit) -> Result<(), ErrorCode> {
         if self.modern.is_some() {
-            return self.check_commit_modern(commit);
+            let knows = commit.knows_not_found;
+            return self.check_commit_modern(&commit.who, commit.generation, knows);
         }
         if commit.generation < 0 && self.state == State::Empty {
             return Ok(());

@@ -9,6 +9,7 @@ use streamd_model::{ErrorCode, Mono};
 use super::consumer::{Assignor, Watch};
 use super::record::GroupRecord;
 use super::request::{Reply, Token};
+use super::txn::Pending;
 use crate::config::GroupConfig;
 use crate::meta::ClusterImage;
 
@@ -112,6 +113,8 @@ impl Limits {
 pub struct Batch {
     /// What [`super::Coordinator::persisted`] is told when they are on stable storage.
     pub seq: u64,
+    /// The transaction that they are part of: producer id and epoch.
+    pub txn: Option<(i64, i16)>,
     /// The records.
     pub records: Vec<GroupRecord>,
 }
@@ -150,6 +153,9 @@ pub(super) struct Context {
     pub timers: BTreeMap<TimerKey, Timer>,
     timer_count: u64,
     records: Vec<GroupRecord>,
+    txn: Option<(i64, i16)>,
+    /// Offsets of transactions that have not ended.
+    pub pending: Pending,
     replies: Vec<(Token, Reply)>,
     held: BTreeMap<(u64, Token), Reply>,
     /// Where a token waits: for the end of a rebalance, or for a write.
@@ -174,6 +180,8 @@ impl Context {
             timers: BTreeMap::new(),
             timer_count: 0,
             records: Vec::new(),
+            txn: None,
+            pending: Pending::default(),
             replies: Vec::new(),
             held: BTreeMap::new(),
             parked: BTreeMap::new(),
@@ -221,6 +229,32 @@ impl Context {
         self.records.push(record);
     }
 
+    /// Queues a record of a transaction. A step queues such ones or others, not both.
+    pub fn push_txn_record(&mut self, writer: (i64, i16), record: GroupRecord) {
+        assert!(
+            self.txn.is_some() || self.records.is_empty(),
+            "a mixed step"
+        );
+        self.txn = Some(writer);
+        self.records.push(record);
+    }
+
+    /// Takes a number as for a batch, for something that the driver wrote by itself.
+    pub fn skip_seq(&mut self) -> u64 {
+        self.written += 1;
+        self.written
+    }
+
+    /// Whether a text that is to stand beside an offset is short enough.
+    pub fn check_metadata(&self, text: &str) -> ErrorCode {
+        // Java counts UTF-16 units; no text has more of them than bytes.
+        let max = self.limits.metadata_max;
+        match text.len() > max && text.encode_utf16().count() > max {
+            true => ErrorCode::OffsetMetadataTooLarge,
+            false => ErrorCode::None,
+        }
+    }
+
     /// Answers now.
     pub fn reply(&mut self, token: Token, reply: Reply) {
         self.parked.remove(&token);
@@ -254,7 +288,8 @@ impl Context {
         let persist = (!records.is_empty()).then(|| {
             self.written += 1;
             let seq = self.written;
-            Batch { seq, records }
+            let txn = self.txn.take();
+            Batch { seq, txn, records }
         });
         Effects {
             persist,

@@ -105,6 +105,7 @@ impl Coordinator {
             Request::Join(join) => join.who.id.is_empty(),
             Request::Commit(commit) => commit.generation < 0,
             Request::Beat(beat) => beat.epoch == 0,
+            Request::TxnCommit(txn) => txn.commit.generation < 0,
             _ => false,
         };
         if !makes {
@@ -158,8 +159,12 @@ impl Coordinator {
             }
             Request::Leave(leavers) => group.leave(ctx, now, token, leavers),
             Request::Commit(commit) => group.commit(ctx, now, token, commit),
+            Request::TxnCommit(txn) => group.txn_commit(ctx, now, token, txn),
             Request::Fetch(topics) | Request::FetchAs(_, _, topics) => {
-                let found = group.offsets.fetch(topics.as_deref());
+                let mut found = group.offsets.fetch(topics.as_deref());
+                if group.pending_offsets > 0 {
+                    ctx.pending.mark(name, &mut found);
+                }
                 ctx.reply_after(group.written, token, Reply::Fetch(found));
             }
             Request::DeleteOffsets(topics) => group.delete_offsets(ctx, token, topics),
@@ -173,7 +178,7 @@ impl Coordinator {
     }
 
     /// Forgets a group of which nothing is left.
-    fn sweep(&mut self, name: &Arc<str>) {
+    pub(super) fn sweep(&mut self, name: &Arc<str>) {
         if let Some(group) = self.groups.get(name)
             && group.is_gone()
         {
@@ -197,7 +202,8 @@ impl Coordinator {
             Request::Commit(Commit {
                 knows_not_found: false,
                 ..
-            }) => self
+            })
+            | Request::TxnCommit(_) => self
                 .ctx
                 .reply(token, Reply::Code(ErrorCode::IllegalGeneration)),
             Request::Leave(leavers) => {
@@ -361,6 +367,7 @@ impl Coordinator {
                 });
             }
         }
+        self.encode_pending(&mut out);
         out.0
     }
 
@@ -377,6 +384,9 @@ impl Coordinator {
             let n = r.count(1, "a group record's value")?;
             let (value, rest) = r.0.split_at(n);
             r.0 = rest;
+            if self.decode_pending(key, value)? {
+                continue;
+            }
             if let Some(record) = GroupRecord::decode(key, Some(value))? {
                 self.replay(&record);
             }
@@ -389,6 +399,7 @@ impl Coordinator {
 fn may_be_nameless(request: &Request) -> bool {
     match request {
         Request::Commit(_)
+        | Request::TxnCommit(_)
         | Request::Fetch(_)
         | Request::FetchAs(..)
         | Request::DeleteOffsets(_)
@@ -408,6 +419,7 @@ fn nothing(topics: Vec<FetchTopic>) -> Vec<Fetched> {
     let topics = topics.into_iter().map(|topic| Fetched {
         name: topic.name,
         partitions: topic.partitions.into_iter().map(|p| (p, None)).collect(),
+        unstable: Vec::new(),
     });
     topics.collect()
 }

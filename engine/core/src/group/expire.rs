@@ -45,7 +45,10 @@ impl Group {
         for (topic, p) in keys {
             self.store_offset(ctx, &topic, p, None);
         }
-        let unused = self.state == State::Empty && self.pending.is_empty() && !self.has_mates();
+        let unused = self.state == State::Empty
+            && self.pending.is_empty()
+            && self.pending_offsets == 0
+            && !self.has_mates();
         if unused && self.offsets.is_empty() {
             self.forget(ctx);
         }

@@ -24,6 +24,7 @@ mod place;
 mod record;
 mod request;
 mod sync;
+mod txn;
 
 #[cfg(test)]
 mod tests;
@@ -39,5 +40,5 @@ pub use record::{
 pub use request::{
     Beat, Beaten, Commit, CommitPartition, CommitTopic, ConsumerDescription, ConsumerMember,
     DescribedMember, Description, FetchTopic, Fetched, Join, Joined, Leaver, Listed, Now,
-    PartitionCodes, PartsByTopic, Reply, Request, Sync, Synced, Token, Who,
+    PartitionCodes, PartsByTopic, Reply, Request, Sync, Synced, Token, TxnCommit, Who,
 };

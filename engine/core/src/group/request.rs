@@ -37,6 +37,8 @@ pub enum Request {
     Leave(Vec<Leaver>),
     /// Commit offsets.
     Commit(Commit),
+    /// Commit offsets in a transaction.
+    TxnCommit(TxnCommit),
     /// Read committed offsets; all there are with `None`.
     Fetch(Option<Vec<FetchTopic>>),
     /// Forget offsets: topics and partitions.
@@ -151,6 +153,20 @@ pub struct Commit {
     pub topics: Vec<CommitTopic>,
 }
 
+/// TxnOffsetCommit.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TxnCommit {
+    /// The producer's id.
+    pub producer: i64,
+    /// Its epoch.
+    pub epoch: i16,
+    /// What the partition gave out before the transaction was verified; `None`: the transaction
+    /// was open there already.
+    pub guard: Option<u64>,
+    /// What is committed, and by whom.
+    pub commit: Commit,
+}
+
 /// The offsets of one topic.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct CommitTopic {
@@ -200,7 +216,7 @@ pub enum Reply {
     Code(ErrorCode),
     /// To [`Request::Leave`]: a code for each.
     Leave(Vec<(Who, ErrorCode)>),
-    /// To [`Request::Commit`] and [`Request::DeleteOffsets`].
+    /// To [`Request::Commit`], [`Request::TxnCommit`] and [`Request::DeleteOffsets`].
     Partitions(PartitionCodes),
     /// To [`Request::Fetch`].
     Fetch(Vec<Fetched>),
@@ -301,6 +317,8 @@ pub struct Fetched {
     pub name: Arc<str>,
     /// The partitions that were asked for.
     pub partitions: Vec<(i32, Option<Committed>)>,
+    /// Those of them for which a transaction that has not ended holds another offset.
+    pub unstable: Vec<i32>,
 }
 
 /// A group as an operator sees it.

@@ -9,6 +9,7 @@ pub mod offsets;
 pub mod produce;
 pub mod session;
 pub mod topics;
+pub mod txn;
 
 #[cfg(test)]
 mod tests;
@@ -72,8 +73,10 @@ fn api_version(served: &streamd_wire::kafka::versions::Served) -> ApiVersion {
     }
 }
 
-/// Features with the version that is in force: `group.version` 1 has the consumer protocol.
-const FEATURES: &[(&str, i16)] = &[("group.version", 1)];
+/// Features with the version that is in force. `group.version` 1 has the consumer protocol;
+/// `transaction.version` 2: partitions come into a transaction by being written to, its end
+/// raises the epoch (KIP-890).
+const FEATURES: &[(&str, i16)] = &[("group.version", 1), ("transaction.version", 2)];
 
 fn api_versions() -> ApiVersionsResponse<'static> {
     let supported = FEATURES.iter().map(|(name, version)| SupportedFeatureKey {
@@ -136,6 +139,16 @@ pub async fn answer(
         ApiKey::IncrementalAlterConfigs => configs::alter(broker, header, decoded!()).await,
         ApiKey::DescribeLogDirs => cluster::log_dirs(broker, header, decoded!()).await,
         ApiKey::InitProducerId => cluster::init_producer_id(broker, header, decoded!()).await,
+        ApiKey::AddPartitionsToTxn => txn::add::partitions(broker, header, decoded!()).await,
+        ApiKey::AddOffsetsToTxn => txn::add::offsets(broker, header, decoded!()).await,
+        ApiKey::EndTxn => txn::end::end(broker, header, decoded!()).await,
+        ApiKey::WriteTxnMarkers => txn::admin::write_markers(broker, header, decoded!()).await,
+        ApiKey::TxnOffsetCommit => txn::commit::handle(broker, header, decoded!()).await,
+        ApiKey::DescribeProducers => {
+            txn::admin::describe_producers(broker, header, decoded!()).await
+        }
+        ApiKey::DescribeTransactions => txn::admin::describe(broker, header, decoded!()).await,
+        ApiKey::ListTransactions => txn::admin::list(broker, header, decoded!()).await,
         ApiKey::DeleteRecords => encode(header, &offsets::delete_records(broker, decoded!()).await),
         ApiKey::FindCoordinator => group::find::handle(broker, header, decoded!()).await,
         ApiKey::JoinGroup => group::member::join(broker, &frame.header, host, decoded!()).await,

@@ -8,9 +8,7 @@ use streamd_model::{ErrorCode, TopicId};
 use super::super::classic::Group;
 use super::super::context::Context;
 use super::super::record::Parts;
-use super::super::request::{
-    Commit, ConsumerDescription, ConsumerMember, PartsByTopic, Reply, Token, Who,
-};
+use super::super::request::{ConsumerDescription, ConsumerMember, PartsByTopic, Reply, Token, Who};
 use super::Modern;
 use crate::meta::ClusterImage;
 
@@ -33,22 +31,25 @@ impl Group {
         ctx.reply_after(self.written, token, reply);
     }
 
-    /// Whether this member, or somebody outside of the group, may commit.
-    pub fn check_commit_modern(&self, commit: &Commit) -> Result<(), ErrorCode> {
-        let Some(modern) = &self.modern else {
-            return Ok(());
-        };
-        if commit.generation < 0 && modern.members.is_empty() {
+    /// Whether this member, or somebody outside of the group, may commit. A client `knows` the
+    /// protocol since version 9 of OffsetCommit.
+    pub fn check_commit_modern(
+        &self,
+        who: &Who,
+        generation: i32,
+        knows: bool,
+    ) -> Result<(), ErrorCode> {
+        if generation < 0 && !self.has_mates() {
             return Ok(());
         }
-        let (_, mate) = self.find_mate(&commit.who)?;
-        let same = commit.generation == mate.now.epoch;
-        match (mate.is_classic(), same) {
-            (_, true) if mate.is_classic() || commit.knows_not_found => Ok(()),
-            (true, _) => Err(ErrorCode::IllegalGeneration),
-            // A client that does not know the protocol cannot understand what else to say.
-            (false, _) if !commit.knows_not_found => Err(ErrorCode::UnsupportedVersion),
-            (false, _) => Err(ErrorCode::StaleMemberEpoch),
+        let (_, mate) = self.find_mate(who)?;
+        let same = generation == mate.now.epoch;
+        match mate.is_classic() {
+            _ if same && (mate.is_classic() || knows) => Ok(()),
+            true => Err(ErrorCode::IllegalGeneration),
+            // What else could be said it would not understand.
+            false if !knows => Err(ErrorCode::UnsupportedVersion),
+            false => Err(ErrorCode::StaleMemberEpoch),
         }
     }
 

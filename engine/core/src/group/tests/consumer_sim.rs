@@ -685,7 +685,8 @@ fn members_of_both_protocols_under_a_coordinator_that_crashes() {
         return;
     }
     let mut sum = Sums::default();
-    for seed in 0..number("STREAMD_SEEDS").unwrap_or(200) {
+    let seeds = number("STREAMD_SEEDS").unwrap_or(200);
+    for seed in 0..seeds {
         match std::panic::catch_unwind(|| run(seed)) {
             Ok(s) => {
                 sum.crashes += s.crashes;
@@ -699,12 +700,13 @@ fn members_of_both_protocols_under_a_coordinator_that_crashes() {
         }
     }
     // The runs do reach what they are about.
+    let n = seeds as u32;
     assert!(
-        sum.crashes > 500 && sum.beats > 5000 && sum.revoked > 500,
+        sum.crashes > 2 * n && sum.beats > 50 * n && sum.revoked > 5 * n,
         "{sum:?}"
     );
     assert!(
-        sum.commits > 5000 && sum.upgrades > 100 && sum.downgrades > 100,
+        sum.commits > 50 * n && sum.upgrades > n / 2 && sum.downgrades > n / 2,
         "{sum:?}"
     );
 }

@@ -35,7 +35,7 @@ fn check_items(what: &str, count: usize) -> Result<(), String> {
 }
 
 /// What became of a request to a coordinator.
-type Done = Result<Reply, ErrorCode>;
+pub(super) type Done = Result<Reply, ErrorCode>;
 
 /// Requests that wait; withdrawn when this is dropped before the answers came.
 struct Waiting {
@@ -63,7 +63,7 @@ impl Drop for Waiting {
 }
 
 /// Asks the coordinator of one group.
-async fn ask(broker: &Rc<Broker>, group: &str, request: Request) -> Done {
+pub(super) async fn ask(broker: &Rc<Broker>, group: &str, request: Request) -> Done {
     let mut done = ask_all(broker, vec![(group.into(), request)]).await;
     done.pop()
         .unwrap_or(Err(ErrorCode::CoordinatorNotAvailable))

@@ -9,6 +9,8 @@ mod groups;
 mod hostile;
 mod metadata;
 mod topics;
+mod txn_client;
+mod txn_crashes;
 
 use std::future::Future;
 use std::ops::RangeInclusive;
