@@ -284,6 +284,17 @@ impl Shard {
         all
     }
 
+    /// Tells coordinators what the topics and the settings of groups are.
+    pub(crate) async fn tell_groups(&self, image: &Arc<ClusterImage>) {
+        for partition in self.mine() {
+            if partition.groups.borrow().is_some() && partition.usable().is_ok() {
+                let image = image.clone();
+                partition.group_step(&self.env, &self.flusher, |c, now| c.follow(now, image));
+                self.env.yield_if_needed().await;
+            }
+        }
+    }
+
     /// Forgets offsets of topics that `image` does not have.
     pub(crate) async fn drop_group_topics(&self, image: &ClusterImage) {
         for partition in self.mine() {

@@ -3,6 +3,8 @@
 //!
 //! Invariant: a checkpoint's state together with the batches after it is what the machine was.
 
+use std::sync::Arc;
+
 use streamd_core::group::{self, GroupRecord, OFFSETS_TOPIC};
 use streamd_core::meta::ClusterImage;
 use streamd_core::producer::ProducerState;
@@ -32,12 +34,14 @@ pub(crate) enum Fold {
 
 impl Keeper {
     /// The machine of a topic that has such.
-    pub fn of(topic: &str, image: &ClusterImage) -> Option<Keeper> {
+    pub fn of(topic: &str, image: &Arc<ClusterImage>) -> Option<Keeper> {
         let config = image.broker();
         match topic {
             OFFSETS_TOPIC => {
                 let limits = group::Limits::of(&config.groups);
-                Some(Keeper::Groups(group::Coordinator::new(limits)))
+                let mut coordinator = group::Coordinator::new(limits);
+                coordinator.set_image(image.clone());
+                Some(Keeper::Groups(coordinator))
             }
             TXN_TOPIC => {
                 let limits = txn::Limits::of(&config.txns);

@@ -311,6 +311,7 @@ impl Shard {
             self.open_all(&image).await;
             *self.image.borrow_mut() = image.clone();
             self.drop_group_topics(&image).await;
+            self.tell_groups(&image).await;
             self.opened.set(true);
             self.opened_notify.notify_all();
             return;
@@ -334,6 +335,7 @@ impl Shard {
         if fewer {
             self.drop_group_topics(&image).await;
         }
+        self.tell_groups(&image).await;
     }
 
     /// The partitions of this shard, in order.

@@ -95,11 +95,13 @@ def admin(boot, prefix):
     await_value(lambda: topic in client.list_topics(timeout=10).topics, False, "listed topics after the deletion")
 
 
-def group(boot, topic, name, instance=None):
+def group(boot, topic, name, instance="-", protocol="classic"):
     config = {"bootstrap.servers": boot, "group.id": name, "auto.offset.reset": "earliest",
-              "enable.auto.commit": False, "session.timeout.ms": 6000, "heartbeat.interval.ms": 300,
-              "reconnect.backoff.max.ms": 500, "partition.assignment.strategy": "cooperative-sticky"}
-    if instance:
+              "enable.auto.commit": False, "reconnect.backoff.max.ms": 500, "group.protocol": protocol}
+    if protocol == "classic":
+        config |= {"session.timeout.ms": 6000, "heartbeat.interval.ms": 300,
+                   "partition.assignment.strategy": "cooperative-sticky"}
+    if instance != "-":
         config["group.instance.id"] = instance
     consumer = Consumer(config)
     owned = lines.Owned()

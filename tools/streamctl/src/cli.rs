@@ -355,6 +355,8 @@ pub enum Resource {
     Topic,
     /// A broker, by id; `default` stands for all brokers
     Broker,
+    /// A group of consumers, by name
+    Group,
 }
 
 /// `streamctl config ...`

@@ -60,6 +60,22 @@ pub struct GroupConfig {
     pub offsets_retention_ms: i64,
     /// The size of the segments of `__consumer_offsets`, bytes.
     pub offsets_segment_bytes: i64,
+    /// The protocols that groups may use.
+    pub protocols: Vec<String>,
+    /// The assignors of the `consumer` protocol, the preferred one first.
+    pub assignors: Vec<String>,
+    /// Which way groups may change their protocol while they live.
+    pub migration_policy: String,
+    /// The most members of a group of the `consumer` protocol.
+    pub consumer_max_size: usize,
+    /// How long a member of such a group may be silent, ms.
+    pub consumer_session_ms: i32,
+    /// The shortest and longest that a group may set, ms.
+    pub consumer_session_range_ms: (i32, i32),
+    /// How often a member of such a group is to be heard of, ms.
+    pub consumer_heartbeat_ms: i32,
+    /// The shortest and longest that a group may set, ms.
+    pub consumer_heartbeat_range_ms: (i32, i32),
 }
 
 /// The settings of transactions.
@@ -124,6 +140,24 @@ impl GroupConfig {
                 .unwrap_or(600_000),
             offsets_retention_ms: number("offsets.retention.minutes").saturating_mul(60_000),
             offsets_segment_bytes: number("offsets.topic.segment.bytes"),
+            protocols: layers
+                .broker_value("group.coordinator.rebalance.protocols")
+                .words(),
+            assignors: layers.broker_value("group.consumer.assignors").words(),
+            migration_policy: layers
+                .broker_value("group.consumer.migration.policy")
+                .to_string(),
+            consumer_max_size: size("group.consumer.max.size"),
+            consumer_session_ms: int("group.consumer.session.timeout.ms"),
+            consumer_session_range_ms: (
+                int("group.consumer.min.session.timeout.ms"),
+                int("group.consumer.max.session.timeout.ms"),
+            ),
+            consumer_heartbeat_ms: int("group.consumer.heartbeat.interval.ms"),
+            consumer_heartbeat_range_ms: (
+                int("group.consumer.min.heartbeat.interval.ms"),
+                int("group.consumer.max.heartbeat.interval.ms"),
+            ),
         }
     }
 }

@@ -187,6 +187,17 @@ impl Group {
     /// a rebalance does not stand in the way.
     fn check_txn_commit(&self, txn: &TxnCommit) -> Result<(), ErrorCode> {
         let commit = &txn.commit;
+        if self.modern.is_some() {
+            let is_nobody = commit.who.id.is_empty() && commit.who.instance.is_none();
+            if commit.generation < 0 && is_nobody {
+                return Ok(());
+            }
+            let checked = self.check_commit_modern(&commit.who, commit.generation, true);
+            return checked.map_err(|code| match code {
+                ErrorCode::StaleMemberEpoch => ErrorCode::IllegalGeneration,
+                code => code,
+            });
+        }
         if commit.generation < 0 && self.state == State::Empty {
             return Ok(());
         }

@@ -73,28 +73,27 @@ fn api_version(served: &streamd_wire::kafka::versions::Served) -> ApiVersion {
     }
 }
 
-/// The feature that says which protocol of transactions is spoken,
-const TXN_FEATURE: &str = "transaction.version";
-/// and that: partitions come into a transaction by being written to, its end raises the epoch
-/// (KIP-890).
-const TXN_VERSION: i16 = 2;
+/// Features with the version that is in force. `group.version` 1 has the consumer protocol;
+/// `transaction.version` 2: partitions come into a transaction by being written to, its end
+/// raises the epoch (KIP-890).
+const FEATURES: &[(&str, i16)] = &[("group.version", 1), ("transaction.version", 2)];
 
 fn api_versions() -> ApiVersionsResponse<'static> {
+    let supported = FEATURES.iter().map(|(name, version)| SupportedFeatureKey {
+        name,
+        min_version: 0,
+        max_version: *version,
+    });
+    let finalized = FEATURES.iter().map(|(name, version)| FinalizedFeatureKey {
+        name,
+        max_version_level: *version,
+        min_version_level: *version,
+    });
     ApiVersionsResponse {
         api_keys: SERVED.iter().map(api_version).collect(),
-        supported_features: vec![SupportedFeatureKey {
-            name: TXN_FEATURE,
-            min_version: 0,
-            max_version: TXN_VERSION,
-        }]
-        .into(),
+        supported_features: supported.collect(),
         finalized_features_epoch: 0,
-        finalized_features: vec![FinalizedFeatureKey {
-            name: TXN_FEATURE,
-            max_version_level: TXN_VERSION,
-            min_version_level: TXN_VERSION,
-        }]
-        .into(),
+        finalized_features: finalized.collect(),
         ..ApiVersionsResponse::default()
     }
 }
@@ -161,6 +160,13 @@ pub async fn answer(
         ApiKey::OffsetDelete => group::offsets::delete(broker, header, decoded!()).await,
         ApiKey::DescribeGroups => group::admin::describe(broker, header, decoded!()).await,
         ApiKey::ListGroups => group::admin::list(broker, header, decoded!()).await,
+        ApiKey::ConsumerGroupHeartbeat => {
+            group::consumer::heartbeat(broker, &frame.header, host, decoded!()).await
+        }
+        ApiKey::ConsumerGroupDescribe => {
+            group::consumer::describe(broker, header, decoded!()).await
+        }
+        ApiKey::ListConfigResources => configs::list(broker, header, decoded!()),
         ApiKey::DeleteGroups => group::admin::delete(broker, header, decoded!()).await,
         _ => Err(format!("{} is not served", api.name())),
     }

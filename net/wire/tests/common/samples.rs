@@ -2023,6 +2023,164 @@ impl Sample for list_transactions_response::TransactionState<'static> {
     }
 }
 
+impl Sample for consumer_group_heartbeat_request::ConsumerGroupHeartbeatRequest<'static> {
+    fn sample(g: &mut Gen) -> Self {
+        let v = g.version;
+        Self {
+            group_id: g.sample(),
+            member_id: g.sample(),
+            member_epoch: g.sample(),
+            instance_id: g.nullable(),
+            rack_id: g.nullable(),
+            rebalance_timeout_ms: g.sample(),
+            subscribed_topic_names: g.nullable(),
+            subscribed_topic_regex: if v >= 1 { g.nullable() } else { None },
+            server_assignor: g.nullable(),
+            topic_partitions: g.nullable(),
+        }
+    }
+}
+
+impl Sample for consumer_group_heartbeat_request::TopicPartitions<'static> {
+    fn sample(g: &mut Gen) -> Self {
+        Self {
+            topic_id: g.sample(),
+            partitions: g.sample(),
+        }
+    }
+}
+
+impl Sample for consumer_group_heartbeat_response::ConsumerGroupHeartbeatResponse<'static> {
+    fn sample(g: &mut Gen) -> Self {
+        Self {
+            throttle_time_ms: g.sample(),
+            error_code: g.sample(),
+            error_message: g.nullable(),
+            member_id: g.nullable(),
+            member_epoch: g.sample(),
+            heartbeat_interval_ms: g.sample(),
+            assignment: g.nullable(),
+        }
+    }
+}
+
+impl Sample for consumer_group_heartbeat_response::Assignment<'static> {
+    fn sample(g: &mut Gen) -> Self {
+        Self {
+            topic_partitions: g.sample(),
+        }
+    }
+}
+
+impl Sample for consumer_group_heartbeat_response::TopicPartitions<'static> {
+    fn sample(g: &mut Gen) -> Self {
+        Self {
+            topic_id: g.sample(),
+            partitions: g.sample(),
+        }
+    }
+}
+
+impl Sample for consumer_group_describe_request::ConsumerGroupDescribeRequest<'static> {
+    fn sample(g: &mut Gen) -> Self {
+        Self {
+            group_ids: g.sample(),
+            include_authorized_operations: g.sample(),
+        }
+    }
+}
+
+impl Sample for consumer_group_describe_response::ConsumerGroupDescribeResponse<'static> {
+    fn sample(g: &mut Gen) -> Self {
+        Self {
+            throttle_time_ms: g.sample(),
+            groups: g.sample(),
+        }
+    }
+}
+
+impl Sample for consumer_group_describe_response::DescribedGroup<'static> {
+    fn sample(g: &mut Gen) -> Self {
+        Self {
+            error_code: g.sample(),
+            error_message: g.nullable(),
+            group_id: g.sample(),
+            group_state: g.sample(),
+            group_epoch: g.sample(),
+            assignment_epoch: g.sample(),
+            assignor_name: g.sample(),
+            members: g.sample(),
+            authorized_operations: g.sample(),
+        }
+    }
+}
+
+impl Sample for consumer_group_describe_response::Member<'static> {
+    fn sample(g: &mut Gen) -> Self {
+        let v = g.version;
+        Self {
+            member_id: g.sample(),
+            instance_id: g.nullable(),
+            rack_id: g.nullable(),
+            member_epoch: g.sample(),
+            client_id: g.sample(),
+            client_host: g.sample(),
+            subscribed_topic_names: g.sample(),
+            subscribed_topic_regex: g.nullable(),
+            assignment: g.sample(),
+            target_assignment: g.sample(),
+            member_type: if v >= 1 { g.sample() } else { -1 },
+        }
+    }
+}
+
+impl Sample for consumer_group_describe_response::TopicPartitions<'static> {
+    fn sample(g: &mut Gen) -> Self {
+        Self {
+            topic_id: g.sample(),
+            topic_name: g.sample(),
+            partitions: g.sample(),
+        }
+    }
+}
+
+impl Sample for consumer_group_describe_response::Assignment<'static> {
+    fn sample(g: &mut Gen) -> Self {
+        Self {
+            topic_partitions: g.sample(),
+        }
+    }
+}
+
+impl Sample for list_config_resources_request::ListConfigResourcesRequest<'static> {
+    fn sample(g: &mut Gen) -> Self {
+        let v = g.version;
+        Self {
+            resource_types: if v >= 1 { g.sample() } else { Array::default() },
+        }
+    }
+}
+
+impl Sample for list_config_resources_response::ListConfigResourcesResponse<'static> {
+    fn sample(g: &mut Gen) -> Self {
+        Self {
+            throttle_time_ms: g.sample(),
+            error_code: g.sample(),
+            config_resources: g.sample(),
+        }
+    }
+}
+
+impl Sample for list_config_resources_response::ConfigResource<'static> {
+    fn sample(g: &mut Gen) -> Self {
+        let v = g.version;
+        Self {
+            resource_name: g.sample(),
+            resource_type: if v >= 1 { g.sample() } else { 16 },
+        }
+    }
+}
+
 impl Sample for describe_topic_partitions_request::DescribeTopicPartitionsRequest<'static> {
     fn sample(g: &mut Gen) -> Self {
         Self {

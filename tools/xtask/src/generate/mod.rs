@@ -49,6 +49,9 @@ const APIS: &[&str] = &[
     "DeleteGroups",
     "IncrementalAlterConfigs",
     "OffsetDelete",
+    "ConsumerGroupHeartbeat",
+    "ConsumerGroupDescribe",
+    "ListConfigResources",
     "DescribeCluster",
     "DescribeTopicPartitions",
 ];

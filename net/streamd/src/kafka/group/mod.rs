@@ -5,6 +5,7 @@
 //! it waits withdraws its request.
 
 pub mod admin;
+pub mod consumer;
 pub mod find;
 pub mod member;
 pub mod offsets;
@@ -121,7 +122,7 @@ async fn ask_all(broker: &Rc<Broker>, requests: Vec<(Arc<str>, Request)>) -> Vec
 /// The code of an answer that is nothing but a code.
 fn code_of(done: &Done) -> ErrorCode {
     match done {
-        Ok(Reply::Code(code)) | Err(code) => *code,
+        Ok(Reply::Code(code) | Reply::Refused(code, _)) | Err(code) => *code,
         Ok(_) => ErrorCode::None,
     }
 }

@@ -159,6 +159,8 @@ pub fn fill_in_codes<'c>(answers: impl Iterator<Item = &'c mut Vec<(i32, ErrorCo
 /// One group of an OffsetFetch: what is asked of the coordinator, and what is answered here.
 struct Asked {
     group: String,
+    /// The member that asks and its epoch, if it says so.
+    member: Option<(String, i32)>,
     /// Topics by name or by id, in the order of the request; all of them with `None`.
     topics: Option<Vec<AskedTopic>>,
 }
@@ -186,7 +188,11 @@ pub async fn fetch(
             let known = topics.iter().filter(|t| t.known);
             known.map(|t| wanted(&image, t)).collect()
         });
-        (Arc::from(one.group.as_str()), Request::Fetch(topics))
+        let request = match &one.member {
+            Some((id, epoch)) => Request::FetchAs(id.clone(), *epoch, topics),
+            None => Request::Fetch(topics),
+        };
+        (Arc::from(one.group.as_str()), request)
     });
     let done = ask_all(broker, requests.collect()).await;
     let answers: Vec<GroupOffsets> = asked
@@ -236,6 +242,7 @@ fn asked(image: &ClusterImage, request: &OffsetFetchRequest<'_>, v: i16) -> Vec<
         });
         return vec![Asked {
             group: request.group_id.to_owned(),
+            member: None,
             topics,
         }];
     }
@@ -255,6 +262,10 @@ fn asked(image: &ClusterImage, request: &OffsetFetchRequest<'_>, v: i16) -> Vec<
         });
         Asked {
             group: group.group_id.to_owned(),
+            member: group
+                .member_id
+                .filter(|_| group.member_epoch >= 0)
+                .map(|id| (id.to_owned(), group.member_epoch)),
             topics,
         }
     });

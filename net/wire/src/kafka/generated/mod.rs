@@ -9,6 +9,10 @@ pub mod alter_configs_request;
 pub mod alter_configs_response;
 pub mod api_versions_request;
 pub mod api_versions_response;
+pub mod consumer_group_describe_request;
+pub mod consumer_group_describe_response;
+pub mod consumer_group_heartbeat_request;
+pub mod consumer_group_heartbeat_response;
 pub mod create_partitions_request;
 pub mod create_partitions_response;
 pub mod create_topics_request;
@@ -49,6 +53,8 @@ pub mod join_group_request;
 pub mod join_group_response;
 pub mod leave_group_request;
 pub mod leave_group_response;
+pub mod list_config_resources_request;
+pub mod list_config_resources_response;
 pub mod list_groups_request;
 pub mod list_groups_response;
 pub mod list_offsets_request;
@@ -82,6 +88,10 @@ pub use alter_configs_request::AlterConfigsRequest;
 pub use alter_configs_response::AlterConfigsResponse;
 pub use api_versions_request::ApiVersionsRequest;
 pub use api_versions_response::ApiVersionsResponse;
+pub use consumer_group_describe_request::ConsumerGroupDescribeRequest;
+pub use consumer_group_describe_response::ConsumerGroupDescribeResponse;
+pub use consumer_group_heartbeat_request::ConsumerGroupHeartbeatRequest;
+pub use consumer_group_heartbeat_response::ConsumerGroupHeartbeatResponse;
 pub use create_partitions_request::CreatePartitionsRequest;
 pub use create_partitions_response::CreatePartitionsResponse;
 pub use create_topics_request::CreateTopicsRequest;
@@ -122,6 +132,8 @@ pub use join_group_request::JoinGroupRequest;
 pub use join_group_response::JoinGroupResponse;
 pub use leave_group_request::LeaveGroupRequest;
 pub use leave_group_response::LeaveGroupResponse;
+pub use list_config_resources_request::ListConfigResourcesRequest;
+pub use list_config_resources_response::ListConfigResourcesResponse;
 pub use list_groups_request::ListGroupsRequest;
 pub use list_groups_response::ListGroupsResponse;
 pub use list_offsets_request::ListOffsetsRequest;
@@ -221,6 +233,12 @@ pub enum ApiKey {
     DescribeTransactions = 65,
     /// Key 66.
     ListTransactions = 66,
+    /// Key 68.
+    ConsumerGroupHeartbeat = 68,
+    /// Key 69.
+    ConsumerGroupDescribe = 69,
+    /// Key 74.
+    ListConfigResources = 74,
     /// Key 75.
     DescribeTopicPartitions = 75,
 }
@@ -263,6 +281,9 @@ impl ApiKey {
         ApiKey::DescribeProducers,
         ApiKey::DescribeTransactions,
         ApiKey::ListTransactions,
+        ApiKey::ConsumerGroupHeartbeat,
+        ApiKey::ConsumerGroupDescribe,
+        ApiKey::ListConfigResources,
         ApiKey::DescribeTopicPartitions,
     ];
 
@@ -319,6 +340,9 @@ impl ApiKey {
             ApiKey::DescribeProducers => "DescribeProducers",
             ApiKey::DescribeTransactions => "DescribeTransactions",
             ApiKey::ListTransactions => "ListTransactions",
+            ApiKey::ConsumerGroupHeartbeat => "ConsumerGroupHeartbeat",
+            ApiKey::ConsumerGroupDescribe => "ConsumerGroupDescribe",
+            ApiKey::ListConfigResources => "ListConfigResources",
             ApiKey::DescribeTopicPartitions => "DescribeTopicPartitions",
         }
     }
@@ -361,6 +385,9 @@ impl ApiKey {
             ApiKey::DescribeProducers => 0,
             ApiKey::DescribeTransactions => 0,
             ApiKey::ListTransactions => 0,
+            ApiKey::ConsumerGroupHeartbeat => 0,
+            ApiKey::ConsumerGroupDescribe => 0,
+            ApiKey::ListConfigResources => 0,
             ApiKey::DescribeTopicPartitions => 0,
         }
     }
@@ -403,6 +430,9 @@ impl ApiKey {
             ApiKey::DescribeProducers => (0, 0),
             ApiKey::DescribeTransactions => (0, 0),
             ApiKey::ListTransactions => (0, 2),
+            ApiKey::ConsumerGroupHeartbeat => (0, 1),
+            ApiKey::ConsumerGroupDescribe => (0, 1),
+            ApiKey::ListConfigResources => (0, 1),
             ApiKey::DescribeTopicPartitions => (0, 0),
         }
     }
@@ -449,6 +479,9 @@ macro_rules! for_every_api {
         DescribeProducersRequest DescribeProducersResponse;
         DescribeTransactionsRequest DescribeTransactionsResponse;
         ListTransactionsRequest ListTransactionsResponse;
+        ConsumerGroupHeartbeatRequest ConsumerGroupHeartbeatResponse;
+        ConsumerGroupDescribeRequest ConsumerGroupDescribeResponse;
+        ListConfigResourcesRequest ListConfigResourcesResponse;
         DescribeTopicPartitionsRequest DescribeTopicPartitionsResponse;
         }
     };
