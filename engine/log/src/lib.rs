@@ -1,18 +1,20 @@
 //! The logs of partitions: the journal that makes appends of many of them durable at once, segment
 //! files of Kafka record batches written with direct I/O, their sparse indexes, the tail in memory,
-//! recovery and retention.
+//! recovery, retention and compaction.
 //!
 //! Deliberately absent: replication, producers' sequence numbers, anything of a protocol. This
 //! crate never sees `core`; the state that recovery must bring back with the log is opaque bytes.
-//! Offsets are dense, and what was flushed never changes.
+//! Offsets are dense but where a log was compacted; what was flushed never changes otherwise.
 
 pub mod batch;
 pub mod checkpoint;
+pub mod compact;
 pub mod compress;
 pub mod index;
 pub mod journal;
 pub mod log;
 pub mod lookup;
+pub mod pack;
 pub mod read_plan;
 pub mod record_view;
 pub mod records;

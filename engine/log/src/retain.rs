@@ -1,5 +1,5 @@
 //! Deletion from the front of the log: by age, by size, by request. Whole segments go; the active
-//! one never does. The new log start is durable before a file is removed.
+//! one only after it was rolled. The new log start is durable before a file is removed.
 
 use std::cell::RefCell;
 use std::rc::Rc;
@@ -47,9 +47,15 @@ pub async fn apply(
             .is_some_and(|max| total - oldest.size() >= max);
         if !too_big {
             let Some(ms) = retention.ms else { break };
-            oldest.prepare(env, interval).await?;
-            log.borrow_mut().note_prepared(&oldest);
-            let newest = oldest.index().map_or(-1, |i| i.borrow().max_timestamp);
+            if oldest.times().is_none() {
+                let prepared = oldest.prepare(env, interval).await;
+                if !log.borrow().has_segment(&oldest) {
+                    continue;
+                }
+                prepared?;
+                log.borrow_mut().note_prepared(&oldest);
+            }
+            let newest = oldest.times().map_or(-1, |t| t.1);
             // Without a timestamp nothing tells its age: Kafka takes the file's time, we keep it.
             if newest < 0 || now_ms.saturating_sub(newest) <= ms {
                 break;
@@ -77,15 +83,40 @@ pub async fn delete_before(
         log.start = offset;
     }
     store_checkpoint(env, log, None).await?;
+    remove_dead(env, log).await?;
+    Ok(offset)
+}
+
+/// Deletes the segments that lie wholly before the log start.
+pub async fn remove_dead(env: &Env, log: &RefCell<Log>) -> Result<(), LogError> {
+    let turn = log.borrow().sealed.turn.clone();
+    let _turn = turn.acquire(1).await;
     for segment in take_dead(log) {
         segment.remove(env).await?;
     }
-    Ok(offset)
+    Ok(())
+}
+
+/// Whether nothing of the active segment is to be kept: it is to be rolled then, so that it can go
+/// like any other. Not while something is on its way to the disk.
+pub fn wants_roll(log: &Log, retention: Retention, now_ms: i64) -> bool {
+    let Some(active) = log.segments.back() else {
+        return false;
+    };
+    if log.position == 0 || log.flushed != log.end {
+        return false;
+    }
+    let newest = active.index().map_or(-1, |i| i.borrow().max_timestamp);
+    let old = |ms: i64| newest >= 0 && now_ms.saturating_sub(newest) > ms;
+    retention.bytes == Some(0) || retention.ms.is_some_and(old)
 }
 
 fn take_dead(log: &RefCell<Log>) -> Vec<Rc<Segment>> {
     let mut log = log.borrow_mut();
     let mut dead = Vec::new();
+    if log.sealed.retired {
+        return dead;
+    }
     // The scan of a recovery begins at the checkpoint: what lies behind it is still needed.
     let needed_from = log.points.last.segment;
     while let (Some(a), Some(b)) = (log.segments.front(), log.segments.get(1)) {
@@ -93,7 +124,8 @@ fn take_dead(log: &RefCell<Log>) -> Vec<Rc<Segment>> {
             break;
         }
         let a = a.clone();
-        log.prepared.segments.retain(|s| !Rc::ptr_eq(s, &a));
+        log.sealed.prepared.segments.retain(|s| !Rc::ptr_eq(s, &a));
+        log.sealed.generation += 1;
         log.segments.pop_front();
         dead.push(a);
     }

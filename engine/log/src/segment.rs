@@ -31,6 +31,10 @@ pub struct Segment {
     written: Cell<u64>,
     /// Whether the file has what is not durable there.
     dirty: Cell<bool>,
+    /// Greatest timestamps of the first batch and of all, once they are known of a sealed segment.
+    times: Cell<Option<(i64, i64)>>,
+    /// Its files do not have their names yet: what is open stays open.
+    pinned: Cell<bool>,
 }
 
 /// The name of a segment's file with this extension.
@@ -51,7 +55,45 @@ impl Segment {
             reader: RefCell::new(None),
             written: Cell::new(size),
             dirty: Cell::new(false),
+            times: Cell::new(None),
+            pinned: Cell::new(false),
         })
+    }
+
+    /// A sealed segment whose file and index are at hand, though the files may not have their names
+    /// yet: it holds on to them until [`Segment::unpin`].
+    pub(crate) fn pinned(
+        dir: &Path,
+        (base, next): (Offset, Offset),
+        (file, size): (File, u64),
+        index: Index,
+    ) -> Rc<Segment> {
+        let segment = Segment::new(dir, base, size, next);
+        let shared = file.shared();
+        *segment.reader.borrow_mut() = Some((Rc::new(file), shared));
+        segment.set_index(index);
+        segment.note_times();
+        segment.pinned.set(true);
+        segment
+    }
+
+    /// The files have their names.
+    pub(crate) fn unpin(&self) {
+        self.pinned.set(false);
+    }
+
+    /// The greatest timestamps of the first batch and of all, ms, -1 for none; `None` while they
+    /// are not known. Of a sealed segment.
+    pub fn times(&self) -> Option<(i64, i64)> {
+        self.times.get()
+    }
+
+    fn note_times(&self) {
+        if let Some(index) = self.index() {
+            let index = index.borrow();
+            let first = index.first_timestamp().unwrap_or(-1);
+            self.times.set(Some((first, index.max_timestamp)));
+        }
     }
 
     /// The path of the file with this extension.
@@ -131,6 +173,9 @@ impl Segment {
 
     /// Lets go of what [`Segment::prepare`] got. Not for the active segment.
     pub fn release(&self) {
+        if self.pinned.get() {
+            return;
+        }
         *self.index.borrow_mut() = None;
         *self.reader.borrow_mut() = None;
     }
@@ -162,6 +207,9 @@ impl Segment {
                 None => crate::recover::rebuild_index(env, self, interval).await?,
             };
             self.set_index(index);
+        }
+        if self.writer.borrow().is_none() {
+            self.note_times();
         }
         Ok(())
     }
@@ -234,6 +282,7 @@ impl Segment {
         if let Some(index) = self.index() {
             index.borrow_mut().seal();
         }
+        self.note_times();
         let writer = self.writer.borrow_mut().take();
         if let Some(file) = writer {
             let fail = |what: &str| LogError::io(format!("{what} {}", self.path("log").display()));

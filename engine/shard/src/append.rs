@@ -100,7 +100,8 @@ pub fn sent(header: &BatchHeader) -> Sent {
         producer: ProducerId(header.producer_id),
         epoch: header.producer_epoch,
         base_seq: header.base_sequence,
-        records: header.count,
+        // Not its count: of a compacted batch that is what is left.
+        records: header.last_offset_delta.saturating_add(1),
     }
 }
 
@@ -191,7 +192,8 @@ impl Partition {
             return Ok(before);
         }
         let mut producers = self.producers.borrow_mut();
-        if log.will_roll(header.size, header.count, now_ms) {
+        let max_ms = batch.facts.max_timestamp;
+        if log.will_roll_at(header.size, header.count, (now_ms, max_ms)) {
             log.roll(now_ms);
             log.plan_checkpoint(self.state(&producers));
         } else if log.wants_checkpoint() {

@@ -128,6 +128,14 @@ impl Partition {
         self.stop_hosts();
     }
 
+    /// Begins a new segment, and plans the checkpoint there.
+    pub(crate) fn roll(&self, now_ms: i64) {
+        let state = self.state(&self.producers.borrow());
+        let mut log = self.log.borrow_mut();
+        log.roll(now_ms);
+        log.plan_checkpoint(state);
+    }
+
     /// Ends the coordinator, if there is one.
     pub fn stop_hosts(&self) {
         let host = self.groups.borrow().clone();

@@ -219,16 +219,24 @@ impl Shard {
                     let text = format!("offset {} of {}", item.offset, partition.name);
                     return Err(Refusal::new(ErrorCode::OffsetOutOfRange, text));
                 }
-                Planned::Locate(segment) => lookup::locate(&self.env, log, &segment, limit).await,
+                Planned::Locate(segment) => {
+                    let done = lookup::locate(&self.env, log, &segment, limit).await;
+                    (segment, done)
+                }
                 Planned::Prepare(segment) => {
                     let interval = log.borrow().config().index_interval;
                     let done = segment.prepare(&self.env, interval).await;
-                    if done.is_ok() {
+                    if done.is_ok() && log.borrow().has_segment(&segment) {
                         log.borrow_mut().note_prepared(&segment);
                     }
-                    done
+                    (segment, done)
                 }
             };
+            let (segment, prepared) = prepared;
+            if !log.borrow().has_segment(&segment) {
+                // It was deleted or replaced meanwhile.
+                continue;
+            }
             if let Err(error) = prepared {
                 partition.fail(&error);
                 let text = error.to_string();
@@ -330,6 +338,13 @@ impl Shard {
     pub async fn delete_records(&self, id: PartitionId, offset: Offset) -> Result<Offset, Refusal> {
         let partition = self.partition(id)?;
         partition.usable()?;
+        if !partition.topic.borrow().config.delete {
+            let text = format!(
+                "records of {} cannot be deleted: its cleanup.policy is compact alone",
+                partition.name
+            );
+            return Err(Refusal::new(ErrorCode::PolicyViolation, text));
+        }
         let marks = partition.watermarks();
         let to = if offset == -1 { marks.high } else { offset };
         if to < 0 || to > marks.high {

@@ -12,7 +12,7 @@ use streamd_core::group::OFFSETS_TOPIC;
 use streamd_core::meta::{ClusterImage, Local, TopicMeta};
 use streamd_core::producer::ProducerState;
 use streamd_core::txn::TXN_TOPIC;
-use streamd_io::local::Notify;
+use streamd_io::local::{Budget, Notify};
 use streamd_io::mailbox::Endpoint;
 use streamd_io::{Class, Env};
 use streamd_log::batch::marker_commits;
@@ -168,7 +168,9 @@ impl Shard {
     fn log_config(&self, topic: &TopicMeta) -> LogConfig {
         LogConfig {
             segment_bytes: topic.config.segment_bytes as u64,
-            segment_ms: topic.config.segment_ms,
+            segment_ms: topic.config.roll_ms(),
+            segment_jitter_ms: topic.config.segment_jitter_ms,
+            segment_index_bytes: topic.config.segment_index_bytes as u64,
             index_interval: topic.config.index_interval_bytes as u64,
             checkpoint_bytes: match topic.name == OFFSETS_TOPIC || topic.name == TXN_TOPIC {
                 true => FOLD_CHECKPOINT_BYTES,
@@ -353,6 +355,7 @@ impl Shard {
         self.partitions.borrow_mut().remove(&partition.id);
         let turn = partition.log.borrow().back_turn();
         let _turn = turn.acquire(1).await;
+        Log::retire(&partition.log).await;
         let from = partition.log.borrow().dir().to_owned();
         let to = self
             .settings
@@ -576,23 +579,37 @@ impl Shard {
     async fn retain_one(&self, partition: &Rc<Partition>) {
         let retention = {
             let topic = partition.topic.borrow();
-            if !topic.config.delete {
-                return;
-            }
-            Retention {
-                ms: u64::try_from(topic.config.retention_ms)
-                    .ok()
-                    .map(|ms| ms as i64),
-                bytes: u64::try_from(topic.config.retention_bytes).ok(),
-            }
+            let (ms, bytes) = (topic.config.retention_ms, topic.config.retention_bytes);
+            topic.config.delete.then(|| Retention {
+                ms: (ms >= 0).then_some(ms),
+                bytes: u64::try_from(bytes).ok(),
+            })
         };
         if partition.usable().is_err() {
             return;
         }
-        let now_ms = self.env.wall_ms();
-        if let Err(e) = retain::apply(&self.env, &partition.log, retention, now_ms).await {
+        let done = match retention {
+            Some(retention) => self.delete_old(partition, retention).await,
+            None => retain::remove_dead(&self.env, &partition.log).await,
+        };
+        if let Err(e) = done
+            && partition.usable().is_ok()
+        {
             partition.fail(&e);
         }
+    }
+
+    async fn delete_old(&self, partition: &Partition, keep: Retention) -> Result<(), LogError> {
+        let (env, log, now_ms) = (&self.env, &partition.log, self.env.wall_ms());
+        let rolls = retain::wants_roll(&log.borrow(), keep, now_ms);
+        if rolls {
+            partition.roll(now_ms);
+            write_back::write_back(env, log, &Budget::new(1 << 20)).await?;
+            write_back::settle(env, log).await?;
+        }
+        self.catch_up(partition).await?;
+        retain::apply(env, log, keep, now_ms).await?;
+        retain::remove_dead(env, log).await
     }
 
     /// Flushes and closes everything. Nothing is accepted any more.

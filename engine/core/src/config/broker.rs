@@ -35,8 +35,23 @@ pub struct BrokerConfig {
     pub producer_id_expiration_ms: i64,
     /// How often retention looks, ms.
     pub retention_check_interval_ms: u64,
+    /// What compaction goes by.
+    pub cleaner: CleanerConfig,
     /// Whether records are acknowledged only when they are on stable storage.
     pub durable: bool,
+}
+
+/// The settings of the compactor.
+#[derive(Clone, Debug, PartialEq)]
+pub struct CleanerConfig {
+    /// Whether it runs.
+    pub enabled: bool,
+    /// How long it rests when there is nothing to do, ms.
+    pub backoff_ms: u64,
+    /// Memory for keys, bytes, all cores together.
+    pub map_bytes: usize,
+    /// Bytes read and written in a second, all cores together.
+    pub bytes_per_second: f64,
 }
 
 /// The settings of groups and their offsets.
@@ -118,7 +133,25 @@ impl BrokerConfig {
             producer_id_expiration_ms: number("producer.id.expiration.ms"),
             retention_check_interval_ms: optional("log.retention.check.interval.ms")
                 .unwrap_or(300_000),
+            cleaner: CleanerConfig::resolve(layers),
             durable: layers.broker_value("log.flush").has("durable"),
+        }
+    }
+}
+
+impl CleanerConfig {
+    fn resolve(layers: &Layers<'_>) -> CleanerConfig {
+        let number = |name| layers.broker_value(name).number();
+        let rate = layers.broker_value("log.cleaner.io.max.bytes.per.second");
+        CleanerConfig {
+            enabled: layers.broker_value("log.cleaner.enable").is_true(),
+            backoff_ms: u64::try_from(number("log.cleaner.backoff.ms")).unwrap_or(15_000),
+            map_bytes: usize::try_from(number("log.cleaner.dedupe.buffer.size"))
+                .unwrap_or(usize::MAX),
+            bytes_per_second: match rate {
+                super::Value::Float(x) => x,
+                _ => f64::MAX,
+            },
         }
     }
 }

@@ -212,7 +212,6 @@ const NO_TIMED_FLUSH: Effect =
     Effect::None("what is acknowledged is on stable storage already (see log.flush)");
 const NO_TIERS: Effect = Effect::None("there is no remote storage");
 const NO_REPLICATION: Effect = Effect::None("a topic has one replica");
-const NO_COMPACTION: Effect = Effect::None("compaction does not run yet");
 const RECYCLED: Effect = Effect::None("segments are laid out ahead of writing in any case");
 
 macro_rules! topic_keys {
@@ -234,7 +233,7 @@ macro_rules! topic_keys {
 topic_keys! {
     "cleanup.policy", (Kind::List, POLICIES), "delete", ["log.cleanup.policy"], Effect::Honoured,
     "What happens to old segments: delete removes them by retention, compact keeps the last \
-     record of each key (compaction does not run yet: such a topic keeps everything).";
+     record of each key, and both together do both.";
     "compression.gzip.level", (INT, Allowed::MinusOneOr(1, 9)), "-1", ["compression.gzip.level"],
     NOT_RECODED, "The level of gzip when the broker compresses.";
     "compression.lz4.level", (INT, Allowed::Between(1, 17)), "9", ["compression.lz4.level"],
@@ -244,7 +243,7 @@ topic_keys! {
     "compression.zstd.level", (INT, Allowed::Between(-131_072, 22)), "3",
     ["compression.zstd.level"], NOT_RECODED, "The level of zstd when the broker compresses.";
     "delete.retention.ms", (LONG, Allowed::AtLeast(0)), "86400000",
-    ["log.cleaner.delete.retention.ms"], NO_COMPACTION,
+    ["log.cleaner.delete.retention.ms"], Effect::Honoured,
     "How long a compacted topic keeps tombstones, in milliseconds.";
     "file.delete.delay.ms", (LONG, Allowed::AtLeast(0)), "60000", ["log.segment.delete.delay.ms"],
     Effect::None("a reader keeps its segment alive by itself"),
@@ -265,7 +264,7 @@ topic_keys! {
     "local.retention.ms", (LONG, Allowed::AtLeast(-2)), "-2", ["log.local.retention.ms"],
     NO_TIERS, "How long segments stay local when they are tiered; -2 means retention.ms.";
     "max.compaction.lag.ms", (LONG, Allowed::AtLeast(1)), MAX,
-    ["log.cleaner.max.compaction.lag.ms"], NO_COMPACTION,
+    ["log.cleaner.max.compaction.lag.ms"], Effect::Honoured,
     "The longest time that a record may stay uncompacted, in milliseconds.";
     "max.message.bytes", (INT, Allowed::AtLeast(0)), "1048588", ["message.max.bytes"],
     Effect::Honoured, "The largest record batch that is taken, in bytes, after compression.";
@@ -280,10 +279,10 @@ topic_keys! {
     ["log.message.timestamp.type"], Effect::Honoured,
     "Whose time a record carries: the producer's (CreateTime) or the broker's (LogAppendTime).";
     "min.cleanable.dirty.ratio", (Kind::Double, Allowed::Between(0, 1)), "0.5",
-    ["log.cleaner.min.cleanable.ratio"], NO_COMPACTION,
+    ["log.cleaner.min.cleanable.ratio"], Effect::Honoured,
     "Which part of the log must be uncompacted before it is compacted.";
     "min.compaction.lag.ms", (LONG, Allowed::AtLeast(0)), "0",
-    ["log.cleaner.min.compaction.lag.ms"], NO_COMPACTION,
+    ["log.cleaner.min.compaction.lag.ms"], Effect::Honoured,
     "How long a record stays uncompacted at least, in milliseconds.";
     "min.insync.replicas", (INT, Allowed::AtLeast(1)), "1", ["min.insync.replicas"],
     NO_REPLICATION, "How many replicas must have a record before acks=all is answered.";
@@ -304,14 +303,15 @@ topic_keys! {
     "segment.bytes", (INT, Allowed::AtLeast(1_048_576)), "1073741824", ["log.segment.bytes"],
     Effect::Honoured, "The size at which a new segment begins, in bytes.";
     "segment.index.bytes", (INT, Allowed::AtLeast(4)), "10485760", ["log.index.size.max.bytes"],
-    Effect::None("an index grows as needed"), "The largest size of an index file, in bytes.";
+    Effect::Honoured, "The largest size of an index file, in bytes: then a new segment begins.";
     "segment.jitter.ms", (LONG, Allowed::AtLeast(0)), "0",
     ["log.roll.jitter.ms", "log.roll.jitter.hours" * HOUR],
-    Effect::None("partitions roll at different times in any case"),
+    Effect::Honoured,
     "A random time that is taken off segment.ms, in milliseconds.";
     "segment.ms", (LONG, Allowed::AtLeast(1)), "604800000",
     ["log.roll.ms", "log.roll.hours" * HOUR], Effect::Honoured,
-    "The age at which a new segment begins, in milliseconds.";
+    "The age at which a new segment begins, in milliseconds: from the time of a segment's first \
+     batch to that of the one to append, as in Kafka.";
     "unclean.leader.election.enable", BOOL, "false", ["unclean.leader.election.enable"],
     NO_REPLICATION, "Whether a replica that is not in sync may become leader.";
 }
@@ -370,7 +370,14 @@ broker_keys! {
     "The largest request that is taken, in bytes.";
     "background.threads", (INT, FROM_1), "10", false, BY_CORES,
     "Threads for background work.";
-    "log.cleaner.enable", BOOL, "true", false, NO_COMPACTION, "Whether the compactor runs.";
+    "log.cleaner.backoff.ms", (LONG, FROM_0), "15000", false, Effect::Honoured,
+    "How long the compactor rests when no log has enough to compact, in milliseconds.";
+    "log.cleaner.dedupe.buffer.size", (LONG, FROM_1), "134217728", false, Effect::Honoured,
+    "Memory for the keys of the logs that are being compacted, in bytes, all cores together.";
+    "log.cleaner.enable", BOOL, "true", false, Effect::Honoured, "Whether the compactor runs.";
+    "log.cleaner.io.max.bytes.per.second", (Kind::Double, FROM_1), "67108864", false,
+    Effect::Honoured, "How many bytes a second compaction reads and writes at most, all cores \
+     together. (Kafka sets no limit unless told to.)";
     "num.io.threads", (INT, FROM_1), "8", false, BY_CORES, "Threads that process requests.";
     "num.network.threads", (INT, FROM_1), "3", false, BY_CORES, "Threads that serve sockets.";
     "num.recovery.threads.per.data.dir", (INT, FROM_1), "2", false, BY_CORES,

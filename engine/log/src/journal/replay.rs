@@ -20,6 +20,7 @@ use super::{DIR, end_use};
 use crate::LogError;
 use crate::batch::{BatchHeader, crc_matches};
 use crate::checkpoint::{self, Checkpoint};
+use crate::compact::swap;
 use crate::segment;
 
 /// Neighbouring runs are written in pieces of at most so many bytes.
@@ -238,9 +239,15 @@ async fn restore(
         r => Checkpoint::decode(&r.map_err(fail("read the checkpoint"))?)
             .map_or((0, 0), |c| (c.segment, c.position)),
     };
+    // What was compacted lies elsewhere now, and was durable before.
+    let touched = swap::read_cleaned(env, dir).await?;
+    let touched = touched.map_or(0, |c| c.touched);
     let mut segments: BTreeMap<Offset, Vec<Found>> = BTreeMap::new();
     for run in runs {
         let end = (run.segment, run.position + run.bytes.len() as u64);
+        if run.segment < touched && touched != i64::MAX {
+            continue;
+        }
         if run.metadata.as_bytes() == metadata && end > from {
             segments.entry(run.segment).or_default().push(run);
         }
