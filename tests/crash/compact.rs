@@ -191,14 +191,10 @@ fn kill_9_during_compaction_keeps_the_last_of_each_key() {
     // Left alone it gets to where each key is there once, but for the active segment.
     let deadline = Instant::now() + Duration::from_secs(30);
     let most = 2 * (1 << 20) / SIZE + KEYS as usize;
-    while check(&addr, &written) > most {
+    while check(&addr, &written) > most || segments(&broker.data_dir()) > 3 {
         assert!(Instant::now() < deadline, "compaction comes to an end");
         thread::sleep(Duration::from_millis(100));
     }
-    assert!(
-        segments(&broker.data_dir()) <= 3,
-        "small segments are joined"
-    );
     broker.stop();
     dump::assert_readable_with_gaps(&broker.data_dir(), TOPIC, 1);
     broker.start_again();

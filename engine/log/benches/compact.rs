@@ -18,7 +18,7 @@ use streamd_io::Env;
 use streamd_io::local::Budget;
 use streamd_io::sim::{Sim, SimOptions};
 use streamd_log::batch::{HEADER, NewRecord, Writer, build, restamp_time};
-use streamd_log::compact::filter::{Fate, Judge, Learn, Rewrite, Survey};
+use streamd_log::compact::filter::{Aborted, Fate, Judge, Learn, Rewrite, Survey};
 use streamd_log::compact::hash::hash_key;
 use streamd_log::compact::map::OffsetMap;
 use streamd_log::compact::walk::{Feed, Sink, Walk};
@@ -207,7 +207,7 @@ async fn compact_all(env: &Env, log: &SharedLog) -> compact::Done {
         now_ms: 0,
         map_bytes: 64 << 20,
         producers: BTreeMap::new(),
-        aborted: None,
+        aborted: Aborted::default(),
         pace: &Pace::new(f64::MAX),
     };
     compact::run(env, log, &order, todo)

@@ -57,7 +57,7 @@ fn judge(batches: &[&[u8]], (from, end): (i64, i64), now_ms: i64) -> Judge {
     let mut map = OffsetMap::new(1 << 20, 100, [1, 2]);
     for batch in batches {
         let header = BatchHeader::parse(batch).unwrap();
-        if standing(&header, None) == Standing::Valid && header.base_offset < end {
+        if !header.is_control() && header.base_offset < end {
             let mut learn = Learn::new(&mut map, &header, from);
             walk(batch, true, &mut learn).unwrap();
             assert_eq!(learn.full_at, None);
@@ -222,27 +222,21 @@ fn log_append_time_stays_that_of_the_batch() {
 }
 
 #[test]
-fn transactions_are_left_alone_until_their_end_is_known() {
+fn markers_stay_and_what_was_aborted_does_not_count() {
     let txn = with_attributes(batch(0, &[(Some("a"), Some("1"))], PLAIN), 0x10);
     let marker = with_attributes(batch(1, &[(Some("a"), Some("1"))], PLAIN), 0x30);
     let (t, m) = (
         BatchHeader::parse(&txn).unwrap(),
         BatchHeader::parse(&marker).unwrap(),
     );
-    for header in [&t, &m] {
-        assert_eq!(standing(header, None), Standing::Untouchable);
-    }
     let mut aborted = Aborted::default();
-    assert_eq!(standing(&t, Some(&aborted)), Standing::Valid);
+    assert_eq!(standing(&t, &aborted), Standing::Valid);
     aborted.add(-1, 0, 1);
-    assert_eq!(standing(&t, Some(&aborted)), Standing::Aborted);
-    assert_eq!(standing(&m, Some(&aborted)), Standing::Untouchable);
+    assert_eq!(standing(&t, &aborted), Standing::Aborted);
+    assert_eq!(standing(&m, &aborted), Standing::Marker);
     let later = with_attributes(batch(5, &[(Some("a"), None)], PLAIN), 0x10);
     let later = BatchHeader::parse(&later).unwrap();
-    assert_eq!(standing(&later, Some(&aborted)), Standing::Valid);
-    // What may have been aborted replaces nothing.
-    let old = batch(0, &[(Some("a"), Some("0"))], PLAIN);
-    assert_eq!(fate(&judge(&[&txn], (0, 2), 0), &old, false), Fate::Keep);
+    assert_eq!(standing(&later, &aborted), Standing::Valid);
 }
 
 #[test]

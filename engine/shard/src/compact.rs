@@ -80,7 +80,7 @@ impl Shard {
             producers: (partition.producers.borrow().last_offsets())
                 .map(|(id, last)| (id.0, last))
                 .collect(),
-            aborted: Some(aborted_in(&partition)),
+            aborted: aborted_in(&partition),
             pace,
         };
         match compact::run(&self.env, &partition.log, &order, todo).await {

@@ -4,8 +4,7 @@
 //!
 //! Invariants: offsets never change; a record stays if no later one of its key is in the map, and
 //! all stay that the map does not cover; a batch keeps its first and last offset, its producer and
-//! its codec. Markers of transactions stay, what was aborted goes. When nobody knows what was
-//! aborted, all of a transaction stays as it is and removes nothing.
+//! its codec. Markers of transactions stay, what was aborted goes and removes nothing.
 
 use std::collections::BTreeMap;
 use std::io::Write;
@@ -47,20 +46,16 @@ pub enum Standing {
     Valid,
     /// It belongs to a transaction that was aborted.
     Aborted,
-    /// It is neither looked into nor changed: a marker, or nobody knows whether it was aborted.
-    Untouchable,
+    /// It marks the end of a transaction, and stays as it is.
+    Marker,
 }
 
-/// What the batch is, given what was aborted; `None` when that is not known.
-pub fn standing(header: &BatchHeader, aborted: Option<&Aborted>) -> Standing {
-    if header.is_control() {
-        return Standing::Untouchable;
-    }
-    match aborted {
-        _ if !header.is_transactional() => Standing::Valid,
-        None => Standing::Untouchable,
-        Some(aborted) if aborted.has(header) => Standing::Aborted,
-        Some(_) => Standing::Valid,
+/// What the batch is, given all that was aborted. It lies before the last stable offset.
+pub fn standing(header: &BatchHeader, aborted: &Aborted) -> Standing {
+    match header.is_transactional() {
+        _ if header.is_control() => Standing::Marker,
+        true if aborted.has(header) => Standing::Aborted,
+        _ => Standing::Valid,
     }
 }
 

@@ -43,9 +43,8 @@ pub struct Order<'a> {
     pub map_bytes: usize,
     /// Producers that are remembered, with their last offsets in the log.
     pub producers: BTreeMap<i64, Offset>,
-    /// What was aborted of all that is decided; `None` when that is not known: then what is part
-    /// of a transaction stays.
-    pub aborted: Option<Aborted>,
+    /// What was aborted of all that is decided.
+    pub aborted: Aborted,
     /// How fast it may read and write.
     pub pace: &'a Pace,
 }
@@ -229,7 +228,7 @@ impl Run<'_> {
         'all: for segment in dirty {
             let mut reader = Reader::open(self, segment).await?;
             while let Some((header, bytes)) = reader.next(self).await? {
-                let is_valid = standing(&header, self.order.aborted.as_ref()) == Standing::Valid;
+                let is_valid = standing(&header, &self.order.aborted) == Standing::Valid;
                 if header.next_offset() <= todo.first_dirty || !is_valid {
                     continue;
                 }
@@ -347,8 +346,8 @@ impl Run<'_> {
         (header, bytes): (&BatchHeader, &Bytes),
         last: bool,
     ) -> Result<Left, BatchError> {
-        let fate = match standing(header, self.order.aborted.as_ref()) {
-            Standing::Untouchable => Fate::Keep,
+        let fate = match standing(header, &self.order.aborted) {
+            Standing::Marker => Fate::Keep,
             Standing::Aborted => judge.without_records(header, last),
             Standing::Valid => {
                 let mut survey = Survey::new(judge, header);
