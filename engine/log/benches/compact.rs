@@ -143,7 +143,7 @@ fn rewrite(bencher: Bencher<'_, '_>, codec: Codec) {
     });
 }
 
-/// A log of some segments of 4 MiB in which only the newest batch need stay.
+/// A log of segments of about 40 batches, in which only the newest batch need stay.
 async fn fill(env: &Env, bytes: Bytes, batches: usize) -> SharedLog {
     let data = Path::new("/data");
     let options = JournalOptions {
@@ -155,7 +155,7 @@ async fn fill(env: &Env, bytes: Bytes, batches: usize) -> SharedLog {
     let journal = Journal::open(env, data, 0, options).await;
     let journal = journal.expect("a journal");
     let config = LogConfig {
-        segment_bytes: 4 << 20,
+        segment_bytes: bytes.len() as u64 * 40,
         ..LogConfig::default()
     };
     let log = Log::new(env, &data.join("t-0"), config, 0);

@@ -5,7 +5,7 @@
 //! An entry's offset is the one after the batch before its position (the base offset of the batch
 //! at its position, unless compaction left a gap), so that the next entry bounds from above where
 //! the batch of a wanted offset, or the first one after it, ends. They are hints that can be
-//! rebuilt from the log: [`Index::decode`] refuses what does not fit, and nobody trusts them over it.
+//! rebuilt from the log: [`Index::decode`] refuses what does not fit; the log is trusted over them.
 
 use crate::batch::BatchHeader;
 

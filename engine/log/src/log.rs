@@ -385,8 +385,8 @@ impl Log {
             || self.end + i64::from(records) - active.base > i64::from(i32::MAX)
     }
 
-    /// Whether segments were rolled that no checkpoint lies behind, so that they can neither go nor be
-    /// compacted: after a crash there may be none for long. Time to call [`Log::plan_checkpoint`].
+    /// Whether segments were rolled that no checkpoint lies behind, so that they can neither go nor
+    /// be compacted: after a crash there may be none for long. Time for [`Log::plan_checkpoint`].
     pub fn checkpoint_lags(&self) -> bool {
         let active = self.segments.back();
         self.points.next.is_none() && active.is_some_and(|s| s.base > self.points.last.segment)

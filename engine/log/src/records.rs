@@ -427,8 +427,8 @@ impl<'a> Walker<'a> {
     }
 }
 
-/// The first record in `batch`, from offset `from` on, whose timestamp is at least `at_least` ms: its
-/// offset and timestamp. With LogAppendTime every record has the batch's timestamp.
+/// The first record in `batch`, from offset `from` on, whose timestamp is at least `at_least` ms:
+/// its offset and timestamp. With LogAppendTime every record has the batch's timestamp.
 pub fn first_at_or_after(
     batch: &[u8],
     header: &BatchHeader,

@@ -33,18 +33,18 @@ pub struct BrokerConfig {
     pub connection_idle_ms: Option<u64>,
     /// How long a partition remembers an idle producer, ms.
     pub producer_id_expiration_ms: i64,
-    /// How often retention looks, ms.
-    pub retention_check_interval_ms: u64,
-    /// What compaction goes by.
+    /// What retention and compaction go by.
     pub cleaner: CleanerConfig,
     /// Whether records are acknowledged only when they are on stable storage.
     pub durable: bool,
 }
 
-/// The settings of the compactor.
+/// The settings of retention and of the compactor.
 #[derive(Clone, Debug, PartialEq)]
 pub struct CleanerConfig {
-    /// Whether it runs.
+    /// How often retention looks, ms.
+    pub retention_check_ms: u64,
+    /// Whether the compactor runs.
     pub enabled: bool,
     /// How long it rests when there is nothing to do, ms.
     pub backoff_ms: u64,
@@ -131,8 +131,6 @@ impl BrokerConfig {
             connections_max: size("max.connections"),
             connection_idle_ms: optional("connections.max.idle.ms"),
             producer_id_expiration_ms: number("producer.id.expiration.ms"),
-            retention_check_interval_ms: optional("log.retention.check.interval.ms")
-                .unwrap_or(300_000),
             cleaner: CleanerConfig::resolve(layers),
             durable: layers.broker_value("log.flush").has("durable"),
         }
@@ -144,6 +142,8 @@ impl CleanerConfig {
         let number = |name| layers.broker_value(name).number();
         let rate = layers.broker_value("log.cleaner.io.max.bytes.per.second");
         CleanerConfig {
+            retention_check_ms: u64::try_from(number("log.retention.check.interval.ms"))
+                .unwrap_or(300_000),
             enabled: layers.broker_value("log.cleaner.enable").is_true(),
             backoff_ms: u64::try_from(number("log.cleaner.backoff.ms")).unwrap_or(15_000),
             map_bytes: usize::try_from(number("log.cleaner.dedupe.buffer.size"))
