@@ -1,7 +1,7 @@
 //! A compacted log on the simulated disk: random appends with few keys, tombstones and every codec,
-//! in transactions and not, rolls, compactions, deletions and reads beside them, crashes at any
-//! await, unsynced writes lost, blocks torn. After each start, and in between: the last value of each key is there, offsets and
-//! order are those of the appends, and nothing is gone that had to stay.
+//! in transactions and not; rolls, compactions, deletions and reads beside them; crashes at any
+//! await, unsynced writes lost, blocks torn. After each start, and in between: the last value of
+//! each key is there, offsets and order are those of the appends, nothing is gone that had to stay.
 //!
 //! `STREAMD_SEEDS=10000 cargo test --release -p streamd-log --test compaction` runs that many
 //! seeds. A failing run prints its seed; `STREAMD_SEED=n` runs that one alone.
