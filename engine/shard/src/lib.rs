@@ -5,6 +5,7 @@
 //! no borrow lives across an await.
 
 pub mod append;
+pub mod disk;
 pub mod drive_group;
 pub mod drive_meta;
 pub mod drive_txn;

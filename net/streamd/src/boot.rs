@@ -334,6 +334,8 @@ async fn start_shard(
     env.spawn(Class::Latency, shard.clone().run()).detach();
     env.spawn(Class::Background, shard.clone().retain())
         .detach();
+    env.spawn(Class::Background, shard.clone().watch_disk())
+        .detach();
     if index == 0 {
         shard
             .lead()

@@ -35,6 +35,10 @@ pub struct BrokerConfig {
     pub producer_id_expiration_ms: i64,
     /// How often retention looks, ms.
     pub retention_check_interval_ms: u64,
+    /// Free bytes of the disk below which old segments go; `None`: as suits the disk.
+    pub disk_free_high: Option<u64>,
+    /// Free bytes of the disk below which producers are refused; `None`: as suits the disk.
+    pub disk_free_low: Option<u64>,
     /// Whether records are acknowledged only when they are on stable storage.
     pub durable: bool,
 }
@@ -102,6 +106,8 @@ impl BrokerConfig {
             producer_id_expiration_ms: number("producer.id.expiration.ms"),
             retention_check_interval_ms: optional("log.retention.check.interval.ms")
                 .unwrap_or(300_000),
+            disk_free_high: optional("disk.free.high.bytes"),
+            disk_free_low: optional("disk.free.low.bytes"),
             durable: layers.broker_value("log.flush").has("durable"),
         }
     }
