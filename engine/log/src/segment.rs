@@ -260,7 +260,7 @@ impl Segment {
         let file = Rc::new(env.open(&path, &options).await.map_err(fail("create"))?);
         env.sync_dir(&self.dir)
             .await
-            .map_err(fail("sync the directory of"))?;
+            .map_err(LogError::sync(format!("sync {}", self.dir.display())))?;
         let shared = file.shared();
         *self.writer.borrow_mut() = Some(file.clone());
         *self.reader.borrow_mut() = Some((file.clone(), shared));
@@ -271,9 +271,10 @@ impl Segment {
     pub async fn sync(&self, env: &Env) -> Result<(), LogError> {
         let file = self.writer(env).await?;
         self.dirty.set(false);
-        file.sync()
-            .await
-            .map_err(LogError::io(format!("sync {}", self.path("log").display())))
+        file.sync().await.map_err(LogError::sync(format!(
+            "sync {}",
+            self.path("log").display()
+        )))
     }
 
     /// Ends the segment: cuts the file to its durable bytes, writes the indexes, closes it for
@@ -285,16 +286,31 @@ impl Segment {
         self.note_times();
         let writer = self.writer.borrow_mut().take();
         if let Some(file) = writer {
-            let fail = |what: &str| LogError::io(format!("{what} {}", self.path("log").display()));
+            let fail =
+                |what: &str| LogError::sync(format!("{what} {}", self.path("log").display()));
             file.truncate(self.size()).await.map_err(fail("cut"))?;
             file.sync().await.map_err(fail("sync"))?;
         }
-        self.store_index(env).await
+        match self.store_index(env).await {
+            // An index is made anew from the log. What is there may be of an earlier time.
+            Err(e) if e.is_full() => self.remove_files(env, &["index", "timeindex"]).await,
+            result => result,
+        }
+    }
+
+    /// The index is not right: [`Segment::prepare`] makes it anew from the log.
+    pub async fn forget_index(&self, env: &Env) -> Result<(), LogError> {
+        *self.index.borrow_mut() = None;
+        self.remove_files(env, &["index", "timeindex"]).await
     }
 
     /// Removes the files. Whoever has the file open can read on.
     pub async fn remove(&self, env: &Env) -> Result<(), LogError> {
-        for extension in ["log", "index", "timeindex"] {
+        self.remove_files(env, &["log", "index", "timeindex"]).await
+    }
+
+    async fn remove_files(&self, env: &Env, extensions: &[&str]) -> Result<(), LogError> {
+        for extension in extensions {
             let path = self.path(extension);
             match env.remove_file(&path).await {
                 Err(e) if e.kind() != io::ErrorKind::NotFound => {

@@ -54,7 +54,7 @@ impl Shard {
                 continue;
             };
             if let Err(error) = self.catch_up(&partition).await {
-                fail(&partition, &error);
+                self.not_compacted(&partition, &error);
                 continue;
             }
             let now_ms = self.env.wall_ms();
@@ -65,7 +65,7 @@ impl Shard {
                     dirtiest = Some((partition, rules, todo));
                 }
                 Ok(_) => {}
-                Err(error) => fail(&partition, &error),
+                Err(error) => self.not_compacted(&partition, &error),
             }
             self.env.yield_if_needed().await;
         }
@@ -95,14 +95,26 @@ impl Shard {
             }
             Ok(_) => true,
             Err(error) => {
-                fail(&partition, &error);
-                true
+                self.not_compacted(&partition, &error);
+                !error.is_full()
             }
         }
     }
 }
 
 impl Shard {
+    /// A log that was deleted meanwhile has no files any more: that is no fault.
+    fn not_compacted(&self, partition: &Partition, error: &LogError) {
+        if error.is_full() {
+            eprintln!(
+                "warning: {} is not compacted: {error}. Nothing is lost; it is tried again",
+                partition.name
+            );
+        } else if partition.usable().is_ok() {
+            self.damaged(partition, error);
+        }
+    }
+
     /// Sees to it that a checkpoint lies behind the segments that were rolled.
     pub(crate) async fn catch_up(&self, partition: &Partition) -> Result<(), LogError> {
         let lags = partition.log.borrow().checkpoint_lags();
@@ -126,9 +138,3 @@ fn aborted_in(partition: &Partition) -> Aborted {
     aborted
 }
 
-/// A log that was deleted meanwhile has no files any more: that is no fault.
-fn fail(partition: &Partition, error: &LogError) {
-    if partition.usable().is_ok() {
-        partition.fail(error);
-    }
-}

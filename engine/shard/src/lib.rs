@@ -6,6 +6,7 @@
 
 pub mod append;
 pub mod compact;
+pub mod disk;
 pub mod drive_group;
 pub mod drive_meta;
 pub mod drive_txn;
@@ -15,6 +16,7 @@ mod keeper;
 pub mod mesh;
 pub mod partition;
 pub mod read;
+pub mod scrub;
 pub mod shard;
 pub mod tail_budget;
 pub mod txn;

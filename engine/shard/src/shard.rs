@@ -18,12 +18,13 @@ use streamd_io::{Class, Env};
 use streamd_log::batch::marker_commits;
 use streamd_log::journal::{Journal, JournalOptions, replay};
 use streamd_log::retain::{self, Retention};
-use streamd_log::{Log, LogConfig, LogError, recover, write_back};
+use streamd_log::{Log, LogConfig, LogError, recover, scrub, write_back};
 use streamd_model::{ErrorCode, Map, PartitionId, ShardId};
 
 use crate::Refusal;
+use crate::disk::DiskGuard;
 use crate::drive_meta::{METADATA_DIR, MetaLog};
-use crate::flusher::Flusher;
+use crate::flusher::{Flusher, Owner};
 use crate::keeper::Keeper;
 use crate::mesh::{Envelope, Mesh, Reply, Request, owner};
 use crate::partition::Partition;
@@ -32,6 +33,9 @@ use crate::tail_budget::TailBudget;
 
 /// The log of a state machine is folded at a start: it is short from its checkpoint on.
 const FOLD_CHECKPOINT_BYTES: u64 = 16 << 20;
+
+/// How often a start on a full disk looks for room.
+const FULL_POLL: Duration = Duration::from_secs(1);
 
 /// What a shard is told at its start.
 #[derive(Clone, Debug)]
@@ -56,6 +60,8 @@ pub struct Shard {
     pub mesh: Mesh,
     /// The way to the disk.
     pub flusher: Rc<Flusher>,
+    /// What is free on the disk.
+    pub disk: DiskGuard,
     pub(crate) settings: Settings,
     image: RefCell<Arc<ClusterImage>>,
     partitions: RefCell<Map<PartitionId, Rc<Partition>>>,
@@ -65,6 +71,8 @@ pub struct Shard {
     closed: Cell<bool>,
     pub(crate) meta: RefCell<Option<Rc<MetaLog>>>,
     me: Weak<Shard>,
+    /// Partitions that could not be opened because the disk is full.
+    held: RefCell<Vec<Rc<Partition>>>,
 }
 
 impl Shard {
@@ -81,6 +89,7 @@ impl Shard {
             me: me.clone(),
             mesh: Mesh::new(id, shards, endpoint),
             flusher: Flusher::new(&env, TailBudget::new(settings.tail_bytes)),
+            disk: DiskGuard::default(),
             env,
             settings,
             image: RefCell::new(image),
@@ -90,6 +99,7 @@ impl Shard {
             closing: Cell::new(false),
             closed: Cell::new(false),
             meta: RefCell::new(None),
+            held: RefCell::default(),
         })
     }
 
@@ -247,6 +257,8 @@ impl Shard {
             Request::Producers(ids) => {
                 Reply::Producers(ids.into_iter().map(|id| self.producers(id)).collect())
             }
+            Request::Oldest => Reply::Oldest(self.oldest().await),
+            Request::DropOldest(which) => Reply::Dropped(self.drop_oldest(which).await),
             Request::Propose(command) => Reply::Propose(self.propose(command).await),
             Request::Close => {
                 self.close().await;
@@ -261,11 +273,25 @@ impl Shard {
         let (id, shards) = (usize::from(self.mesh.id().0), self.mesh.shards());
         let data_dir = &self.settings.data_dir;
         let mine = |shard: usize| shard % shards == id;
-        let replayed = replay::replay(&self.env, data_dir, mine, |shard| shard < shards).await?;
+        let keep = |shard| shard < shards;
+        // What the journals hold was acknowledged: it goes to the segments before anything else.
+        let replayed = loop {
+            match replay::replay(&self.env, data_dir, mine, keep).await {
+                Err(error) if error.is_full() && !self.mesh.is_stopping() => {
+                    eprintln!(
+                        "error: the disk is full: {error}. The start waits for room: free some, \
+                         or add some"
+                    );
+                    self.env.sleep(FULL_POLL).await;
+                }
+                result => break result?,
+            }
+        };
         for note in &replayed.notes {
             eprintln!("warning: {note}");
         }
         let options = self.settings.journal;
+        self.look_at_disk().await;
         let journal = Journal::open(&self.env, data_dir, id, options).await?;
         self.flusher.start(journal);
         Ok(())
@@ -465,9 +491,29 @@ impl Shard {
         let partition = Partition::new(id, topic, log, producers);
         self.host(&partition, keeper);
         if let Some(error) = failed {
+            if error.is_full() {
+                self.held.borrow_mut().push(partition.clone());
+            }
             partition.fail(&error);
         }
         self.partitions.borrow_mut().insert(id, partition);
+    }
+
+    /// Opens what could not be opened because the disk was full, when it is not so any more.
+    pub(crate) async fn reopen_held(&self) {
+        if self.held.borrow().is_empty() || self.admit(0).is_err() {
+            return;
+        }
+        for old in self.held.take() {
+            let topic = old.topic.borrow().clone();
+            if old.is_deleted() || self.closing.get() {
+                continue;
+            }
+            eprintln!("{}: there is room again, so it is opened", old.name);
+            let dir = self.dir_of(&topic, old.id.index);
+            let keeper = Keeper::of(&topic.name, &self.image());
+            self.open_one(old.id, topic, dir, keeper).await;
+        }
     }
 
     async fn check_topic_id(&self, dir: &Path, topic: &TopicMeta) -> Result<(), String> {
@@ -501,6 +547,7 @@ impl Shard {
         dir: &Path,
         keeper: &mut Option<Keeper>,
     ) -> Result<(Log, ProducerState), LogError> {
+        scrub::check_mark(&self.env, dir).await?;
         let now_ms = self.env.wall_ms();
         let mut replayed = Vec::new();
         let mut bad = None;
@@ -592,10 +639,9 @@ impl Shard {
             Some(retention) => self.delete_old(partition, retention).await,
             None => retain::remove_dead(&self.env, &partition.log).await,
         };
-        if let Err(e) = done
-            && partition.usable().is_ok()
-        {
-            partition.fail(&e);
+        match done {
+            Err(e) if !e.is_full() && partition.usable().is_ok() => partition.fail(&e),
+            _ => {}
         }
     }
 
@@ -637,8 +683,13 @@ impl Shard {
                 continue;
             }
             let state = partition.state(&partition.producers.borrow());
-            if let Err(error) = write_back::close(&self.env, &partition.log, state).await {
-                partition.fail(&error);
+            match write_back::close(&self.env, &partition.log, state).await {
+                // Nothing is lost: what is not in its place is in the journal.
+                Err(error) if error.is_full() => {
+                    eprintln!("warning: {error}: the next start has more to read");
+                }
+                Err(error) => partition.fail(&error),
+                Ok(()) => {}
             }
         }
         if let Some(meta) = meta {

@@ -35,6 +35,14 @@ pub struct BrokerConfig {
     pub producer_id_expiration_ms: i64,
     /// What retention and compaction go by.
     pub cleaner: CleanerConfig,
+    /// How often retention looks, ms.
+    pub retention_check_interval_ms: u64,
+    /// Free bytes of the disk below which old segments go; `None`: as suits the disk.
+    pub disk_free_high: Option<u64>,
+    /// Free bytes of the disk below which producers are refused; `None`: as suits the disk.
+    pub disk_free_low: Option<u64>,
+    /// How fast closed segments are read to find damage, bytes a second; 0: not at all.
+    pub scrub_rate: u64,
     /// Whether records are acknowledged only when they are on stable storage.
     pub durable: bool,
 }
@@ -132,6 +140,11 @@ impl BrokerConfig {
             connection_idle_ms: optional("connections.max.idle.ms"),
             producer_id_expiration_ms: number("producer.id.expiration.ms"),
             cleaner: CleanerConfig::resolve(layers),
+            retention_check_interval_ms: optional("log.retention.check.interval.ms")
+                .unwrap_or(300_000),
+            disk_free_high: optional("disk.free.high.bytes"),
+            disk_free_low: optional("disk.free.low.bytes"),
+            scrub_rate: optional("log.scrub.bytes.per.second").unwrap_or(0),
             durable: layers.broker_value("log.flush").has("durable"),
         }
     }
