@@ -85,20 +85,27 @@ pub struct GroupConfig {
     pub offsets_segment_bytes: i64,
     /// The protocols that groups may use.
     pub protocols: Vec<String>,
-    /// The assignors of the `consumer` protocol, the preferred one first.
+    /// Those of the `consumer` protocol.
+    pub consumer: ConsumerGroupConfig,
+}
+
+/// The settings of groups of the `consumer` protocol.
+#[derive(Clone, Debug, PartialEq)]
+pub struct ConsumerGroupConfig {
+    /// The assignors, the preferred one first.
     pub assignors: Vec<String>,
     /// Which way groups may change their protocol while they live.
     pub migration_policy: String,
-    /// The most members of a group of the `consumer` protocol.
-    pub consumer_max_size: usize,
-    /// How long a member of such a group may be silent, ms.
-    pub consumer_session_ms: i32,
+    /// The most members of a group.
+    pub max_size: usize,
+    /// How long a member may be silent, ms.
+    pub session_ms: i32,
     /// The shortest and longest that a group may set, ms.
-    pub consumer_session_range_ms: (i32, i32),
-    /// How often a member of such a group is to be heard of, ms.
-    pub consumer_heartbeat_ms: i32,
+    pub session_range_ms: (i32, i32),
+    /// How often a member is to be heard of, ms.
+    pub heartbeat_ms: i32,
     /// The shortest and longest that a group may set, ms.
-    pub consumer_heartbeat_range_ms: (i32, i32),
+    pub heartbeat_range_ms: (i32, i32),
 }
 
 /// The settings of transactions.
@@ -189,18 +196,28 @@ impl GroupConfig {
             protocols: layers
                 .broker_value("group.coordinator.rebalance.protocols")
                 .words(),
+            consumer: ConsumerGroupConfig::resolve(layers),
+        }
+    }
+}
+
+impl ConsumerGroupConfig {
+    fn resolve(layers: &Layers<'_>) -> ConsumerGroupConfig {
+        let number = |name| layers.broker_value(name).number();
+        let int = |name| i32::try_from(number(name)).unwrap_or(i32::MAX);
+        ConsumerGroupConfig {
             assignors: layers.broker_value("group.consumer.assignors").words(),
             migration_policy: layers
                 .broker_value("group.consumer.migration.policy")
                 .to_string(),
-            consumer_max_size: size("group.consumer.max.size"),
-            consumer_session_ms: int("group.consumer.session.timeout.ms"),
-            consumer_session_range_ms: (
+            max_size: usize::try_from(number("group.consumer.max.size")).unwrap_or(usize::MAX),
+            session_ms: int("group.consumer.session.timeout.ms"),
+            session_range_ms: (
                 int("group.consumer.min.session.timeout.ms"),
                 int("group.consumer.max.session.timeout.ms"),
             ),
-            consumer_heartbeat_ms: int("group.consumer.heartbeat.interval.ms"),
-            consumer_heartbeat_range_ms: (
+            heartbeat_ms: int("group.consumer.heartbeat.interval.ms"),
+            heartbeat_range_ms: (
                 int("group.consumer.min.heartbeat.interval.ms"),
                 int("group.consumer.max.heartbeat.interval.ms"),
             ),
