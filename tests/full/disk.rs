@@ -38,7 +38,7 @@ impl SmallDisk {
 
     /// Bytes that can still be written.
     pub fn free(&self) -> u64 {
-        let stat = rustix::fs::statvfs(&self.path()).expect("a mounted disk");
+        let stat = rustix::fs::statvfs(self.path()).expect("a mounted disk");
         stat.f_bavail * stat.f_frsize
     }
 

@@ -137,4 +137,3 @@ fn aborted_in(partition: &Partition) -> Aborted {
     }
     aborted
 }
-
