@@ -49,6 +49,21 @@ pub enum LogError {
 }
 
 impl LogError {
+    /// Whether there was no room, and nothing else is wrong: what was to be written is not written,
+    /// and may be written once there is room. A sync that failed is never that.
+    pub fn is_full(&self) -> bool {
+        matches!(self, LogError::Io { error, .. } if error.kind() == io::ErrorKind::StorageFull)
+    }
+
+    /// For syncs. Whatever the reason, the pages may be lost: no second sync tells.
+    pub(crate) fn sync(what: impl Into<String>) -> impl FnOnce(io::Error) -> LogError {
+        let what = what.into();
+        move |error| LogError::Io {
+            error: io::Error::other(error.to_string()),
+            what,
+        }
+    }
+
     pub(crate) fn io(what: impl Into<String>) -> impl FnOnce(io::Error) -> LogError {
         let what = what.into();
         move |error| LogError::Io { what, error }

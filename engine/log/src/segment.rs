@@ -260,7 +260,7 @@ impl Segment {
         let file = Rc::new(env.open(&path, &options).await.map_err(fail("create"))?);
         env.sync_dir(&self.dir)
             .await
-            .map_err(fail("sync the directory of"))?;
+            .map_err(LogError::sync(format!("sync {}", self.dir.display())))?;
         let shared = file.shared();
         *self.writer.borrow_mut() = Some(file.clone());
         *self.reader.borrow_mut() = Some((file.clone(), shared));
@@ -271,9 +271,10 @@ impl Segment {
     pub async fn sync(&self, env: &Env) -> Result<(), LogError> {
         let file = self.writer(env).await?;
         self.dirty.set(false);
-        file.sync()
-            .await
-            .map_err(LogError::io(format!("sync {}", self.path("log").display())))
+        file.sync().await.map_err(LogError::sync(format!(
+            "sync {}",
+            self.path("log").display()
+        )))
     }
 
     /// Ends the segment: cuts the file to its durable bytes, writes the indexes, closes it for
@@ -285,7 +286,8 @@ impl Segment {
         self.note_times();
         let writer = self.writer.borrow_mut().take();
         if let Some(file) = writer {
-            let fail = |what: &str| LogError::io(format!("{what} {}", self.path("log").display()));
+            let fail =
+                |what: &str| LogError::sync(format!("{what} {}", self.path("log").display()));
             file.truncate(self.size()).await.map_err(fail("cut"))?;
             file.sync().await.map_err(fail("sync"))?;
         }

@@ -85,10 +85,7 @@ impl Accepted {
                     });
                 }
                 partition.usable()?;
-                Err(Refusal::new(
-                    ErrorCode::KafkaStorageError,
-                    "the write did not finish",
-                ))
+                Err(partition.not_durable())
             }
         }
     }

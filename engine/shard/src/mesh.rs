@@ -193,6 +193,11 @@ impl Mesh {
         async move { receiver.await.ok() }
     }
 
+    /// Whether the process is to end.
+    pub fn is_stopping(&self) -> bool {
+        self.stopping.get()
+    }
+
     /// Waits until the process is to end.
     pub async fn stopped(&self) {
         while !self.stopping.get() {

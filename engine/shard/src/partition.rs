@@ -47,6 +47,8 @@ pub struct Partition {
     turn: Turn,
     deleted: Cell<bool>,
     offline: RefCell<Option<Refusal>>,
+    /// Why appends waited for the disk, when they last did.
+    delay: RefCell<String>,
 }
 
 impl Partition {
@@ -72,6 +74,7 @@ impl Partition {
             turn: Turn::default(),
             deleted: Cell::new(false),
             offline: RefCell::new(None),
+            delay: RefCell::default(),
         })
     }
 
@@ -98,6 +101,15 @@ impl Partition {
             Some(refusal) => Err(refusal.clone()),
             None => Ok(()),
         }
+    }
+
+    /// What is said of a batch that is not durable, though the partition did not fail.
+    pub(crate) fn not_durable(&self) -> Refusal {
+        let text = format!(
+            "the disk is full: {}. The batch may be written when there is room",
+            self.delay.borrow()
+        );
+        Refusal::new(ErrorCode::RequestTimedOut, text)
     }
 
     /// Takes the partition offline: everybody who waits is told, nobody is served any more.
@@ -185,6 +197,11 @@ impl Owner for Partition {
 
     fn failed(&self, error: &LogError) {
         self.fail(error);
+    }
+
+    fn delayed(&self, error: &LogError) {
+        *self.delay.borrow_mut() = error.to_string();
+        self.waiters.release_all();
     }
 
     fn is_gone(&self) -> bool {

@@ -33,6 +33,9 @@ use crate::tail_budget::TailBudget;
 /// The log of a state machine is folded at a start: it is short from its checkpoint on.
 const FOLD_CHECKPOINT_BYTES: u64 = 16 << 20;
 
+/// How often a start on a full disk looks for room.
+const FULL_POLL: Duration = Duration::from_secs(1);
+
 /// What a shard is told at its start.
 #[derive(Clone, Debug)]
 pub struct Settings {
@@ -261,7 +264,20 @@ impl Shard {
         let (id, shards) = (usize::from(self.mesh.id().0), self.mesh.shards());
         let data_dir = &self.settings.data_dir;
         let mine = |shard: usize| shard % shards == id;
-        let replayed = replay::replay(&self.env, data_dir, mine, |shard| shard < shards).await?;
+        let keep = |shard| shard < shards;
+        // What the journals hold was acknowledged: it goes to the segments before anything else.
+        let replayed = loop {
+            match replay::replay(&self.env, data_dir, mine, keep).await {
+                Err(error) if error.is_full() && !self.mesh.is_stopping() => {
+                    eprintln!(
+                        "error: the disk is full: {error}. The start waits for room: free some, \
+                         or add some"
+                    );
+                    self.env.sleep(FULL_POLL).await;
+                }
+                result => break result?,
+            }
+        };
         for note in &replayed.notes {
             eprintln!("warning: {note}");
         }

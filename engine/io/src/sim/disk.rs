@@ -15,6 +15,7 @@ use std::rc::Rc;
 use bytes::Bytes;
 
 use super::SimOptions;
+use super::faults::Fault;
 use super::rng::Rng;
 use crate::env::DirEntry;
 
@@ -202,6 +203,7 @@ pub(crate) struct DiskState {
     next_change: u64,
     pub(super) eio_per_million: u32,
     pub(super) capacity: Option<u64>,
+    pub(super) faults: Vec<Fault>,
 }
 
 fn not_found(path: &Path) -> io::Error {
@@ -224,6 +226,7 @@ impl DiskState {
             next_change: 1,
             eio_per_million: options.eio_per_million,
             capacity: options.capacity,
+            faults: Vec::new(),
         }
     }
 
@@ -503,6 +506,19 @@ impl DiskState {
             pending.change.apply(&mut inode.stable);
         }
         inode.pending = rest;
+    }
+
+    /// A sync failed: of the visible changes with numbers below `until` some are durable, and no
+    /// later sync makes the others so; programs see them until the power goes.
+    pub(super) fn fail_sync(&mut self, ino: u64, until: u64, rng: &mut Rng) {
+        let inode = self.inode(ino);
+        for pending in std::mem::take(&mut inode.pending) {
+            if !pending.done || pending.id >= until {
+                inode.pending.push(pending);
+            } else if rng.chance(1, 2) {
+                pending.change.apply(&mut inode.stable);
+            }
+        }
     }
 
     pub(super) fn power_cut(&mut self, rng: &mut Rng) {

@@ -78,8 +78,12 @@ pub async fn replay(
         if !keep(shard) {
             let fail = LogError::io(format!("remove {}", path.display()));
             env.remove_file(&path).await.map_err(fail)?;
-        } else if in_use {
-            end_use(env, &path).await?;
+        } else if in_use && let Err(error) = end_use(env, &path).await {
+            // It may be the file that failed when it was written: it is not needed any more.
+            done.notes.push(format!("{error}; the file is removed"));
+            let fail = |what: &str| LogError::sync(format!("{what} {}", path.display()));
+            env.remove_file(&path).await.map_err(fail("remove"))?;
+            env.sync_dir(&dir).await.map_err(fail("sync the name of"))?;
         }
     }
     Ok(done)
@@ -288,6 +292,7 @@ async fn rewrite(
     }
     written += piece.len() as u64;
     file.write_plain(piece, at).await.map_err(fail("write"))?;
-    file.sync().await.map_err(fail("sync"))?;
+    let fail = LogError::sync(format!("sync {}", path.display()));
+    file.sync().await.map_err(fail)?;
     Ok(written)
 }
