@@ -31,40 +31,75 @@ pub async fn apply(
 ) -> Result<u64, LogError> {
     let mut freed = 0;
     loop {
-        let (oldest, second, total, interval) = {
+        let (oldest, second, total) = {
             let log = log.borrow();
-            let (Some(a), Some(b)) = (log.segments.front(), log.segments.get(1)) else {
-                break;
-            };
-            // Not yet sealed, or still needed by a recovery: it goes next time.
-            if a.base >= log.points.last.segment || log.is_unsealed(a) {
-                break;
-            }
-            (a.clone(), b.base, log.size(), log.config.index_interval)
+            let Some((a, b)) = deletable(&log) else { break };
+            (a, b, log.size())
         };
         let too_big = retention
             .bytes
             .is_some_and(|max| total - oldest.size() >= max);
         if !too_big {
             let Some(ms) = retention.ms else { break };
-            if oldest.times().is_none() {
-                let prepared = oldest.prepare(env, interval).await;
-                if !log.borrow().has_segment(&oldest) {
-                    continue;
-                }
-                prepared?;
-                log.borrow_mut().note_prepared(&oldest);
-            }
-            let newest = oldest.times().map_or(-1, |t| t.1);
+            let Some(newest) = newest_ms(env, log, &oldest).await? else {
+                continue;
+            };
             // Without a timestamp nothing tells its age: Kafka takes the file's time, we keep it.
             if newest < 0 || now_ms.saturating_sub(newest) <= ms {
                 break;
             }
         }
         freed += oldest.size();
-        delete_before(env, log, second).await?;
+        delete_segment(env, log, second).await?;
     }
     Ok(freed)
+}
+
+/// The oldest segment, and where the next one begins, if it may go: the active one never does.
+pub fn deletable(log: &Log) -> Option<(Rc<Segment>, Offset)> {
+    let (a, b) = (log.segments.front()?, log.segments.get(1)?);
+    // Not yet sealed, or still needed by a recovery: it goes next time.
+    let may = a.base < log.points.last.segment && !log.is_unsealed(a);
+    may.then(|| (a.clone(), b.base))
+}
+
+/// The newest timestamp of a closed segment, ms; -1 when it has none. `None` when the log does not
+/// have the segment any more.
+pub async fn newest_ms(
+    env: &Env,
+    log: &RefCell<Log>,
+    segment: &Rc<Segment>,
+) -> Result<Option<i64>, LogError> {
+    if segment.times().is_none() {
+        let interval = log.borrow().config.index_interval;
+        let prepared = segment.prepare(env, interval).await;
+        if !log.borrow().has_segment(segment) {
+            return Ok(None);
+        }
+        prepared?;
+        log.borrow_mut().note_prepared(segment);
+    }
+    Ok(Some(segment.times().map_or(-1, |t| t.1)))
+}
+
+/// Deletes the oldest segment if it is the one that begins at `base` and may go. Gives the number
+/// of bytes that were freed.
+pub async fn drop_oldest(env: &Env, log: &RefCell<Log>, base: Offset) -> Result<u64, LogError> {
+    let found = deletable(&log.borrow()).filter(|(s, _)| s.base == base);
+    let Some((segment, next)) = found else {
+        return Ok(0);
+    };
+    delete_segment(env, log, next).await?;
+    Ok(segment.size())
+}
+
+/// Deletes the oldest segment, so that the log begins at `next`, a segment's base. On a disk too
+/// full to note that: the first segment that is there says it as well.
+async fn delete_segment(env: &Env, log: &RefCell<Log>, next: Offset) -> Result<(), LogError> {
+    match delete_before(env, log, next).await {
+        Err(e) if e.is_full() => remove_dead(env, log).await,
+        result => result.map(drop),
+    }
 }
 
 /// Moves the log start up to `offset` (at most the flushed end), durably, and deletes the segments

@@ -144,6 +144,7 @@ impl Shard {
     ) -> Result<Accepted, Refusal> {
         let partition = self.partition(item.partition)?;
         partition.usable()?;
+        self.admit(item.batch.bytes.len())?;
         let facts = item.batch.facts;
         let log_append_ms = if facts.log_append_time {
             facts.max_timestamp

@@ -6,6 +6,7 @@
 
 pub mod append;
 pub mod compact;
+pub mod disk;
 pub mod drive_group;
 pub mod drive_meta;
 pub mod drive_txn;

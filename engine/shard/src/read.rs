@@ -357,7 +357,9 @@ impl Shard {
         let start = retain::delete_before(&self.env, &partition.log, to)
             .await
             .map_err(|error| {
-                partition.fail(&error);
+                if !error.is_full() {
+                    partition.fail(&error);
+                }
                 Refusal::new(ErrorCode::KafkaStorageError, error.to_string())
             })?;
         partition.forget_aborted();

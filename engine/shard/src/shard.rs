@@ -22,8 +22,9 @@ use streamd_log::{Log, LogConfig, LogError, recover, write_back};
 use streamd_model::{ErrorCode, Map, PartitionId, ShardId};
 
 use crate::Refusal;
+use crate::disk::DiskGuard;
 use crate::drive_meta::{METADATA_DIR, MetaLog};
-use crate::flusher::Flusher;
+use crate::flusher::{Flusher, Owner};
 use crate::keeper::Keeper;
 use crate::mesh::{Envelope, Mesh, Reply, Request, owner};
 use crate::partition::Partition;
@@ -59,6 +60,8 @@ pub struct Shard {
     pub mesh: Mesh,
     /// The way to the disk.
     pub flusher: Rc<Flusher>,
+    /// What is free on the disk.
+    pub disk: DiskGuard,
     pub(crate) settings: Settings,
     image: RefCell<Arc<ClusterImage>>,
     partitions: RefCell<Map<PartitionId, Rc<Partition>>>,
@@ -68,6 +71,8 @@ pub struct Shard {
     closed: Cell<bool>,
     pub(crate) meta: RefCell<Option<Rc<MetaLog>>>,
     me: Weak<Shard>,
+    /// Partitions that could not be opened because the disk is full.
+    held: RefCell<Vec<Rc<Partition>>>,
 }
 
 impl Shard {
@@ -84,6 +89,7 @@ impl Shard {
             me: me.clone(),
             mesh: Mesh::new(id, shards, endpoint),
             flusher: Flusher::new(&env, TailBudget::new(settings.tail_bytes)),
+            disk: DiskGuard::default(),
             env,
             settings,
             image: RefCell::new(image),
@@ -93,6 +99,7 @@ impl Shard {
             closing: Cell::new(false),
             closed: Cell::new(false),
             meta: RefCell::new(None),
+            held: RefCell::default(),
         })
     }
 
@@ -250,6 +257,8 @@ impl Shard {
             Request::Producers(ids) => {
                 Reply::Producers(ids.into_iter().map(|id| self.producers(id)).collect())
             }
+            Request::Oldest => Reply::Oldest(self.oldest().await),
+            Request::DropOldest(which) => Reply::Dropped(self.drop_oldest(which).await),
             Request::Propose(command) => Reply::Propose(self.propose(command).await),
             Request::Close => {
                 self.close().await;
@@ -282,6 +291,7 @@ impl Shard {
             eprintln!("warning: {note}");
         }
         let options = self.settings.journal;
+        self.look_at_disk().await;
         let journal = Journal::open(&self.env, data_dir, id, options).await?;
         self.flusher.start(journal);
         Ok(())
@@ -481,9 +491,29 @@ impl Shard {
         let partition = Partition::new(id, topic, log, producers);
         self.host(&partition, keeper);
         if let Some(error) = failed {
+            if error.is_full() {
+                self.held.borrow_mut().push(partition.clone());
+            }
             partition.fail(&error);
         }
         self.partitions.borrow_mut().insert(id, partition);
+    }
+
+    /// Opens what could not be opened because the disk was full, when it is not so any more.
+    pub(crate) async fn reopen_held(&self) {
+        if self.held.borrow().is_empty() || self.admit(0).is_err() {
+            return;
+        }
+        for old in self.held.take() {
+            let topic = old.topic.borrow().clone();
+            if old.is_deleted() || self.closing.get() {
+                continue;
+            }
+            eprintln!("{}: there is room again, so it is opened", old.name);
+            let dir = self.dir_of(&topic, old.id.index);
+            let keeper = Keeper::of(&topic.name, &self.image());
+            self.open_one(old.id, topic, dir, keeper).await;
+        }
     }
 
     async fn check_topic_id(&self, dir: &Path, topic: &TopicMeta) -> Result<(), String> {
@@ -610,6 +640,7 @@ impl Shard {
         };
         if let Err(e) = done
             && partition.usable().is_ok()
+            && !e.is_full()
         {
             partition.fail(&e);
         }

@@ -336,6 +336,8 @@ async fn start_shard(
         .detach();
     env.spawn(Class::Background, shard.clone().compact())
         .detach();
+    env.spawn(Class::Background, shard.clone().watch_disk())
+        .detach();
     if index == 0 {
         shard
             .lead()

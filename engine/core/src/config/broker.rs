@@ -35,6 +35,10 @@ pub struct BrokerConfig {
     pub producer_id_expiration_ms: i64,
     /// What retention and compaction go by.
     pub cleaner: CleanerConfig,
+    /// Free bytes of the disk below which old segments go; `None`: as suits the disk.
+    pub disk_free_high: Option<u64>,
+    /// Free bytes of the disk below which producers are refused; `None`: as suits the disk.
+    pub disk_free_low: Option<u64>,
     /// Whether records are acknowledged only when they are on stable storage.
     pub durable: bool,
 }
@@ -132,6 +136,8 @@ impl BrokerConfig {
             connection_idle_ms: optional("connections.max.idle.ms"),
             producer_id_expiration_ms: number("producer.id.expiration.ms"),
             cleaner: CleanerConfig::resolve(layers),
+            disk_free_high: optional("disk.free.high.bytes"),
+            disk_free_low: optional("disk.free.low.bytes"),
             durable: layers.broker_value("log.flush").has("durable"),
         }
     }

@@ -300,6 +300,12 @@ topic_keys! {
     "retention.ms", (LONG, Allowed::AtLeast(-1)), "604800000",
     ["log.retention.ms", "log.retention.minutes" * 60_000, "log.retention.hours" * HOUR],
     Effect::Honoured, "How long records are kept, in milliseconds; -1 is for ever.";
+    "retention.on.full",
+    (Kind::String, Allowed::OneOf(&["delete-oldest", "refuse"])), "delete-oldest",
+    ["log.retention.on.full"], Effect::Honoured,
+    "What happens when the disk is nearly full (disk.free.high.bytes): delete-oldest deletes \
+     oldest closed segments, whatever their age, if cleanup.policy has delete; refuse keeps them, \
+     so that producers are refused. (streamd's own.)";
     "segment.bytes", (INT, Allowed::AtLeast(1_048_576)), "1073741824", ["log.segment.bytes"],
     Effect::Honoured, "The size at which a new segment begins, in bytes.";
     "segment.index.bytes", (INT, Allowed::AtLeast(4)), "10485760", ["log.index.size.max.bytes"],
@@ -347,6 +353,14 @@ broker_keys! {
     "The replication factor of topics that do not name one.";
     "delete.topic.enable", BOOL, "true", false, Effect::Honoured,
     "Whether topics can be deleted.";
+    "disk.free.high.bytes", (LONG, Allowed::AtLeast(-1)), "-1", true, Effect::Honoured,
+    "Below so many free bytes of the data directory's file system oldest closed segments are \
+     deleted, of topics with retention.on.full=delete-oldest; then producers are throttled. -1 is \
+     3% of the file system above disk.free.low.bytes, at least 64 MiB. (streamd's own.)";
+    "disk.free.low.bytes", (LONG, Allowed::AtLeast(-1)), "-1", true, Effect::Honoured,
+    "Below so many free bytes producers are refused until there is room; what is left is for \
+     committed offsets, metadata and what the journals hold. -1 is 1% of the file system, at least \
+     160 MiB a core, at most 2 GiB or a quarter of it. (streamd's own.)";
     "fetch.max.bytes", (INT, Allowed::AtLeast(1024)), "57671680", false, Effect::Honoured,
     "The largest answer to one fetch, in bytes; a first batch that is larger still goes out.";
     "log.flush", (Kind::String, Allowed::OneOf(&["durable", "written"])), "durable", false,

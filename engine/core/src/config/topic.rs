@@ -12,6 +12,8 @@ pub struct TopicConfig {
     pub compact: bool,
     /// `cleanup.policy` has `delete`: old segments go.
     pub delete: bool,
+    /// Old segments go also when the disk is nearly full.
+    pub delete_on_full: bool,
     /// The largest batch, bytes.
     pub max_message_bytes: i32,
     /// Records carry the broker's time.
@@ -64,6 +66,8 @@ impl TopicConfig {
         TopicConfig {
             compact: policy.has("compact"),
             delete: policy.has("delete"),
+            delete_on_full: policy.has("delete")
+                && layers.topic_value("retention.on.full").has("delete-oldest"),
             max_message_bytes: int("max.message.bytes"),
             log_append_time: layers
                 .topic_value("message.timestamp.type")
