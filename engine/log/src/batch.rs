@@ -234,7 +234,12 @@ impl BatchHeader {
 
 /// Checks the CRC of the whole batch in `bytes` (exactly one batch).
 pub fn crc_matches(bytes: &[u8]) -> bool {
-    bytes.len() >= HEADER && crc32c::crc32c(&bytes[CRC_FROM..]) == i32_at(bytes, 17) as u32
+    bytes.len() >= HEADER && crc_of(bytes) == i32_at(bytes, 17) as u32
+}
+
+/// The CRC of a batch, from its bytes.
+pub(crate) fn crc_of(batch: &[u8]) -> u32 {
+    crc32c::crc32c(&batch[CRC_FROM..])
 }
 
 /// Stamps base offset and leader epoch. Neither is under the CRC.

@@ -20,6 +20,7 @@ pub mod record_view;
 pub mod records;
 pub mod recover;
 pub mod retain;
+pub mod scrub;
 pub mod segment;
 pub mod tail;
 pub mod validate;

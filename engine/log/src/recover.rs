@@ -478,6 +478,7 @@ pub(crate) async fn rebuild_index(
     let mut next = segment.base;
     while reader.position < segment.size() {
         let Some((header, at, _)) = reader.next_batch(next).await? else {
+            crate::scrub::check_segment(env, segment, u64::MAX).await?;
             return Err(LogError::Corrupt(format!(
                 "{}: no good batch with offset {next} at byte {}",
                 segment.path("log").display(),

@@ -63,6 +63,13 @@ pub fn deletable(log: &Log) -> Option<(Rc<Segment>, Offset)> {
     may.then(|| (a.clone(), b.base))
 }
 
+/// The closed segments, oldest first: whole in their files, and nothing is written to them.
+pub(crate) fn closed(log: &Log) -> impl Iterator<Item = &Rc<Segment>> {
+    let closed = log.segments.len().saturating_sub(1);
+    let sealed = log.segments.iter().take(closed);
+    sealed.take_while(|s| s.base < log.points.last.segment && !log.is_unsealed(s))
+}
+
 /// The newest timestamp of a closed segment, ms; -1 when it has none. `None` when the log does not
 /// have the segment any more.
 pub async fn newest_ms(

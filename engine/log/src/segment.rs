@@ -291,12 +291,26 @@ impl Segment {
             file.truncate(self.size()).await.map_err(fail("cut"))?;
             file.sync().await.map_err(fail("sync"))?;
         }
-        self.store_index(env).await
+        match self.store_index(env).await {
+            // An index is made anew from the log. What is there may be of an earlier time.
+            Err(e) if e.is_full() => self.remove_files(env, &["index", "timeindex"]).await,
+            result => result,
+        }
+    }
+
+    /// The index is not right: [`Segment::prepare`] makes it anew from the log.
+    pub async fn forget_index(&self, env: &Env) -> Result<(), LogError> {
+        *self.index.borrow_mut() = None;
+        self.remove_files(env, &["index", "timeindex"]).await
     }
 
     /// Removes the files. Whoever has the file open can read on.
     pub async fn remove(&self, env: &Env) -> Result<(), LogError> {
-        for extension in ["log", "index", "timeindex"] {
+        self.remove_files(env, &["log", "index", "timeindex"]).await
+    }
+
+    async fn remove_files(&self, env: &Env, extensions: &[&str]) -> Result<(), LogError> {
+        for extension in extensions {
             let path = self.path(extension);
             match env.remove_file(&path).await {
                 Err(e) if e.kind() != io::ErrorKind::NotFound => {

@@ -16,6 +16,7 @@ mod keeper;
 pub mod mesh;
 pub mod partition;
 pub mod read;
+pub mod scrub;
 pub mod shard;
 pub mod tail_budget;
 pub mod txn;

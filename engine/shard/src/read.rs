@@ -5,7 +5,7 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use streamd_core::producer::AbortedTxn;
-use streamd_log::{Planned, ReadPlan, lookup, retain};
+use streamd_log::{Planned, ReadPlan, lookup, retain, scrub};
 use streamd_model::{Epoch, ErrorCode, Offset, PartitionId, Watermarks};
 
 use crate::Refusal;
@@ -214,7 +214,13 @@ impl Shard {
             let log = &partition.log;
             let planned = log.borrow().plan_read_below(item.offset, limit, max, whole);
             let prepared = match planned {
-                Planned::Ready(plan) => return Ok(plan),
+                Planned::Ready(plan) => {
+                    match scrub::begins_right(&self.env, log, item.offset, &plan).await {
+                        Ok(true) => return Ok(plan),
+                        Ok(false) => Ok(()),
+                        Err(error) => Err(error),
+                    }
+                }
                 Planned::OutOfRange => {
                     let text = format!("offset {} of {}", item.offset, partition.name);
                     return Err(Refusal::new(ErrorCode::OffsetOutOfRange, text));
@@ -238,9 +244,7 @@ impl Shard {
                 continue;
             }
             if let Err(error) = prepared {
-                partition.fail(&error);
-                let text = error.to_string();
-                return Err(Refusal::new(ErrorCode::KafkaStorageError, text));
+                return Err(self.damaged(partition, &error));
             }
         }
     }
@@ -312,13 +316,7 @@ impl Shard {
                 epoch: -1,
                 ..at(-1)
             }),
-            Err(error) => {
-                partition.fail(&error);
-                Err(Refusal::new(
-                    ErrorCode::KafkaStorageError,
-                    error.to_string(),
-                ))
-            }
+            Err(error) => Err(self.damaged(&partition, &error)),
         }
     }
 

@@ -18,7 +18,7 @@ use streamd_io::{Class, Env};
 use streamd_log::batch::marker_commits;
 use streamd_log::journal::{Journal, JournalOptions, replay};
 use streamd_log::retain::{self, Retention};
-use streamd_log::{Log, LogConfig, LogError, recover, write_back};
+use streamd_log::{Log, LogConfig, LogError, recover, scrub, write_back};
 use streamd_model::{ErrorCode, Map, PartitionId, ShardId};
 
 use crate::Refusal;
@@ -547,6 +547,7 @@ impl Shard {
         dir: &Path,
         keeper: &mut Option<Keeper>,
     ) -> Result<(Log, ProducerState), LogError> {
+        scrub::check_mark(&self.env, dir).await?;
         let now_ms = self.env.wall_ms();
         let mut replayed = Vec::new();
         let mut bad = None;
@@ -684,8 +685,13 @@ impl Shard {
                 continue;
             }
             let state = partition.state(&partition.producers.borrow());
-            if let Err(error) = write_back::close(&self.env, &partition.log, state).await {
-                partition.fail(&error);
+            match write_back::close(&self.env, &partition.log, state).await {
+                // Nothing is lost: what is not in its place is in the journal.
+                Err(error) if error.is_full() => {
+                    eprintln!("warning: {error}: the next start has more to read");
+                }
+                Err(error) => partition.fail(&error),
+                Ok(()) => {}
             }
         }
         if let Some(meta) = meta {

@@ -338,6 +338,7 @@ async fn start_shard(
         .detach();
     env.spawn(Class::Background, shard.clone().watch_disk())
         .detach();
+    env.spawn(Class::Background, shard.clone().scrub()).detach();
     if index == 0 {
         shard
             .lead()

@@ -39,6 +39,8 @@ pub struct BrokerConfig {
     pub disk_free_high: Option<u64>,
     /// Free bytes of the disk below which producers are refused; `None`: as suits the disk.
     pub disk_free_low: Option<u64>,
+    /// How fast closed segments are read to find damage, bytes a second; 0: not at all.
+    pub scrub_rate: u64,
     /// Whether records are acknowledged only when they are on stable storage.
     pub durable: bool,
 }
@@ -138,6 +140,7 @@ impl BrokerConfig {
             cleaner: CleanerConfig::resolve(layers),
             disk_free_high: optional("disk.free.high.bytes"),
             disk_free_low: optional("disk.free.low.bytes"),
+            scrub_rate: optional("log.scrub.bytes.per.second").unwrap_or(0),
             durable: layers.broker_value("log.flush").has("durable"),
         }
     }
