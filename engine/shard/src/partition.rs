@@ -114,11 +114,18 @@ impl Partition {
 
     /// Takes the partition offline: everybody who waits is told, nobody is served any more.
     pub fn fail(&self, error: &LogError) {
-        eprintln!(
-            "error: partition {} is offline: {error}. Other partitions go on; mend the disk and \
-             start again",
-            self.name
-        );
+        if error.is_full() {
+            eprintln!(
+                "error: partition {} is offline until there is room: {error}. Nothing is lost",
+                self.name
+            );
+        } else {
+            eprintln!(
+                "error: partition {} is offline: {error}. Other partitions go on; mend the disk \
+                 and start again",
+                self.name
+            );
+        }
         self.go_offline(Refusal::new(
             ErrorCode::KafkaStorageError,
             error.to_string(),
