@@ -138,7 +138,7 @@ async fn read_all(env: &Env, log: &RefCell<Log>) {
                     segment.prepare(env, 0).await.unwrap();
                     log.borrow_mut().note_prepared(&segment);
                 }
-                Planned::OutOfRange => panic!("offset {offset} is there"),
+                Planned::OutOfRange | Planned::Locate(_) => panic!("offset {offset} is there"),
             }
         };
         let Some(Part::File { pos, len, .. }) = plan.parts.first() else {
