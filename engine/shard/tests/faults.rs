@@ -237,6 +237,11 @@ async fn live(env: Env, disk: Disk, models: Rc<Vec<Rc<Model>>>, seen: Rc<Seen>) 
         all.iter().filter(|o| o.delayed.get()).count(),
     );
     count(&seen.logs, all.len());
+    for one in &all {
+        let failed = one.failed.borrow();
+        let full = failed.as_ref().is_some_and(|why| why.contains("os error 28"));
+        assert!(!full, "a full disk is waited for: {failed:?}");
+    }
     let _ = flusher.close().await;
     for one in all.iter().filter(|o| !o.is_gone()) {
         let _ = write_back::close(&env, &one.log, Vec::new()).await;
