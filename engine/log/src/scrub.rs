@@ -194,9 +194,11 @@ pub async fn begins_right(
     let fail = LogError::io(format!("read {}", segment.path("log").display()));
     let bytes = file.read_at(*pos, HEADER).await.map_err(fail)?;
     let header = BatchHeader::parse(&bytes);
+    // Where compaction was, the offset may lie in a gap.
+    let gaps = offset < log.borrow().cleaned();
     // The first batch comes whole; a later entry may be wrong and end it too early.
     let is_right = |h: &BatchHeader| {
-        h.base_offset >= segment.base && h.base_offset <= offset && h.size <= *len
+        h.base_offset >= segment.base && (gaps || h.base_offset <= offset) && h.size <= *len
     };
     if header.as_ref().is_ok_and(is_right) || segment.size() < *pos {
         return Ok(true);

@@ -239,7 +239,9 @@ async fn live(env: Env, disk: Disk, models: Rc<Vec<Rc<Model>>>, seen: Rc<Seen>) 
     count(&seen.logs, all.len());
     for one in &all {
         let failed = one.failed.borrow();
-        let full = failed.as_ref().is_some_and(|why| why.contains("os error 28"));
+        let full = failed
+            .as_ref()
+            .is_some_and(|why| why.contains("os error 28"));
         assert!(!full, "a full disk is waited for: {failed:?}");
     }
     let _ = flusher.close().await;
