@@ -41,7 +41,9 @@ pub async fn apply(
             .is_some_and(|max| total - oldest.size() >= max);
         if !too_big {
             let Some(ms) = retention.ms else { break };
-            let newest = newest_ms(env, log, &oldest).await?;
+            let Some(newest) = newest_ms(env, log, &oldest).await? else {
+                continue;
+            };
             // Without a timestamp nothing tells its age: Kafka takes the file's time, we keep it.
             if newest < 0 || now_ms.saturating_sub(newest) <= ms {
                 break;
@@ -68,22 +70,23 @@ pub(crate) fn closed(log: &Log) -> impl Iterator<Item = &Rc<Segment>> {
     sealed.take_while(|s| s.base < log.points.last.segment && !log.is_unsealed(s))
 }
 
-/// The newest timestamp of a closed segment, ms; -1 when it has none, or is gone meanwhile.
+/// The newest timestamp of a closed segment, ms; -1 when it has none. `None` when the log does not
+/// have the segment any more.
 pub async fn newest_ms(
     env: &Env,
     log: &RefCell<Log>,
     segment: &Rc<Segment>,
-) -> Result<i64, LogError> {
+) -> Result<Option<i64>, LogError> {
     if segment.times().is_none() {
         let interval = log.borrow().config.index_interval;
         let prepared = segment.prepare(env, interval).await;
         if !log.borrow().has_segment(segment) {
-            return Ok(-1);
+            return Ok(None);
         }
         prepared?;
         log.borrow_mut().note_prepared(segment);
     }
-    Ok(segment.times().map_or(-1, |t| t.1))
+    Ok(Some(segment.times().map_or(-1, |t| t.1)))
 }
 
 /// Deletes the oldest segment if it is the one that begins at `base` and may go. Gives the number
@@ -101,12 +104,7 @@ pub async fn drop_oldest(env: &Env, log: &RefCell<Log>, base: Offset) -> Result<
 /// full to note that: the first segment that is there says it as well.
 async fn delete_segment(env: &Env, log: &RefCell<Log>, next: Offset) -> Result<(), LogError> {
     match delete_before(env, log, next).await {
-        Err(e) if e.is_full() => {
-            for segment in take_dead(log) {
-                segment.remove(env).await?;
-            }
-            Ok(())
-        }
+        Err(e) if e.is_full() => remove_dead(env, log).await,
         result => result.map(drop),
     }
 }

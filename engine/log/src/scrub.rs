@@ -176,8 +176,8 @@ fn damage(path: &Path, at: u64, what: &str) -> LogError {
 }
 
 /// Whether what `plan` reads from a file begins with the batch that holds `offset`, or one before
-/// it (or, in a compacted segment, after it). If not, the index was wrong: it is forgotten, and made anew from the log by the next
-/// [`Segment::prepare`].
+/// it (or, in a compacted segment, after it). If not, the index was wrong: it is forgotten, and
+/// made anew from the log by the next [`Segment::prepare`].
 pub async fn begins_right(
     env: &Env,
     log: &RefCell<Log>,

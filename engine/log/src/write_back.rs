@@ -144,9 +144,9 @@ impl Log {
 }
 
 /// Writes to the segments what the journal has. Not durable before [`settle`]. A piece is written
-/// when `room` has its bytes, or all of its bytes. If the disk is full it may be called again; after
-/// any other error the log must not be used any more, and the journal is all that has its last
-/// records.
+/// when `room` has its bytes, or all of its bytes. If the disk is full it may be called again;
+/// after any other error the log must not be used any more, and the journal is all that has its
+/// last records.
 pub async fn write_back(env: &Env, log: &RefCell<Log>, room: &Budget) -> Result<(), LogError> {
     let turn = log.borrow().back.turn.clone();
     let _turn = turn.acquire(1).await;

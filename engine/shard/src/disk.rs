@@ -154,7 +154,7 @@ impl Shard {
             }
         };
         let (image, shards) = (self.image(), self.mesh.shards());
-        let told = (image.broker().disk_free_high, image.broker().disk_free_low);
+        let told = (image.broker().disk.free_high, image.broker().disk.free_low);
         let marks = Marks::new(space.total, shards, told);
         let changed = self.disk.look(space.free, marks, shards);
         if changed && self.mesh.id() == ShardId(0) {
@@ -251,7 +251,7 @@ impl Shard {
             _ => {
                 let ms = retain::newest_ms(&self.env, &partition.log, &segment).await;
                 // A segment that cannot be looked at is not deleted for it.
-                let ms = ms.ok()?;
+                let ms = ms.ok()??;
                 let entry = (segment.base, ms);
                 self.disk.newest.borrow_mut().insert(partition.id, entry);
                 ms

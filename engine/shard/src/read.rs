@@ -205,6 +205,7 @@ impl Shard {
         // While there is room the first batch comes whole, however large (KIP-74).
         let whole = left > 0 && item.bytes_max > 0;
         let max = item.bytes_max.min(left);
+        let mut checked = false;
         loop {
             let marks = partition.watermarks();
             let limit = match item.committed {
@@ -214,7 +215,10 @@ impl Shard {
             let log = &partition.log;
             let planned = log.borrow().plan_read_below(item.offset, limit, max, whole);
             let prepared = match planned {
+                Planned::Ready(plan) if checked => return Ok(plan),
                 Planned::Ready(plan) => {
+                    // Once: an index that was made anew is right.
+                    checked = true;
                     match scrub::begins_right(&self.env, log, item.offset, &plan).await {
                         Ok(true) => return Ok(plan),
                         Ok(false) => continue,

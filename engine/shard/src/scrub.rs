@@ -21,7 +21,7 @@ impl Shard {
         loop {
             let mut bytes = 0;
             for partition in self.mine() {
-                let rate = self.image().broker().scrub_rate / self.mesh.shards() as u64;
+                let rate = self.image().broker().disk.scrub_rate / self.mesh.shards() as u64;
                 if rate == 0 || partition.usable().is_err() {
                     continue;
                 }

@@ -314,7 +314,8 @@ fn acknowledged_is_never_lost_whatever_the_disk_does() {
         starts,
     } = &*seen;
     println!(
-        "{logs:?} logs, {failed:?} failed, {delayed:?} delayed, {crashed:?} crashes, {starts:?} starts failed"
+        "{logs:?} logs, {failed:?} failed, {delayed:?} delayed, {crashed:?} crashes, \
+         {starts:?} starts failed"
     );
     assert!(failed.get() > logs.get() / 50 && failed.get() < logs.get());
     assert!(delayed.get() > logs.get() / 100 && crashed.get() > 50 && starts.get() > 5);

@@ -301,7 +301,7 @@ async fn run_shard(env: Env, index: usize, plan: Arc<Plan>) {
 
 impl Plan {
     fn max_connections(&self) -> usize {
-        (self.config.broker.connections_max / self.shards).max(1)
+        (self.config.broker.connections.max / self.shards).max(1)
     }
 }
 
@@ -368,7 +368,7 @@ async fn start_shard(
         .listen(config.listen)
         .await
         .map_err(|e| format!("cannot listen on {}: {e}", config.listen))?;
-    if let Some(bytes) = config.broker.send_buffer {
+    if let Some(bytes) = config.broker.connections.send_buffer {
         listener
             .set_send_buffer(bytes)
             .map_err(|e| format!("cannot set socket.send.buffer.bytes={bytes}: {e}"))?;

@@ -17,8 +17,6 @@ pub struct BrokerConfig {
     pub request_bytes_max: usize,
     /// The bytes of requests that are held at once; `None`: a part of the memory.
     pub queued_request_bytes_max: Option<u64>,
-    /// The send buffer of sockets, bytes; `None`: as the system has it.
-    pub send_buffer: Option<usize>,
     /// The largest answer to a fetch, bytes.
     pub fetch_bytes_max: usize,
     /// How many fetch sessions are kept.
@@ -27,24 +25,38 @@ pub struct BrokerConfig {
     pub groups: GroupConfig,
     /// What coordinators of transactions go by.
     pub txns: TxnConfig,
-    /// How many connections are open at most.
-    pub connections_max: usize,
-    /// After how long an idle connection is closed, ms; `None`: never.
-    pub connection_idle_ms: Option<u64>,
+    /// What connections go by.
+    pub connections: ConnectionConfig,
     /// How long a partition remembers an idle producer, ms.
     pub producer_id_expiration_ms: i64,
     /// What retention and compaction go by.
     pub cleaner: CleanerConfig,
-    /// How often retention looks, ms.
-    pub retention_check_interval_ms: u64,
-    /// Free bytes of the disk below which old segments go; `None`: as suits the disk.
-    pub disk_free_high: Option<u64>,
-    /// Free bytes of the disk below which producers are refused; `None`: as suits the disk.
-    pub disk_free_low: Option<u64>,
-    /// How fast closed segments are read to find damage, bytes a second; 0: not at all.
-    pub scrub_rate: u64,
+    /// What is done about a disk that gets full, or damaged.
+    pub disk: DiskConfig,
     /// Whether records are acknowledged only when they are on stable storage.
     pub durable: bool,
+}
+
+/// The settings for disks that get full, or damaged.
+#[derive(Clone, Debug, PartialEq)]
+pub struct DiskConfig {
+    /// Free bytes of the disk below which old segments go; `None`: as suits the disk.
+    pub free_high: Option<u64>,
+    /// Free bytes of the disk below which producers are refused; `None`: as suits the disk.
+    pub free_low: Option<u64>,
+    /// How fast closed segments are read to find damage, bytes a second; 0: not at all.
+    pub scrub_rate: u64,
+}
+
+/// The settings of connections.
+#[derive(Clone, Debug, PartialEq)]
+pub struct ConnectionConfig {
+    /// How many are open at most.
+    pub max: usize,
+    /// After how long an idle one is closed, ms; `None`: never.
+    pub idle_ms: Option<u64>,
+    /// The send buffer of their sockets, bytes; `None`: as the system has it.
+    pub send_buffer: Option<usize>,
 }
 
 /// The settings of retention and of the compactor.
@@ -138,20 +150,22 @@ impl BrokerConfig {
             replication_factor: i16::try_from(number("default.replication.factor")).unwrap_or(1),
             request_bytes_max: size("socket.request.max.bytes"),
             queued_request_bytes_max: optional("queued.max.request.bytes"),
-            send_buffer: usize::try_from(number("socket.send.buffer.bytes")).ok(),
             fetch_bytes_max: size("fetch.max.bytes"),
             fetch_sessions_max: size("max.incremental.fetch.session.cache.slots"),
             groups: GroupConfig::resolve(layers),
             txns: TxnConfig::resolve(layers),
-            connections_max: size("max.connections"),
-            connection_idle_ms: optional("connections.max.idle.ms"),
+            connections: ConnectionConfig {
+                max: size("max.connections"),
+                idle_ms: optional("connections.max.idle.ms"),
+                send_buffer: usize::try_from(number("socket.send.buffer.bytes")).ok(),
+            },
             producer_id_expiration_ms: number("producer.id.expiration.ms"),
             cleaner: CleanerConfig::resolve(layers),
-            retention_check_interval_ms: optional("log.retention.check.interval.ms")
-                .unwrap_or(300_000),
-            disk_free_high: optional("disk.free.high.bytes"),
-            disk_free_low: optional("disk.free.low.bytes"),
-            scrub_rate: optional("log.scrub.bytes.per.second").unwrap_or(0),
+            disk: DiskConfig {
+                free_high: optional("disk.free.high.bytes"),
+                free_low: optional("disk.free.low.bytes"),
+                scrub_rate: optional("log.scrub.bytes.per.second").unwrap_or(0),
+            },
             durable: layers.broker_value("log.flush").has("durable"),
         }
     }
@@ -257,7 +271,7 @@ mod tests {
         assert!(c.auto_create_topics && c.delete_topics && c.durable);
         assert_eq!((c.num_partitions, c.replication_factor), (1, 1));
         assert_eq!(c.queued_request_bytes_max, None);
-        assert_eq!(c.connection_idle_ms, Some(600_000));
+        assert_eq!(c.connections.idle_ms, Some(600_000));
         let file: Configs = [("connections.max.idle.ms", "-1"), ("log.flush", "written")]
             .map(|(k, v)| (k.to_owned(), v.to_owned()))
             .into();
@@ -265,7 +279,7 @@ mod tests {
             file: Some(&file),
             ..Layers::default()
         });
-        assert_eq!(c.connection_idle_ms, None);
+        assert_eq!(c.connections.idle_ms, None);
         assert!(!c.durable);
     }
 }

@@ -1,8 +1,8 @@
 //! Faults of the simulated disk: which operations on which files fail, how often, and with what.
 //!
-//! What a failed operation leaves behind is random, as with a real disk: a failed write happened, or
-//! did not, or did in part; after a failed sync what it was for is either durable or can never be
-//! made so by another sync, while programs go on seeing it.
+//! What a failed operation leaves behind is random, as with a real disk: a failed write happened,
+//! or did not, or did in part; after a failed sync what it was for is either durable or can never
+//! be made so by another sync, while programs go on seeing it.
 
 use std::io;
 use std::path::Path;
