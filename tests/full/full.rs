@@ -217,7 +217,7 @@ fn a_full_disk_stops_producers_and_nothing_else() {
     kept.send_until_taken(&mut connection);
     commit(&mut connection, "kept", 4);
     delete_oldest(&mut connection, "kept");
-    for _ in 0..40 {
+    for _ in 0..150 {
         kept.send_until_taken(&mut connection);
     }
     assert!(
