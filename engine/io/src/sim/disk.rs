@@ -121,12 +121,32 @@ impl Change {
             Change::SetLen(len) => (*len, *len),
         }
     }
+
+    /// What is left of it outside of a range.
+    fn outside(self, (from, to): (u64, u64)) -> Vec<Change> {
+        let (start, end) = self.range();
+        if matches!(self, Change::SetLen(_)) || end <= from || to <= start {
+            return vec![self];
+        }
+        let sides = [(start, from), (to, end)];
+        let left = sides.into_iter().filter(|(a, b)| a < b);
+        left.map(|(a, b)| match &self {
+            Change::Write { bytes, .. } => Change::Write {
+                pos: a,
+                bytes: bytes.slice((a - start) as usize..(b - start) as usize),
+            },
+            _ => Change::Zero { pos: a, len: b - a },
+        })
+        .collect()
+    }
 }
 
 struct Pending {
     id: u64,
     /// Programs see it; before, it is on its way.
     done: bool,
+    /// Nobody waits for it any more.
+    given_up: bool,
     change: Change,
 }
 
@@ -441,6 +461,7 @@ impl DiskState {
         self.inode(ino).pending.push(Pending {
             id,
             done: false,
+            given_up: false,
             change,
         });
         Ok(id)
@@ -473,7 +494,7 @@ impl DiskState {
         if durable {
             inode.commit_lengths(at);
             change.apply(&mut inode.stable);
-            inode.pending.retain(|p| p.id != id);
+            inode.supersede(id, change.range());
         }
     }
 
@@ -487,7 +508,25 @@ impl DiskState {
                 .pending
                 .iter_mut()
                 .filter(|p| p.id == id)
-                .for_each(|p| p.done = true);
+                .for_each(|p| (p.done, p.given_up) = (true, true));
+        }
+    }
+
+    /// The process has ended. What it had under way is over before another begins: the system waits
+    /// for the device. It happened, or it did not.
+    pub(super) fn end_process(&mut self, rng: &mut Rng) {
+        for inode in self.inodes.values_mut() {
+            let live = &mut inode.live;
+            inode.pending.retain_mut(|p| {
+                if !std::mem::take(&mut p.given_up) {
+                    return true;
+                }
+                let happened = rng.chance(1, 2);
+                if happened {
+                    p.change.apply(live);
+                }
+                happened
+            });
         }
     }
 
@@ -578,6 +617,19 @@ impl DiskState {
 }
 
 impl Inode {
+    /// Change `id` of a range is durable: no power cut brings back what was visible there before.
+    fn supersede(&mut self, id: u64, range: (u64, u64)) {
+        for p in std::mem::take(&mut self.pending) {
+            if p.id < id && p.done && !p.given_up {
+                let parts = p.change.outside(range).into_iter();
+                self.pending
+                    .extend(parts.map(|change| Pending { change, ..p }));
+            } else if p.id != id {
+                self.pending.push(p);
+            }
+        }
+    }
+
     /// Makes the changes of the length before `pending[end]` durable. Writes before them lose what
     /// they cut off.
     fn commit_lengths(&mut self, end: usize) {

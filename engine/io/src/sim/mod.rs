@@ -134,6 +134,7 @@ impl Sim {
         let task = env.spawn(crate::Class::Latency, future);
         let outcome = world.run(task, turns);
         world.close();
+        self.disk.borrow_mut().end_process(&mut self.rng);
         self.now = world.now() + 1_000_000;
         self.hash = world.hash();
         match outcome {

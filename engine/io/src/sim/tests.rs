@@ -405,3 +405,29 @@ fn time_passes_in_no_time() {
     assert!(real.elapsed() < Duration::from_secs(5));
     assert!(wall >= 365 * 86_400_000 && mono >= Duration::from_secs(365 * 86_400));
 }
+
+#[test]
+fn what_a_process_had_under_way_is_over_before_the_next_begins() {
+    let mut happened = 0;
+    for seed in 0..200 {
+        let mut sim = Sim::new(seed, SimOptions::default());
+        sim.run(|env| async move {
+            start(&env).await;
+            let file = env.open(&dir().join("f"), &durable()).await.unwrap();
+            file.zero_fill(0, BLOCK as u64).await.unwrap();
+            env.sync_dir(&dir()).await.unwrap();
+            // It ends in the middle of it.
+            let write = file.write_plain(vec![1; BLOCK], 0);
+            assert!(futures_lite::future::poll_once(write).await.is_none());
+        });
+        happened += u32::from(sim.disk().read(&dir().join("f")).unwrap()[0]);
+        sim.run(|env| async move {
+            let file = env.open(&dir().join("f"), &durable()).await.unwrap();
+            file.write_plain(vec![2; BLOCK], 0).await.unwrap();
+        });
+        sim.power_cut();
+        let found = sim.disk().read(&dir().join("f")).unwrap();
+        assert!(found == [2; BLOCK], "seed {seed}: the older one came later");
+    }
+    assert!((20..180).contains(&happened), "{happened}");
+}
