@@ -227,6 +227,11 @@ fn what_cannot_be_changed_or_described() {
             (
                 (32, "group"),
                 ("x", 0, Some("5")),
+                ErrorCode::InvalidConfig,
+            ),
+            (
+                (64, "nobody knows it"),
+                ("x", 0, Some("5")),
                 ErrorCode::InvalidRequest,
             ),
         ] {
