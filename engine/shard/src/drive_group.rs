@@ -13,6 +13,7 @@ use futures_lite::future;
 use streamd_core::group::{
     Batch, Coordinator, Effects, Listed, Now, Reply, Request, Token, TxnCommit,
 };
+use streamd_core::machine::{Machine, Record};
 use streamd_core::meta::ClusterImage;
 use streamd_core::producer::ProducerState;
 use streamd_io::local::{Notify, OneReceiver, OneSender, oneshot};
@@ -64,7 +65,8 @@ fn now(env: &Env) -> Now {
 impl GroupHost {
     /// Makes the host of a coordinator that has replayed its log.
     pub(crate) fn start(mut coordinator: Coordinator, env: &Env) -> Rc<GroupHost> {
-        coordinator.start(now(env));
+        let begun = coordinator.start(now(env));
+        assert!(begun.persist.is_none(), "a start that writes");
         Rc::new(GroupHost {
             coordinator: RefCell::new(coordinator),
             waiting: RefCell::default(),

@@ -11,6 +11,7 @@ use std::rc::{Rc, Weak};
 use std::sync::Arc;
 
 use futures_lite::future;
+use streamd_core::machine::{Machine, Record};
 use streamd_core::meta::ClusterImage;
 use streamd_core::txn::{
     Batch, Coordinator, Effects, Listed, Markers, Now, Partitions, Reply, Request, Token,
@@ -144,7 +145,7 @@ impl Partition {
                 }
             }
         }
-        for markers in effects.markers {
+        for markers in effects.orders {
             let send = send_markers(Rc::downgrade(shard), Rc::downgrade(self), markers);
             shard.env.spawn(Class::Latency, send).detach();
         }

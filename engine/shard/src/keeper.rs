@@ -6,6 +6,7 @@
 use std::sync::Arc;
 
 use streamd_core::group::{self, GroupRecord, OFFSETS_TOPIC};
+use streamd_core::machine::{Machine, Record};
 use streamd_core::meta::ClusterImage;
 use streamd_core::producer::ProducerState;
 use streamd_core::txn::{self, TXN_TOPIC, TxnRecord};
