@@ -113,6 +113,11 @@ impl Keeper {
     }
 }
 
+/// Whether the partitions of a topic keep a machine.
+pub(crate) fn is_kept(topic: &str) -> bool {
+    topic == OFFSETS_TOPIC || topic == TXN_TOPIC
+}
+
 /// The state of a partition of an internal topic in a checkpoint: that of its producers behind its
 /// length, then that of its machine.
 pub(crate) fn join_state(producers: &ProducerState, machine: &[u8]) -> Vec<u8> {
