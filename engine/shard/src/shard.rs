@@ -610,7 +610,7 @@ impl Shard {
         loop {
             self.env.sleep(self.settings.retention_check).await;
             let mine = self.mine();
-            let idle_ms = self.image().broker().producer_id_expiration_ms;
+            let idle_ms = self.image().broker().retention.producer_id_expiration_ms;
             for partition in mine {
                 let now_ms = self.env.wall_ms();
                 partition.producers.borrow_mut().expire(now_ms, idle_ms);
