@@ -62,3 +62,8 @@ fn ad_clicks() {
 fn fast_producer() {
     play("fast_producer.py", 0);
 }
+
+#[test]
+fn job_queue() {
+    play("job_queue.py", 1);
+}
