@@ -131,8 +131,7 @@ fn jars(name: &str, pom: &'static str) -> PathBuf {
 }
 
 /// `java` with quick-start options and a class path.
-fn jvm(class_path: &str) -> Command {
-    let mut java = command("java");
+fn jvm(mut java: Command, class_path: &str) -> Command {
     java.args([
         "-Xmx512M",
         "-XX:+UseSerialGC",
@@ -146,9 +145,24 @@ fn jvm(class_path: &str) -> Command {
 /// The driver of the Java client.
 #[must_use]
 pub fn java() -> Command {
+    let mut java = jvm(command("java"), &java_class_path());
+    java.arg("streamd.Main");
+    java
+}
+
+/// The Java client's part of a history. Nothing ends it: whoever starts it does.
+#[must_use]
+pub fn java_history() -> Command {
+    let mut java = jvm(Command::new("java"), &java_class_path());
+    java.arg("streamd.History");
+    java
+}
+
+/// Where the drivers of the newest Java client and its jars are.
+fn java_class_path() -> String {
     let libs = jars("java-libs", "compat/java/pom.xml");
     let path = format!("{}/*", libs.display());
-    const SOURCES: [&str; 9] = [
+    const SOURCES: [&str; 10] = [
         "compat/java/pom.xml",
         "compat/java/streamd/Main.java",
         "compat/java/streamd/Lines.java",
@@ -158,6 +172,7 @@ pub fn java() -> Command {
         "compat/java/streamd/AdminChecks.java",
         "compat/java/streamd/Group.java",
         "compat/java/streamd/Txn.java",
+        "compat/java/streamd/History.java",
     ];
     let classes = once("java-classes", &SOURCES, |dir| {
         let sources = SOURCES[1..].iter().map(|s| source_dir().join(s));
@@ -166,16 +181,14 @@ pub fn java() -> Command {
             .arg(dir)
             .args(sources));
     });
-    let mut java = jvm(&format!("{}:{path}", classes.display()));
-    java.arg("streamd.Main");
-    java
+    format!("{}:{path}", classes.display())
 }
 
 /// One of Kafka's own command line tools, by its class.
 #[must_use]
 pub fn kafka_tool(class: &str) -> Command {
     let libs = jars("kafka-tools", "compat/java/tools-pom.xml");
-    let mut java = jvm(&format!("{}/*", libs.display()));
+    let mut java = jvm(command("java"), &format!("{}/*", libs.display()));
     java.arg(class);
     java
 }

@@ -16,5 +16,6 @@ pub mod batch;
 pub mod broker;
 pub mod client;
 pub mod install;
+pub mod noise;
 pub mod run;
 pub mod wire;
