@@ -80,8 +80,10 @@ fn round(number: u64, broker: &mut Broker, relay: &Relay, nemesis: &mut Nemesis)
     nemesis.rage(Instant::now() + ROUND, broker, relay, &workers);
     workers.iter_mut().for_each(Worker::drain);
     workers.iter_mut().for_each(Worker::until_quiet);
-    workers.iter_mut().for_each(Worker::stop);
-    let mut lines: Vec<String> = workers.into_iter().flat_map(Worker::finish).collect();
+    let [first, mut last] = workers;
+    let mut lines = first.finish();
+    last.is_last();
+    lines.extend(last.finish());
     let reader = match number % 2 {
         0 => Worker::java(&[&boot, &prefix, "final", "final"]),
         _ => Worker::confluent(&[&boot, &prefix, "final", "final"]),

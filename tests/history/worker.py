@@ -2,7 +2,8 @@
 
 Threads send, poll by assignment, poll as members of a group, write transactions, and move records in
 transactions. `drain` on standard input ends the writers, which is said with `# quiet`; the end of the
-input ends the others once they have read everything.
+input ends the others once they have read everything. Whoever was told `last` before waits until its members
+own everything.
 """
 
 import itertools
@@ -16,6 +17,7 @@ from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaError, KafkaExcepti
 
 PARTITIONS = range(3)
 PATIENCE_S = 45
+SLOW = 0.005
 LINE = threading.Lock()
 HUNG = []  # a producer is not given up while a thread of its hangs
 
@@ -35,6 +37,7 @@ class Run:
     def __init__(self, boot, prefix, name, protocol):
         self.boot, self.prefix, self.name, self.protocol = boot, prefix, name, protocol
         self.draining, self.stopping = threading.Event(), threading.Event()
+        self.last = False
 
     def topic(self, name):
         return self.prefix + name
@@ -66,7 +69,7 @@ class Reader:
         self.consumer = run.consumer(more or {})
         self.ends = {}
         self.owned = set()
-        self.empty_since = self.told = time.monotonic()
+        self.told = time.monotonic()
 
     def assign(self, *topics):
         parts = [TopicPartition(t, p, OFFSET_BEGINNING) for t in topics for p in PARTITIONS]
@@ -88,7 +91,6 @@ class Reader:
         for part in parts:
             self.owned.discard((part.topic, part.partition))
             self.ends.pop((part.topic, part.partition), None)
-        self.empty_since = time.monotonic()
         self.say_owned()
 
     def say_owned(self):
@@ -118,11 +120,11 @@ class Reader:
         return records
 
     def is_done(self):
-        """Whether it has read all of what it owns; who owns nothing waits for a while."""
+        """Whether it has read all of what it owns."""
         if not self.run.stopping.is_set():
             return False
-        if not self.owned:
-            return time.monotonic() > self.empty_since + 5
+        if self.run.last and len(self.owned) < len(PARTITIONS):
+            return False
         missing = next(self.missing(), None)
         if missing and time.monotonic() > self.told + 5:
             self.told = time.monotonic()
@@ -159,8 +161,13 @@ def send(run):
                 part, value = random.choice(PARTITIONS), f"{process}.{number}"
                 place = f"{topic}/{part}"
                 say(now(), process, number, "invoke", "send", f"s:{place}:{value}")
-                producer.produce(topic, value, partition=part, on_delivery=lambda e, m, a=(number, place, value):
-                                 done(e, m, *a))
+                try:
+                    producer.produce(topic, value, partition=part, on_delivery=lambda e, m, a=(number, place, value):
+                                     done(e, m, *a))
+                except KafkaException as e:  # an idempotent producer that has come to its end
+                    done(e.args[0], None, number, place, value)
+                    dead.append(e)
+                    break
             producer.poll(0.03)
             while len(producer) > 200:
                 producer.poll(0.1)
@@ -315,7 +322,7 @@ def move(run):
     source, target, group = run.topic("txns"), run.topic("moved"), run.topic("movers")
     process = f"{run.name}-m"
     say(now(), process, 0, "ok", "moves", source, target)
-    reader = Reader(run, process, run.group(group)).subscribe(source, group)
+    reader = Reader(run, process, run.group(group) | {"max.poll.interval.ms": 6000}).subscribe(source, group)
     writer = Writer(run, process, run.topic(process))
     attempts = itertools.count()
     while not reader.is_done():
@@ -327,7 +334,10 @@ def move(run):
 
         def offsets(producer, _):
             parts = [TopicPartition(*place, end) for place, end in ends.items()]
-            offsets_sent(producer, parts, reader.consumer.consumer_group_metadata())
+            metadata = reader.consumer.consumer_group_metadata()
+            if random.random() < SLOW and not run.stopping.is_set():
+                time.sleep(7.5)  # it has left the group by then, and others have moved these
+            offsets_sent(producer, parts, metadata)
         if writer.run_op(sends, words, offsets, abort=random.random() < 0.1) != "ok":
             rewind(reader)
     reader.consumer.close()
@@ -395,6 +405,8 @@ def main():
             for thread in writers:
                 thread.join()
             say("# quiet")
+        else:
+            run.last = True
     run.draining.set()
     run.stopping.set()
     for thread in others:

@@ -73,20 +73,21 @@ impl Worker {
         writeln!(input, "drain").expect("the worker listens");
     }
 
+    /// Tells it that the others have ended: its members of groups wait until they own everything.
+    pub fn is_last(&mut self) {
+        let input = self.input.as_mut().expect("a worker that was not stopped");
+        writeln!(input, "last").expect("the worker listens");
+    }
+
     /// Waits until it writes no more.
     pub fn until_quiet(&mut self) {
         let quiet = |lines: &[String]| lines.last().is_some_and(|l| l == "# quiet");
         self.follow("stop writing", quiet);
     }
 
-    /// Lets it read the rest.
-    pub fn stop(&mut self) {
-        drop(self.input.take());
-    }
-
-    /// Waits for its end and gives all that it said.
+    /// Lets it read the rest, waits for its end and gives all that it said.
     pub fn finish(mut self) -> Vec<String> {
-        self.stop();
+        drop(self.input.take());
         self.follow("end", |_| false);
         let status = self.child.wait().expect("a child's state");
         assert!(status.success(), "{} ended with {status}", self.name);

@@ -109,6 +109,7 @@ pub fn go() -> PathBuf {
         "compat/go/main.go",
         "compat/go/franz.go",
         "compat/go/sarama.go",
+        "compat/go/txn.go",
     ];
     let dir = once("go", &sources, |dir| {
         run(command("go")
@@ -146,6 +147,18 @@ fn jvm(mut java: Command, class_path: &str) -> Command {
 #[must_use]
 pub fn java() -> Command {
     let mut java = jvm(command("java"), &java_class_path());
+    java.arg("streamd.Main");
+    java
+}
+
+/// The same driver with a client of an older release; what that lacks it isn't asked for.
+#[must_use]
+pub fn java3() -> Command {
+    let newest = java_class_path();
+    let (classes, _) = newest.split_once(':').expect("classes and their jars");
+    let libs = jars("java3-libs", "compat/java/pom3.xml");
+    let path = format!("{classes}:{}/*", libs.display());
+    let mut java = jvm(command("java"), &path);
     java.arg("streamd.Main");
     java
 }

@@ -33,7 +33,8 @@ import org.apache.kafka.common.serialization.StringSerializer;
  * The Java client's part of a history: BOOTSTRAP PREFIX NAME PROTOCOL, or {@code final} for the last. Threads send,
  * poll by assignment, poll as members of a group of that protocol, write transactions, and move records in
  * transactions. {@code drain} on standard input ends the writers, which is said with {@code # quiet}; the end of the
- * input ends the others once they have read everything.
+ * input ends the others once they have read everything. Whoever was told {@code last} before waits until its members
+ * own everything.
  */
 public final class History {
     private static final int PARTITIONS = 3;
@@ -44,6 +45,7 @@ public final class History {
     private final String protocol;
     private volatile boolean draining;
     private volatile boolean stopping;
+    private volatile boolean last;
 
     private History(String[] args) {
         boot = args[0];
@@ -62,7 +64,11 @@ public final class History {
         List<Thread> others = List.of(start("watch", () -> run.watch("plain")), start("watch", () -> run.watch("moved")),
                 start("member", run::member), start("move", run::move));
         BufferedReader input = new BufferedReader(new InputStreamReader(System.in));
-        while ("drain".equals(input.readLine())) {
+        for (String line = input.readLine(); line != null; line = input.readLine()) {
+            if (line.equals("last")) {
+                run.last = true;
+                continue;
+            }
             run.draining = true;
             for (Thread thread : writers) {
                 thread.join();
@@ -95,6 +101,14 @@ public final class History {
 
     static long now() {
         return System.nanoTime() / 1000;
+    }
+
+    private static void sleep(long millis) {
+        try {
+            Thread.sleep(millis);
+        } catch (InterruptedException e) {
+            throw new AssertionError(e);
+        }
     }
 
     static void say(String line) {
@@ -164,7 +178,6 @@ public final class History {
         private final KafkaConsumer<String, String> consumer;
         private final TreeSet<String> owned = new TreeSet<>();
         private long number;
-        private long emptySince = now();
         private String words = "";
 
         Reader(String process, Map<String, Object> more) {
@@ -213,13 +226,13 @@ public final class History {
             return true;
         }
 
-        /** Whether it has read all of what it owns; who owns nothing waits for a while. */
+        /** Whether it has read all of what it owns. */
         boolean isDone() {
             if (!stopping) {
                 return false;
             }
-            if (owned.isEmpty()) {
-                return now() > emptySince + 5_000_000;
+            if (last && owned.size() < PARTITIONS) {
+                return false;
             }
             try {
                 Map<TopicPartition, Long> ends = consumer.endOffsets(consumer.assignment());
@@ -264,7 +277,6 @@ public final class History {
         @Override
         public void onPartitionsRevoked(Collection<TopicPartition> parts) {
             parts.forEach(p -> owned.remove(place(p)));
-            emptySince = now();
             say(process, 0, "ok", "owns", String.join(" ", owned));
         }
 
@@ -452,6 +464,7 @@ public final class History {
         Writer writer = new Writer(process);
         Map<String, Object> config = groupConfig(group);
         config.put("max.poll.records", 20);
+        config.put("max.poll.interval.ms", 6000);
         try (Reader reader = new Reader(process, config).subscribe(prefix + "txns", group)) {
             for (long attempt = 0; !reader.isDone(); ) {
                 List<ConsumerRecord<String, String>> records = reader.poll();
@@ -465,7 +478,11 @@ public final class History {
                     ends.put(new TopicPartition(r.topic(), r.partition()), new OffsetAndMetadata(r.offset() + 1));
                 }
                 Extra offsets = producer -> {
-                    producer.sendOffsetsToTransaction(ends, reader.consumer.groupMetadata());
+                    var metadata = reader.consumer.groupMetadata();
+                    if (random.nextInt(200) == 0 && !stopping) {
+                        sleep(7500); // it has left the group by then, and others have moved these
+                    }
+                    producer.sendOffsetsToTransaction(ends, metadata);
                     return "";
                 };
                 if (!writer.run(sends, reader.words, offsets, random.nextInt(10) == 0).equals("ok")) {
