@@ -4,7 +4,7 @@
 //! - `mainjob/`: real records through librdkafka, a SIGKILL in the middle, read back by Java.
 //! - `crash/`: rounds of SIGKILL under load; nothing acknowledged is lost or doubled.
 //! - `streams/`: Kafka Streams counts words exactly once over kills; Kafka Connect moves files.
-//! - `scenarios/`: what people use such a log for, as programs of stock clients that check themselves.
+//! - `scenarios/`: what people use such a log for: programs that check themselves.
 //! - `full/`: a small disk gets full under load; as root, which mounts one.
 //! - `hostile/`: what no client should send; the broker answers as Kafka does and serves on.
 //!
