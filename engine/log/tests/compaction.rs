@@ -14,7 +14,7 @@ use std::rc::Rc;
 
 use bytes::Bytes;
 use streamd_io::local::Budget;
-use streamd_io::sim::{Sim, SimOptions};
+use streamd_io::sim::{Sim, SimOptions, each_seed};
 use streamd_io::{Class, Env, OpenOptions, Part};
 use streamd_log::batch::{HEADER, NewRecord, Writer, build, crc_matches, restamp_time};
 use streamd_log::compact::filter::Aborted;
@@ -715,23 +715,11 @@ fn run(seed: u64) -> u64 {
 
 #[test]
 fn the_last_value_of_each_key_stays() {
-    let number = |name| {
-        std::env::var(name)
-            .ok()
-            .map(|s: String| s.parse::<u64>().expect("a number"))
-    };
-    if let Some(seed) = number("STREAMD_SEED") {
-        run(seed);
+    let Some(all) = each_seed(300, run) else {
         return;
-    }
-    let mut gone = 0;
-    let seeds = number("STREAMD_SEEDS").unwrap_or(300);
-    for seed in 0..seeds {
-        match std::panic::catch_unwind(|| run(seed)) {
-            Ok(n) => gone += n,
-            Err(_) => panic!("seed {seed} failed; STREAMD_SEED={seed} runs it alone"),
-        }
-    }
+    };
+    let seeds = all.len() as u64;
+    let gone: u64 = all.into_iter().sum();
     assert!(
         gone > 3 * seeds,
         "compaction did its work: {gone} records were found gone"

@@ -13,7 +13,7 @@ use std::rc::Rc;
 
 use bytes::Bytes;
 use streamd_io::local::Budget;
-use streamd_io::sim::{Sim, SimOptions};
+use streamd_io::sim::{Sim, SimOptions, each_seed};
 use streamd_io::{Class, Env, OpenOptions, Part};
 use streamd_log::batch::{NewRecord, Writer, build, crc_matches};
 use streamd_log::journal::{Group, Journal, JournalFile, JournalOptions, replay};
@@ -490,17 +490,5 @@ fn run(seed: u64) {
 
 #[test]
 fn acknowledged_is_never_lost() {
-    let number = |name| {
-        std::env::var(name)
-            .ok()
-            .map(|s: String| s.parse::<u64>().expect("a number"))
-    };
-    if let Some(seed) = number("STREAMD_SEED") {
-        return run(seed);
-    }
-    for seed in 0..number("STREAMD_SEEDS").unwrap_or(300) {
-        if std::panic::catch_unwind(|| run(seed)).is_err() {
-            panic!("seed {seed} failed; STREAMD_SEED={seed} runs it alone");
-        }
-    }
+    each_seed(300, run);
 }

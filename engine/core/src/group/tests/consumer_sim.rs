@@ -10,6 +10,8 @@
 use std::collections::BTreeSet;
 
 use super::sim::Rng;
+use streamd_io::sim::each_seed;
+
 use super::*;
 use crate::group::embedded::{assignment, put_assignment};
 
@@ -676,31 +678,20 @@ fn run(seed: u64) -> Sums {
 
 #[test]
 fn members_of_both_protocols_under_a_coordinator_that_crashes() {
-    let number = |name| {
-        let text = std::env::var(name).ok();
-        text.map(|s| s.parse::<u64>().expect("a number"))
-    };
-    if let Some(seed) = number("STREAMD_SEED") {
-        run(seed);
+    let Some(all) = each_seed(200, run) else {
         return;
-    }
+    };
+    let n = all.len() as u32;
     let mut sum = Sums::default();
-    let seeds = number("STREAMD_SEEDS").unwrap_or(200);
-    for seed in 0..seeds {
-        match std::panic::catch_unwind(|| run(seed)) {
-            Ok(s) => {
-                sum.crashes += s.crashes;
-                sum.beats += s.beats;
-                sum.revoked += s.revoked;
-                sum.commits += s.commits;
-                sum.upgrades += s.upgrades;
-                sum.downgrades += s.downgrades;
-            }
-            Err(_) => panic!("seed {seed} failed; STREAMD_SEED={seed} runs it alone"),
-        }
+    for s in all {
+        sum.crashes += s.crashes;
+        sum.beats += s.beats;
+        sum.revoked += s.revoked;
+        sum.commits += s.commits;
+        sum.upgrades += s.upgrades;
+        sum.downgrades += s.downgrades;
     }
     // The runs do reach what they are about.
-    let n = seeds as u32;
     assert!(
         sum.crashes > 2 * n && sum.beats > 50 * n && sum.revoked > 5 * n,
         "{sum:?}"

@@ -7,6 +7,8 @@
 
 use std::collections::BTreeSet;
 
+use streamd_io::sim::each_seed;
+
 use super::*;
 
 const PARTITIONS: usize = 6;
@@ -535,22 +537,12 @@ fn run(seed: u64) -> (u32, u32, u32) {
 
 #[test]
 fn members_that_come_and_go_under_a_coordinator_that_crashes() {
-    let number = |name| {
-        let text = std::env::var(name).ok();
-        text.map(|s| s.parse::<u64>().expect("a number"))
-    };
-    if let Some(seed) = number("STREAMD_SEED") {
-        run(seed);
+    let Some(all) = each_seed(200, run) else {
         return;
-    }
+    };
     let mut sum = (0, 0, 0);
-    for seed in 0..number("STREAMD_SEEDS").unwrap_or(200) {
-        match std::panic::catch_unwind(|| run(seed)) {
-            Ok((crashes, syncs, commits)) => {
-                sum = (sum.0 + crashes, sum.1 + syncs, sum.2 + commits);
-            }
-            Err(_) => panic!("seed {seed} failed; STREAMD_SEED={seed} runs it alone"),
-        }
+    for (crashes, syncs, commits) in all {
+        sum = (sum.0 + crashes, sum.1 + syncs, sum.2 + commits);
     }
     // The runs do reach what they are about.
     assert!(sum.0 > 500 && sum.1 > 3000 && sum.2 > 3000, "{sum:?}");
