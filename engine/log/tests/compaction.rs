@@ -12,7 +12,6 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 
-use bytes::Bytes;
 use streamd_io::local::Budget;
 use streamd_io::sim::{Sim, SimOptions, each_seed};
 use streamd_io::{Class, Env, OpenOptions, Part};
@@ -23,7 +22,6 @@ use streamd_log::journal::{Group, Journal, JournalOptions, replay};
 use streamd_log::log::SharedLog;
 use streamd_log::pack::Pack;
 use streamd_log::record_view::BatchView;
-use streamd_log::validate::Facts;
 use streamd_log::{
     BatchHeader, Codec, LogConfig, NewBatch, Planned, lookup, recover, retain, write_back,
 };
@@ -217,15 +215,9 @@ fn batch(env: &Env, model: &mut Model) -> (NewBatch, Vec<Record>, i64, Codec) {
         plain[22] |= 0x10;
     }
     let bytes = packed(&plain, codec);
-    let header = BatchHeader::parse(&bytes).unwrap();
-    let facts = Facts {
-        header,
-        max_timestamp: header.max_timestamp,
-        log_append_time: false,
-        restamp: false,
-    };
-    let bytes = Bytes::from(bytes);
-    (NewBatch { bytes, facts }, records, id, codec)
+    let max_timestamp = BatchHeader::parse(&bytes).unwrap().max_timestamp;
+    let batch = NewBatch::own(bytes, max_timestamp).unwrap();
+    (batch, records, id, codec)
 }
 
 fn packed(plain: &[u8], codec: Codec) -> Vec<u8> {
