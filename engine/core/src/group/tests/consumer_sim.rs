@@ -9,7 +9,6 @@
 
 use std::collections::BTreeSet;
 
-use super::sim::Rng;
 use streamd_io::sim::each_seed;
 
 use super::*;
@@ -513,12 +512,7 @@ impl World {
     /// Some of what was written becomes durable.
     fn flush(&mut self) {
         for _ in 0..=self.rng.below(3) {
-            let Some(batch) = self.bench.in_flight.pop_front() else {
-                break;
-            };
-            self.bench.log.extend(batch.records);
-            let effects = self.bench.coordinator.persisted(batch.seq);
-            self.bench.carry(effects);
+            self.bench.flush_one();
         }
         self.answers();
     }
@@ -548,15 +542,7 @@ impl World {
 
     fn crash(&mut self) {
         self.sums.crashes += 1;
-        // Of what was under way a part may have become durable, in order, unanswered.
-        let all = self.bench.in_flight.drain(..).flat_map(|b| b.records);
-        let all: Vec<_> = all.collect();
-        let kept = self.rng.below(all.len() as u64 + 1) as usize;
-        self.bench.log.extend(all.into_iter().take(kept));
-        let next_token = self.bench.next_token;
-        let bench = std::mem::replace(&mut self.bench, Bench::new());
-        self.bench = bench.crash();
-        self.bench.next_token = next_token;
+        self.bench.crash_amid(&mut self.rng);
         self.asked.clear();
         for c in &mut self.clients {
             if let Doing::Asks(_) = c.doing {

@@ -376,31 +376,15 @@ impl World {
     /// Some of what was written becomes durable.
     fn flush(&mut self) {
         for _ in 0..=self.rng.below(3) {
-            let Some(batch) = self.bench.in_flight.pop_front() else {
-                break;
-            };
-            self.bench.log.extend(batch.records);
-            let effects = self.bench.coordinator.persisted(batch.seq);
-            self.bench.carry(effects);
+            self.bench.flush_one();
         }
         self.answers();
     }
 
     fn crash(&mut self) {
         self.crashes += 1;
-        // Of what was under way a part may have become durable, in order, unanswered.
-        let all: Vec<_> = self
-            .bench
-            .in_flight
-            .drain(..)
-            .flat_map(|b| b.records)
-            .collect();
-        let kept = self.rng.below(all.len() as u64 + 1) as usize;
-        self.bench.log.extend(all.into_iter().take(kept));
-        let next_token = self.bench.next_token;
-        let bench = std::mem::replace(&mut self.bench, Bench::new());
-        self.bench = bench.crash();
-        (self.bench.prompt, self.bench.next_token) = (false, next_token);
+        self.bench.crash_amid(&mut self.rng);
+        self.bench.prompt = false;
         // Connections break: nobody gets an answer any more.
         self.asked.clear();
         self.told = i32::MAX;
