@@ -13,6 +13,7 @@ pub mod index;
 pub mod journal;
 pub mod log;
 pub mod lookup;
+pub mod open_files;
 pub mod read_plan;
 pub mod record_view;
 pub mod records;

@@ -109,6 +109,8 @@ pub(crate) struct Checkpoints {
     pub last: Checkpoint,
     /// What it will say once everything before it is flushed.
     pub next: Option<Checkpoint>,
+    /// Whether `last` is what the file says: without a file it is a guess.
+    pub stored: bool,
     /// Bytes appended since the newer of the two.
     pub since: u64,
     /// Held while the file is replaced.
@@ -169,6 +171,7 @@ impl Log {
             points: Checkpoints {
                 last: Checkpoint::empty(base),
                 next: None,
+                stored: false,
                 since: 0,
                 turn: Budget::new(1),
             },
@@ -239,6 +242,11 @@ impl Log {
     /// segments.
     pub fn clear_tail(&mut self) {
         self.tail.clear();
+    }
+
+    /// Everything before it is in the segments, though perhaps not durable there.
+    pub fn written(&self) -> Offset {
+        self.back.written
     }
 
     /// Whether everything that is durable in the journal is durable in the segments.

@@ -5,7 +5,7 @@ use std::cell::RefCell;
 use std::rc::Rc;
 
 use bytes::Bytes;
-use streamd_io::Env;
+use streamd_io::{Env, File};
 use streamd_model::Offset;
 
 use crate::LogError;
@@ -65,6 +65,7 @@ async fn latest_in(
     let relative = u32::try_from(start - segment.base).unwrap_or(0);
     let position = segment.index().map_or(0, |i| i.borrow().find(relative).0);
     let mut cursor = Cursor {
+        env,
         log,
         segment: segment.clone(),
         position,
@@ -103,6 +104,7 @@ async fn prepare(env: &Env, log: &RefCell<Log>, segment: &Rc<Segment>) -> Result
 
 /// Reads one segment's batches from a position on.
 struct Cursor<'a> {
+    env: &'a Env,
     log: &'a RefCell<Log>,
     segment: Rc<Segment>,
     position: u64,
@@ -149,9 +151,7 @@ impl Cursor<'_> {
             return Ok(self.buf.slice(..len));
         }
         let path = self.segment.path("log");
-        let Some(file) = self.segment.reader() else {
-            return Err(self.corrupt("the segment was closed while it was read"));
-        };
+        let file = self.reader().await?;
         // Not beyond what is written: what is read ahead there is out of date a moment later.
         let durable = self.segment.written().saturating_sub(self.position) as usize;
         self.buf = file
@@ -163,6 +163,17 @@ impl Cursor<'_> {
             return Err(self.corrupt("the file ends in the middle of a batch"));
         }
         Ok(self.buf.slice(..len))
+    }
+
+    /// The segment's file, opened again if it was closed meanwhile.
+    async fn reader(&self) -> Result<Rc<File>, LogError> {
+        if let Some(file) = self.segment.reader() {
+            return Ok(file);
+        }
+        let interval = self.log.borrow().config().index_interval;
+        self.segment.prepare(self.env, interval).await?;
+        let file = self.segment.reader();
+        file.ok_or_else(|| self.corrupt("nothing of the segment is in its file or in memory"))
     }
 
     fn corrupt(&self, text: &str) -> LogError {
@@ -189,6 +200,7 @@ async fn in_segment(
     let start = log.borrow().start();
     let segment = segment.clone();
     let mut cursor = Cursor {
+        env,
         log,
         segment,
         position,

@@ -97,6 +97,7 @@ pub async fn open(
     // The directory may have been made, and not its metadata.
     log.has_dir = has_metadata || log.config.metadata.is_empty();
     log.rolled_ms = now_ms;
+    log.points.stored = point.is_some();
     let mut checkpoint =
         point.unwrap_or_else(|| Checkpoint::empty(files.first().map_or(0, |f| f.0)));
     log.start = checkpoint.log_start.max(files.first().map_or(0, |f| f.0));
@@ -272,17 +273,21 @@ impl Scan<'_> {
         Ok(reader.position)
     }
 
-    /// Makes the last good segment the one that takes appends.
+    /// Makes the last good segment the one that takes appends. Its file is closed again: it is
+    /// opened when there is something to write.
     async fn take_over(&mut self, log: &mut Log, segment: &Rc<Segment>) -> Result<(), LogError> {
-        let file = segment.writer(self.env).await?;
-        // What was scanned may be in the device's cache only: readers may see it from now on.
-        let fail = |what: &str| LogError::io(format!("{what} {}", segment.path("log").display()));
-        file.sync().await.map_err(fail("sync"))?;
         log.position = segment.size();
         let overlap = log.position % BLOCK as u64;
-        log.back.last_block = if overlap == 0 {
-            Bytes::new()
-        } else {
+        if self.scanned == 0 && overlap == 0 {
+            return Ok(());
+        }
+        let file = segment.open_writer(self.env).await?;
+        let fail = |what: &str| LogError::io(format!("{what} {}", segment.path("log").display()));
+        if self.scanned > 0 {
+            // It may be in the device's cache only: readers may see it from now on.
+            file.sync().await.map_err(fail("sync"))?;
+        }
+        if overlap > 0 {
             let at = log.position - overlap;
             let bytes = file
                 .read_at(at, overlap as usize)
@@ -295,8 +300,9 @@ impl Scan<'_> {
                     bytes.len()
                 )));
             }
-            bytes
-        };
+            // A copy: what was read is part of a larger buffer.
+            log.back.last_block = Bytes::copy_from_slice(&bytes);
+        }
         Ok(())
     }
 

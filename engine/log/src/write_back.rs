@@ -6,11 +6,12 @@
 //! stored, when everything before its end is durable in the segments.
 
 use std::cell::RefCell;
+use std::path::PathBuf;
 use std::rc::Rc;
 
 use bytes::Bytes;
 use streamd_io::local::Budget;
-use streamd_io::{AlignedBuf, BLOCK, Env, PARTS_MAX};
+use streamd_io::{AlignedBuf, BLOCK, Env, File, PARTS_MAX};
 use streamd_model::Offset;
 
 use crate::LogError;
@@ -136,6 +137,11 @@ impl Log {
         })
     }
 
+    /// The segments that may have what is not durable in them.
+    fn unsealed(&self) -> impl Iterator<Item = &Rc<Segment>> {
+        self.segments.iter().rev().take(self.back.to_seal.len() + 1)
+    }
+
     /// A segment that was rolled and is durable as a whole.
     fn next_to_seal(&mut self) -> Option<Rc<Segment>> {
         let &(_, end) = self.back.to_seal.front()?;
@@ -147,15 +153,24 @@ impl Log {
 }
 
 /// Writes to the segments what the journal has. Not durable before [`settle`]. A piece is written
-/// when `room` has its bytes, or all of its bytes. After an error the log must not be used any
-/// more, and the journal is all that has its last records.
-pub async fn write_back(env: &Env, log: &RefCell<Log>, room: &Budget) -> Result<(), LogError> {
+/// when `room` has its bytes, or all of its bytes. With `keep` the file stays open, as that of a
+/// log that is written to often. After an error the log must not be used any more, and the journal
+/// is all that has its last records.
+pub async fn write_back(
+    env: &Env,
+    log: &RefCell<Log>,
+    room: &Budget,
+    keep: bool,
+) -> Result<(), LogError> {
     let turn = log.borrow().back.turn.clone();
     let _turn = turn.acquire(1).await;
     loop {
         let piece = log.borrow().next_piece();
         let Some(piece) = piece else { return Ok(()) };
-        let file = piece.segment.writer(env).await?;
+        let file = match keep {
+            true => piece.segment.writer(env).await?,
+            false => piece.segment.open_writer(env).await?,
+        };
         let bytes = piece.parts.iter().map(Bytes::len).sum::<usize>();
         let _room = room.acquire(bytes.min(room.total())).await;
         let fail = LogError::io(format!("write {}", piece.segment.path("log").display()));
@@ -174,18 +189,34 @@ pub async fn write_back(env: &Env, log: &RefCell<Log>, room: &Budget) -> Result<
 pub async fn settle(env: &Env, log: &RefCell<Log>) -> Result<(), LogError> {
     let turn = log.borrow().back.turn.clone();
     let _turn = turn.acquire(1).await;
-    settle_in_turn(env, log).await
-}
-
-async fn settle_in_turn(env: &Env, log: &RefCell<Log>) -> Result<(), LogError> {
     let (written, segments) = {
         let log = log.borrow();
-        let dirty = log.segments.iter().filter(|s| s.is_dirty()).cloned();
-        (log.back.written, dirty.collect::<Vec<_>>())
+        (log.back.written, log.unsealed().cloned().collect::<Vec<_>>())
     };
-    for segment in segments {
+    for segment in segments.into_iter().filter(|s| s.is_dirty()) {
         segment.sync(env).await?;
     }
+    settled(env, log, written).await
+}
+
+/// Like [`settle`], after a call of [`Env::sync_all`] that began when everything before `written`
+/// (see [`Log::written`]) was written.
+pub async fn settle_synced(
+    env: &Env,
+    log: &RefCell<Log>,
+    written: Offset,
+) -> Result<(), LogError> {
+    let turn = log.borrow().back.turn.clone();
+    let _turn = turn.acquire(1).await;
+    {
+        let log = log.borrow();
+        assert!(written == log.back.written, "nothing was written meanwhile");
+        log.unsealed().for_each(|s| s.all_durable());
+    }
+    settled(env, log, written).await
+}
+
+async fn settled(env: &Env, log: &RefCell<Log>, written: Offset) -> Result<(), LogError> {
     log.borrow_mut().back.synced = written;
     loop {
         let next = log.borrow_mut().next_to_seal();
@@ -269,7 +300,9 @@ pub(crate) async fn store_checkpoint(
     env.write_file_atomic(&path, checkpoint.encode())
         .await
         .map_err(LogError::io(format!("write {}", path.display())))?;
-    log.borrow_mut().points.last = checkpoint;
+    let mut log = log.borrow_mut();
+    log.points.last = checkpoint;
+    log.points.stored = true;
     Ok(())
 }
 
@@ -277,16 +310,62 @@ pub(crate) async fn store_checkpoint(
 /// index beside it, and a checkpoint of the end with `state`. The next start scans nothing. What
 /// was appended must be in the journal.
 pub async fn close(env: &Env, log: &RefCell<Log>, state: Vec<u8>) -> Result<(), LogError> {
-    write_back(env, log, &Budget::new(PIECE)).await?;
+    write_back(env, log, &Budget::new(PIECE), true).await?;
     settle(env, log).await?;
-    let active = log.borrow().segments.back().cloned();
-    let Some(active) = active else {
+    let Some(mut ended) = end(env, log, state).await? else {
         return Ok(());
     };
-    active.seal(env).await?;
-    let checkpoint = log.borrow_mut().final_checkpoint(state);
-    if log.borrow().has_dir {
-        store_checkpoint(env, log, Some(checkpoint)).await?;
+    if let Some((file, path)) = ended.cut {
+        let fail = LogError::io(format!("sync {}", path.display()));
+        file.sync().await.map_err(fail)?;
+    }
+    let last = ended.files.pop();
+    for (path, bytes) in ended.files.into_iter().chain(last) {
+        let fail = LogError::io(format!("write {}", path.display()));
+        env.write_file_atomic(&path, bytes).await.map_err(fail)?;
     }
     Ok(())
+}
+
+/// What makes the end of a log known to the next start.
+pub struct Ended {
+    /// The active segment, if it was cut: to be made durable before the files.
+    pub cut: Option<(Rc<File>, PathBuf)>,
+    /// Files to be replaced, the checkpoint as the last one.
+    pub files: Vec<(PathBuf, Vec<u8>)>,
+}
+
+/// The first part of [`close`], for a log that is settled: the caller makes the cut durable and
+/// replaces the files, of many logs at once. `None` when the disk knows all of it already.
+pub async fn end(
+    env: &Env,
+    log: &RefCell<Log>,
+    state: Vec<u8>,
+) -> Result<Option<Ended>, LogError> {
+    let (active, is_known) = {
+        let log = log.borrow();
+        assert!(log.is_settled(), "everything is in the segments");
+        let last = &log.points.last;
+        let is_known = last.next == log.end
+            && last.log_start == log.start
+            && last.position == log.position
+            && last.state == state;
+        (log.segments.back().cloned(), is_known)
+    };
+    let Some(active) = active.filter(|_| log.borrow().has_dir) else {
+        return Ok(None);
+    };
+    let cut = active.cut(env).await?;
+    if is_known && cut.is_none() && log.borrow().points.stored {
+        return Ok(None);
+    }
+    let mut files = active.index_files();
+    let mut log = log.borrow_mut();
+    let mut checkpoint = log.final_checkpoint(state);
+    checkpoint.log_start = log.start;
+    files.push((log.dir.join(checkpoint::FILE), checkpoint.encode()));
+    Ok(Some(Ended {
+        cut: cut.map(|file| (file, active.path("log"))),
+        files,
+    }))
 }

@@ -387,7 +387,7 @@ fn drain(life: &Rc<Life>, file: Option<Rc<JournalFile>>) {
             }
             for one in &life.logs {
                 let written =
-                    write_back::write_back(&life.env, &one.log, &Budget::new(10_000)).await;
+                    write_back::write_back(&life.env, &one.log, &Budget::new(10_000), true).await;
                 written.expect("write back works");
             }
             for one in &life.logs {

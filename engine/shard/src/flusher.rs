@@ -15,7 +15,7 @@ use streamd_io::local::{Budget, Notify};
 use streamd_io::{Class, Env};
 use streamd_log::journal::{Flushed, Group, Journal, JournalFile};
 use streamd_log::log::SharedLog;
-use streamd_log::{LogError, write_back};
+use streamd_log::{LogError, open_files, write_back};
 use streamd_model::Offset;
 
 use crate::tail_budget::TailBudget;
@@ -24,6 +24,11 @@ use crate::tail_budget::TailBudget;
 const BACK_AT_ONCE: usize = 16;
 /// and so many bytes: a group of the journal waits no longer than these take the disk.
 const BACK_BYTES: usize = 1 << 20;
+/// From so many logs on they are made durable all together, by one call for the file system, and
+/// their files are closed again: a sync of each would take the device for each.
+const ALL_FROM: usize = 64;
+/// Files that were not used for so long are closed.
+const FILES_IDLE: u32 = 30;
 /// What was written to the journal goes to the segments when nothing more came for so long.
 const IDLE: Duration = Duration::from_secs(1);
 
@@ -248,14 +253,7 @@ impl Flusher {
         loop {
             let next = self.drains.borrow_mut().pop_front();
             let Some(drain) = next else { break };
-            for step in [Step::Write, Step::Settle] {
-                for some in drain.owners.chunks(BACK_AT_ONCE) {
-                    let tasks: Vec<_> = some.iter().map(|o| self.back(o.clone(), step)).collect();
-                    for task in tasks {
-                        task.await;
-                    }
-                }
-            }
+            self.write_back(&drain.owners).await;
             self.tail.trim();
             let is_stuck = |o: &Rc<dyn Owner>| {
                 o.is_gone() && !o.is_deleted() && !o.log().borrow().is_settled()
@@ -275,6 +273,48 @@ impl Flusher {
         self.changed.notify_all();
     }
 
+    /// Writes what the logs have to their segments and makes it durable there.
+    async fn write_back(self: &Rc<Self>, owners: &[Rc<dyn Owner>]) {
+        let together = owners.len() >= ALL_FROM;
+        self.each(owners, Step::Write { keep: !together }).await;
+        if !together {
+            return self.each(owners, Step::Settle).await;
+        }
+        let written = |o: &Rc<dyn Owner>| o.log().borrow().written();
+        let marks: Vec<Offset> = owners.iter().map(written).collect();
+        let dir = self.journal().data_dir();
+        if let Err(error) = self.env.sync_all(dir).await {
+            // Nobody knows whose bytes they are.
+            let what = format!("sync the file system of {}", dir.display());
+            let error = LogError::Io { what, error };
+            for owner in owners.iter().filter(|o| !o.is_gone()) {
+                owner.failed(&error);
+            }
+            return;
+        }
+        for (owner, written) in owners.iter().zip(marks) {
+            if owner.is_gone() {
+                continue;
+            }
+            let settled = write_back::settle_synced(&self.env, owner.log(), written).await;
+            if let Err(error) = settled
+                && !owner.is_gone()
+            {
+                owner.failed(&error);
+            }
+            self.env.yield_if_needed().await;
+        }
+    }
+
+    async fn each(self: &Rc<Self>, owners: &[Rc<dyn Owner>], step: Step) {
+        for some in owners.chunks(BACK_AT_ONCE) {
+            let tasks: Vec<_> = some.iter().map(|o| self.back(o.clone(), step)).collect();
+            for task in tasks {
+                task.await;
+            }
+        }
+    }
+
     fn back(self: &Rc<Self>, owner: Rc<dyn Owner>, step: Step) -> streamd_io::Task<()> {
         let (env, room) = (self.env.clone(), self.back_room.clone());
         self.env.spawn(Class::Latency, async move {
@@ -282,7 +322,9 @@ impl Flusher {
                 return;
             }
             let result = match step {
-                Step::Write => write_back::write_back(&env, owner.log(), &room).await,
+                Step::Write { keep } => {
+                    write_back::write_back(&env, owner.log(), &room, keep).await
+                }
                 Step::Settle => write_back::settle(&env, owner.log()).await,
             };
             if let Err(error) = result
@@ -293,11 +335,15 @@ impl Flusher {
         })
     }
 
-    /// Sends what an idle shard has in its journal to the segments. For ever.
+    /// Sends what an idle shard has in its journal to the segments, and closes files that nobody
+    /// uses. For ever.
     async fn tidy(self: Rc<Self>) {
         let mut seen = self.groups.get();
-        loop {
+        for round in 1u32.. {
             self.env.sleep(IDLE).await;
+            if round.is_multiple_of(FILES_IDLE) {
+                open_files::age();
+            }
             let waits = self.listed.borrow().iter().any(|o| !o.is_gone());
             if seen == self.groups.get() && waits {
                 self.drain(None);
@@ -325,6 +371,6 @@ impl Flusher {
 
 #[derive(Clone, Copy)]
 enum Step {
-    Write,
+    Write { keep: bool },
     Settle,
 }

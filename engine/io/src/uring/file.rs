@@ -258,10 +258,17 @@ impl File {
 
     pub(crate) fn shared(&self) -> SharedFile {
         let make = || {
+            let cold = Arc::default();
+            if !self.direct {
+                let fd = Ok(PooledFd {
+                    fd: Some(self.fd.arc().clone()),
+                    pool: self.shard.pool.clone(),
+                });
+                return SharedFile(SharedKind::Uring(Arc::new(SharedFd { fd, cold })));
+            }
             let fd = reopen(self.raw(), libc::O_RDONLY)
                 .map(|file| PooledFd::new(file.into(), &self.shard.pool))
                 .map_err(|e| e.raw_os_error().unwrap_or(libc::EIO));
-            let cold = Arc::default();
             SharedFile(SharedKind::Uring(Arc::new(SharedFd { fd, cold })))
         };
         self.shared.get_or_init(make).clone()
