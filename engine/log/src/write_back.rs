@@ -191,7 +191,10 @@ pub async fn settle(env: &Env, log: &RefCell<Log>) -> Result<(), LogError> {
     let _turn = turn.acquire(1).await;
     let (written, segments) = {
         let log = log.borrow();
-        (log.back.written, log.unsealed().cloned().collect::<Vec<_>>())
+        (
+            log.back.written,
+            log.unsealed().cloned().collect::<Vec<_>>(),
+        )
     };
     for segment in segments.into_iter().filter(|s| s.is_dirty()) {
         segment.sync(env).await?;
@@ -201,11 +204,7 @@ pub async fn settle(env: &Env, log: &RefCell<Log>) -> Result<(), LogError> {
 
 /// Like [`settle`], after a call of [`Env::sync_all`] that began when everything before `written`
 /// (see [`Log::written`]) was written.
-pub async fn settle_synced(
-    env: &Env,
-    log: &RefCell<Log>,
-    written: Offset,
-) -> Result<(), LogError> {
+pub async fn settle_synced(env: &Env, log: &RefCell<Log>, written: Offset) -> Result<(), LogError> {
     let turn = log.borrow().back.turn.clone();
     let _turn = turn.acquire(1).await;
     {
@@ -337,11 +336,7 @@ pub struct Ended {
 
 /// The first part of [`close`], for a log that is settled: the caller makes the cut durable and
 /// replaces the files, of many logs at once. `None` when the disk knows all of it already.
-pub async fn end(
-    env: &Env,
-    log: &RefCell<Log>,
-    state: Vec<u8>,
-) -> Result<Option<Ended>, LogError> {
+pub async fn end(env: &Env, log: &RefCell<Log>, state: Vec<u8>) -> Result<Option<Ended>, LogError> {
     let (active, is_known) = {
         let log = log.borrow();
         assert!(log.is_settled(), "everything is in the segments");

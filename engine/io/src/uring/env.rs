@@ -120,10 +120,7 @@ impl Env {
         files: Vec<(PathBuf, Vec<u8>)>,
     ) -> io::Result<()> {
         let root = root.to_owned();
-        self.0
-            .pool
-            .run(move || replace_files(&root, &files))
-            .await
+        self.0.pool.run(move || replace_files(&root, &files)).await
     }
 
     pub(crate) async fn list_dir(&self, path: &Path) -> io::Result<Vec<DirEntry>> {
