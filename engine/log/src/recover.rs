@@ -230,9 +230,11 @@ impl Scan<'_> {
         let interval = log.config.index_interval;
         let (mut position, mut next) = start;
         let mut skip_visits = 0;
-        let index = segment.load_index(self.env, interval, position, next).await;
+        let index = match position {
+            0 => Some(Index::new(interval)),
+            _ => segment.load_index(self.env, interval, position, next).await,
+        };
         let mut index = match index {
-            _ if position == 0 => Index::new(interval),
             Some(mut index) => {
                 index.max_timestamp = index.max_timestamp.max(max_timestamp);
                 index

@@ -3,6 +3,7 @@
 //! Accepting is synchronous, so requests that come one after another keep their order without a
 //! lock, and the groups that go to disk form by themselves while the disk is busy.
 
+use std::cell::RefCell;
 use std::rc::Rc;
 
 use streamd_core::producer::{Sent, Verdict};
@@ -42,8 +43,22 @@ pub struct Ticket {
     countdown: Rc<Countdown>,
 }
 
+/// A batch for a partition that is being opened.
+pub(crate) struct Arrival {
+    batch: NewBatch,
+    now_ms: i64,
+    countdown: Rc<Countdown>,
+    place: Rc<RefCell<Option<Result<Appended, Refusal>>>>,
+}
+
 enum Accepted {
     Refused(Refusal),
+    /// The partition was being opened.
+    Waited {
+        partition: Rc<Partition>,
+        place: Rc<RefCell<Option<Result<Appended, Refusal>>>>,
+        log_append_ms: i64,
+    },
     At {
         partition: Rc<Partition>,
         base: Offset,
@@ -64,6 +79,23 @@ impl Accepted {
     fn outcome(self) -> AppendDone {
         match self {
             Accepted::Refused(refusal) => Err(refusal),
+            Accepted::Waited {
+                partition,
+                place,
+                log_append_ms,
+            } => {
+                let Appended { base, next } = place.take().unwrap_or_else(|| {
+                    let text = "the partition was not opened";
+                    Err(Refusal::new(ErrorCode::KafkaStorageError, text))
+                })?;
+                let at = Accepted::At {
+                    partition,
+                    base,
+                    next,
+                    log_append_ms,
+                };
+                at.outcome()
+            }
             Accepted::At {
                 partition,
                 base,
@@ -103,7 +135,7 @@ pub(crate) fn sent(header: &BatchHeader) -> Sent {
 
 impl Shard {
     /// Accepts batches for partitions of this shard, in order.
-    pub fn append(&self, items: Vec<AppendItem>) -> Ticket {
+    pub fn append(self: &Rc<Self>, items: Vec<AppendItem>) -> Ticket {
         let countdown = Countdown::new(0);
         let now_ms = self.env.wall_ms();
         let items = items
@@ -117,7 +149,7 @@ impl Shard {
     }
 
     fn append_one(
-        &self,
+        self: &Rc<Self>,
         item: AppendItem,
         now_ms: i64,
         countdown: &Rc<Countdown>,
@@ -130,6 +162,21 @@ impl Shard {
         } else {
             -1
         };
+        if partition.is_opening() {
+            let place = Rc::default();
+            countdown.expect(1);
+            partition.arrivals.borrow_mut().push(Arrival {
+                batch: item.batch,
+                now_ms,
+                countdown: countdown.clone(),
+                place: Rc::clone(&place),
+            });
+            return Ok(Accepted::Waited {
+                partition,
+                place,
+                log_append_ms,
+            });
+        }
         let Appended { base, next } = partition.accept(item.batch, now_ms)?;
         if next > partition.log.borrow().flushed() {
             countdown.expect(1);
@@ -142,6 +189,33 @@ impl Shard {
             next,
             log_append_ms,
         })
+    }
+}
+
+impl Shard {
+    /// The partition is open, or has failed: what came meanwhile is appended, in order, before
+    /// anybody else can come.
+    pub(crate) fn let_in(&self, partition: &Rc<Partition>) {
+        let arrivals = partition.arrivals.take();
+        partition.end_opening();
+        for Arrival {
+            batch,
+            now_ms,
+            countdown,
+            place,
+        } in arrivals
+        {
+            let accepted = partition.usable();
+            let accepted = accepted.and_then(|()| partition.accept(batch, now_ms));
+            match &accepted {
+                Ok(appended) if appended.next > partition.log.borrow().flushed() => {
+                    partition.waiters.ack(appended.next, countdown.clone());
+                    self.flusher.kick(partition.clone());
+                }
+                _ => countdown.take(1),
+            }
+            *place.borrow_mut() = Some(accepted);
+        }
     }
 }
 

@@ -308,8 +308,11 @@ impl Shard {
     }
 
     /// Begins a request. The answer comes when it is known, which may be a rebalance later.
-    pub(crate) fn begin_group(&self, ask: GroupAsk) -> Result<OneReceiver<Reply>, Refusal> {
-        let partition = self.partition(ask.partition).map_err(moved)?;
+    pub(crate) async fn begin_group(
+        self: &Rc<Self>,
+        ask: GroupAsk,
+    ) -> Result<OneReceiver<Reply>, Refusal> {
+        let partition = self.open_partition(ask.partition).await.map_err(moved)?;
         partition.usable().map_err(moved)?;
         let Some(host) = partition.groups.borrow().clone() else {
             let text = format!("{} keeps no groups", partition.name);
@@ -324,8 +327,11 @@ impl Shard {
     }
 
     /// Does what is asked of groups of this shard; answers when all is known.
-    pub(crate) async fn groups(&self, asks: Vec<GroupAsk>) -> Vec<GroupDone> {
-        let begun: Vec<_> = asks.into_iter().map(|ask| self.begin_group(ask)).collect();
+    pub(crate) async fn groups(self: &Rc<Self>, asks: Vec<GroupAsk>) -> Vec<GroupDone> {
+        let mut begun = Vec::with_capacity(asks.len());
+        for ask in asks {
+            begun.push(self.begin_group(ask).await);
+        }
         let mut done = Vec::with_capacity(begun.len());
         for receiver in begun {
             done.push(match receiver {
@@ -339,7 +345,7 @@ impl Shard {
     }
 
     /// Whoever asked under this token is gone.
-    pub(crate) fn group_gone(&self, id: PartitionId, token: Token) {
+    pub(crate) fn group_gone(self: &Rc<Self>, id: PartitionId, token: Token) {
         let Ok(partition) = self.partition(id) else {
             return;
         };

@@ -127,6 +127,11 @@ impl Flusher {
         self.journal.get().expect("started before the first append")
     }
 
+    /// A file of the journal that a replay had put off is free.
+    pub async fn let_go(&self, number: u32) -> Result<(), LogError> {
+        self.journal().let_go(number).await
+    }
+
     /// Sees to it that what was appended to a log becomes durable. Returns at once.
     pub fn kick(self: &Rc<Self>, owner: Rc<dyn Owner>) {
         if owner.turn().queued.replace(true) {

@@ -9,6 +9,7 @@ pub mod drive_group;
 pub mod drive_meta;
 pub mod flusher;
 pub mod mesh;
+mod open;
 pub mod partition;
 pub mod read;
 pub mod shard;

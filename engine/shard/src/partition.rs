@@ -8,12 +8,14 @@ use std::rc::Rc;
 
 use streamd_core::meta::TopicMeta;
 use streamd_core::producer::ProducerState;
+use streamd_io::local::Notify;
 use streamd_log::journal::Flushed;
 use streamd_log::log::SharedLog;
 use streamd_log::{Log, LogError};
 use streamd_model::{Epoch, ErrorCode, Offset, PartitionId, Watermarks};
 
 use crate::Refusal;
+use crate::append::Arrival;
 use crate::drive_group::GroupHost;
 use crate::flusher::{Owner, Turn};
 use crate::waiters::Waiters;
@@ -37,6 +39,12 @@ pub struct Partition {
     /// The topic as of the image that this shard has.
     pub topic: RefCell<std::sync::Arc<TopicMeta>>,
     turn: Turn,
+    /// Whether it is still being opened,
+    opening: Cell<bool>,
+    /// who waits for that,
+    opened: Notify,
+    /// and what was to be appended meanwhile.
+    pub(crate) arrivals: RefCell<Vec<Arrival>>,
     deleted: Cell<bool>,
     offline: RefCell<Option<Refusal>>,
 }
@@ -59,9 +67,41 @@ impl Partition {
             groups: RefCell::new(None),
             topic: RefCell::new(topic),
             turn: Turn::default(),
+            opening: Cell::new(false),
+            opened: Notify::default(),
+            arrivals: RefCell::default(),
             deleted: Cell::new(false),
             offline: RefCell::new(None),
         })
+    }
+
+    /// Nothing of it is to be used before [`Partition::end_opening`].
+    pub(crate) fn close_until_opened(&self) {
+        self.opening.set(true);
+    }
+
+    /// Whether it is still being opened.
+    pub fn is_opening(&self) -> bool {
+        self.opening.get()
+    }
+
+    /// Takes what a recovery found.
+    pub(crate) fn open(&self, log: Log, producers: ProducerState) {
+        *self.log.borrow_mut() = log;
+        *self.producers.borrow_mut() = producers;
+    }
+
+    /// It is open, or has failed: everybody may come in.
+    pub(crate) fn end_opening(&self) {
+        self.opening.set(false);
+        self.opened.notify_all();
+    }
+
+    /// Waits until it is open, or has failed.
+    pub async fn opened(&self) {
+        while self.opening.get() {
+            self.opened.wait().await;
+        }
     }
 
     /// Where the log stands.

@@ -120,7 +120,8 @@ impl Partition {
 
 impl Shard {
     /// Plans reads of partitions of this shard.
-    pub async fn read(&self, request: ReadRequest) -> Vec<ReadDone> {
+    pub async fn read(self: &Rc<Self>, request: ReadRequest) -> Vec<ReadDone> {
+        self.touch(request.items.iter().map(|i| i.partition));
         let mut done = Vec::with_capacity(request.items.len());
         let mut left = request.bytes_max;
         for item in &request.items {
@@ -133,7 +134,7 @@ impl Shard {
         done
     }
 
-    async fn read_one(&self, item: &ReadItem, left: usize) -> ReadDone {
+    async fn read_one(self: &Rc<Self>, item: &ReadItem, left: usize) -> ReadDone {
         let unknown = Watermarks {
             start: -1,
             stable: -1,
@@ -141,7 +142,7 @@ impl Shard {
             flushed: -1,
             end: -1,
         };
-        let partition = match self.partition(item.partition) {
+        let partition = match self.open_partition(item.partition).await {
             Ok(p) => p,
             Err(refusal) => {
                 return ReadDone {
@@ -202,12 +203,12 @@ impl Shard {
     }
 
     /// Waits until there are `bytes` more to read, or the time is over.
-    pub async fn watch(&self, request: WatchRequest) {
+    pub async fn watch(self: &Rc<Self>, request: WatchRequest) {
         let countdown = Countdown::new(request.bytes.min(i64::MAX as usize / 8) as i64);
         let mut watched: Vec<(Rc<Partition>, u64)> = Vec::with_capacity(request.items.len());
         for (id, seen) in &request.items {
             // A partition that is gone or has failed is something to tell at once.
-            let Ok(partition) = self.partition(*id) else {
+            let Ok(partition) = self.open_partition(*id).await else {
                 countdown.take(i64::MAX / 4);
                 continue;
             };
@@ -225,8 +226,8 @@ impl Shard {
     }
 
     /// Answers a question about an offset.
-    pub async fn offset(&self, query: OffsetQuery) -> Result<OffsetFound, Refusal> {
-        let partition = self.partition(query.partition)?;
+    pub async fn offset(self: &Rc<Self>, query: OffsetQuery) -> Result<OffsetFound, Refusal> {
+        let partition = self.open_partition(query.partition).await?;
         partition.usable()?;
         partition.check_epoch(query.leader_epoch)?;
         let marks = partition.watermarks();
@@ -274,8 +275,8 @@ impl Shard {
     }
 
     /// Where a leader epoch ends in this partition's log.
-    pub fn epoch_end(&self, query: EpochQuery) -> Result<EpochEnd, Refusal> {
-        let partition = self.partition(query.partition)?;
+    pub async fn epoch_end(self: &Rc<Self>, query: EpochQuery) -> Result<EpochEnd, Refusal> {
+        let partition = self.open_partition(query.partition).await?;
         partition.usable()?;
         partition.check_epoch(query.current)?;
         let log = partition.log.borrow();
@@ -286,8 +287,12 @@ impl Shard {
     }
 
     /// Moves a partition's log start up to `offset`; -1 means the high watermark.
-    pub async fn delete_records(&self, id: PartitionId, offset: Offset) -> Result<Offset, Refusal> {
-        let partition = self.partition(id)?;
+    pub async fn delete_records(
+        self: &Rc<Self>,
+        id: PartitionId,
+        offset: Offset,
+    ) -> Result<Offset, Refusal> {
+        let partition = self.open_partition(id).await?;
         partition.usable()?;
         let marks = partition.watermarks();
         let to = if offset == -1 { marks.high } else { offset };

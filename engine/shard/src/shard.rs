@@ -7,7 +7,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
-use streamd_core::group::{Coordinator, GroupRecord, OFFSETS_TOPIC};
+use streamd_core::group::OFFSETS_TOPIC;
 use streamd_core::meta::{ClusterImage, Local, TopicMeta};
 use streamd_core::producer::ProducerState;
 use streamd_io::local::Notify;
@@ -15,20 +15,23 @@ use streamd_io::mailbox::Endpoint;
 use streamd_io::{Class, Env};
 use streamd_log::journal::{Journal, JournalOptions, replay};
 use streamd_log::retain::{self, Retention};
-use streamd_log::{Log, LogConfig, LogError, recover, write_back};
+use streamd_log::{Log, LogConfig, LogError, write_back};
 use streamd_model::{ErrorCode, Map, PartitionId, ShardId};
 
 use crate::Refusal;
-use crate::drive_group::{records_of, split_state};
-use crate::drive_meta::{METADATA_DIR, MetaLog};
+use crate::drive_meta::MetaLog;
 use crate::flusher::Flusher;
 use crate::mesh::{Envelope, Mesh, Reply, Request, owner};
+use crate::open::{self, Past};
 use crate::partition::Partition;
 use crate::read::PartitionSize;
 use crate::tail_budget::TailBudget;
 
 /// The log of groups is folded at a start: it is short from its checkpoint on.
 const GROUP_CHECKPOINT_BYTES: u64 = 16 << 20;
+
+/// So many logs are closed together.
+const CLOSE_TOGETHER: usize = 2048;
 
 /// What a shard is told at its start.
 #[derive(Clone, Debug)]
@@ -58,7 +61,9 @@ pub struct Shard {
     partitions: RefCell<Map<PartitionId, Rc<Partition>>>,
     opened: Cell<bool>,
     opened_notify: Notify,
-    closing: Cell<bool>,
+    /// What is still to be opened of an earlier life.
+    pub(crate) past: Past,
+    pub(crate) closing: Cell<bool>,
     closed: Cell<bool>,
     pub(crate) meta: RefCell<Option<Rc<MetaLog>>>,
 }
@@ -82,6 +87,7 @@ impl Shard {
             partitions: RefCell::default(),
             opened: Cell::new(false),
             opened_notify: Notify::default(),
+            past: Past::default(),
             closing: Cell::new(false),
             closed: Cell::new(false),
             meta: RefCell::new(None),
@@ -98,7 +104,8 @@ impl Shard {
         self.image.borrow().clone()
     }
 
-    /// Waits until the partitions of the first image are open.
+    /// Waits until there is an image: from then on every partition answers. Those of an earlier
+    /// life are opened when somebody asks for them, and all others meanwhile.
     pub async fn opened(&self) {
         while !self.opened.get() {
             self.opened_notify.wait().await;
@@ -115,8 +122,19 @@ impl Shard {
         owner(id, self.mesh.shards())
     }
 
-    /// A partition of this shard. One that has no directory yet comes into being here.
-    pub fn partition(&self, id: PartitionId) -> Result<Rc<Partition>, Refusal> {
+    /// A partition of this shard, open.
+    pub async fn open_partition(
+        self: &Rc<Self>,
+        id: PartitionId,
+    ) -> Result<Rc<Partition>, Refusal> {
+        let partition = self.partition(id)?;
+        partition.opened().await;
+        Ok(partition)
+    }
+
+    /// A partition of this shard. One that has no directory yet comes into being here; one of an
+    /// earlier life that was not asked for before begins to be opened.
+    pub fn partition(self: &Rc<Self>, id: PartitionId) -> Result<Rc<Partition>, Refusal> {
         if let Some(p) = self.partitions.borrow().get(&id) {
             return Ok(p.clone());
         }
@@ -136,20 +154,22 @@ impl Shard {
         let dir = self.dir_of(topic, id.index);
         let log = Log::new(&self.env, &dir, self.log_config(topic), 0);
         let partition = Partition::new(id, topic.clone(), log, ProducerState::default());
-        if let Some(coordinator) = self.coordinator_for(&topic.name, &image) {
+        if self.past.has(id) {
+            self.begin_opening(&partition);
+        } else if let Some(coordinator) = self.coordinator_for(&topic.name, &image) {
             partition.host(coordinator, &self.env, &self.flusher);
         }
         self.partitions.borrow_mut().insert(id, partition.clone());
         Ok(partition)
     }
 
-    fn dir_of(&self, topic: &TopicMeta, index: i32) -> PathBuf {
+    pub(crate) fn dir_of(&self, topic: &TopicMeta, index: i32) -> PathBuf {
         self.settings
             .data_dir
             .join(format!("{}-{index}", topic.name))
     }
 
-    fn log_config(&self, topic: &TopicMeta) -> LogConfig {
+    pub(crate) fn log_config(&self, topic: &TopicMeta) -> LogConfig {
         LogConfig {
             segment_bytes: topic.config.segment_bytes as u64,
             segment_ms: topic.config.segment_ms,
@@ -194,6 +214,7 @@ impl Shard {
                 Reply::Done
             }
             Request::Offsets(queries) => {
+                self.touch(queries.iter().map(|q| q.partition));
                 let mut out = Vec::with_capacity(queries.len());
                 for q in queries {
                     out.push(self.offset(q).await);
@@ -201,7 +222,11 @@ impl Shard {
                 Reply::Offsets(out)
             }
             Request::EpochEnds(queries) => {
-                Reply::EpochEnds(queries.into_iter().map(|q| self.epoch_end(q)).collect())
+                let mut out = Vec::with_capacity(queries.len());
+                for q in queries {
+                    out.push(self.epoch_end(q).await);
+                }
+                Reply::EpochEnds(out)
             }
             Request::DeleteRecords(items) => {
                 let mut out = Vec::with_capacity(items.len());
@@ -210,7 +235,10 @@ impl Shard {
                 }
                 Reply::DeleteRecords(out)
             }
-            Request::Sizes => Reply::Sizes(self.sizes()),
+            Request::Sizes => {
+                self.past.all_open().await;
+                Reply::Sizes(self.sizes())
+            }
             Request::Start => Reply::Started(self.start().await.map_err(|e| e.to_string())),
             Request::Image(image) => {
                 self.follow(image).await;
@@ -221,7 +249,10 @@ impl Shard {
                 self.group_gone(id, token);
                 Reply::Done
             }
-            Request::GroupList => Reply::GroupList(self.group_list()),
+            Request::GroupList => {
+                self.past.groups_open().await;
+                Reply::GroupList(self.group_list())
+            }
             Request::Propose(command) => Reply::Propose(self.propose(command).await),
             Request::Close => {
                 self.close().await;
@@ -236,12 +267,20 @@ impl Shard {
         let (id, shards) = (usize::from(self.mesh.id().0), self.mesh.shards());
         let data_dir = &self.settings.data_dir;
         let mine = |shard: usize| shard % shards == id;
-        let replayed = replay::replay(&self.env, data_dir, mine, |shard| shard < shards).await?;
+        let keep = |shard: usize| shard < shards;
+        let later = |shard: usize, dir: &str, metadata: &str| {
+            let owner = open::partition_of(dir, metadata).map(|p| self.owner(p));
+            shard == id && owner == Some(self.mesh.id())
+        };
+        let (replayed, backlog) =
+            replay::replay_some(&self.env, data_dir, (mine, keep), later).await?;
         for note in &replayed.notes {
             eprintln!("warning: {note}");
         }
         let options = self.settings.journal;
-        let journal = Journal::open(&self.env, data_dir, id, options).await?;
+        let held = (id, backlog.files());
+        let journal = Journal::open_without(&self.env, data_dir, held, options).await?;
+        self.past.waits(backlog);
         self.flusher.start(journal);
         Ok(())
     }
@@ -270,17 +309,24 @@ impl Shard {
     /// Uses a new image: opens what it finds the first time, then deletes and reconfigures.
     pub async fn follow(self: &Rc<Self>, image: Arc<ClusterImage>) {
         if !self.opened.get() {
-            self.open_all(&image).await;
+            self.past.begin(&image);
             *self.image.borrow_mut() = image.clone();
-            self.drop_group_topics(&image).await;
             self.opened.set(true);
             self.opened_notify.notify_all();
+            let open = self.clone().open_rest(image);
+            self.env.spawn(Class::Background, open).detach();
             return;
         }
         let fewer = image.topics().len() < self.image.borrow().topics().len();
+        if fewer {
+            self.meet_deleted(&image);
+        }
         for partition in self.mine() {
             match image.topic_by_id(partition.id.topic) {
-                None => self.delete_partition(&partition).await,
+                None => {
+                    partition.opened().await;
+                    self.delete_partition(&partition).await;
+                }
                 Some(topic) if !Arc::ptr_eq(topic, &partition.topic.borrow()) => {
                     *partition.topic.borrow_mut() = topic.clone();
                     partition
@@ -305,6 +351,34 @@ impl Shard {
         mine
     }
 
+    /// Makes entries for the partitions of topics that `image` no longer has, if nobody asked for
+    /// them in this life: so they are deleted like the others.
+    fn meet_deleted(&self, image: &ClusterImage) {
+        let old = self.image();
+        for topic in old.topics() {
+            if image.topic_by_id(topic.id).is_some() {
+                continue;
+            }
+            for index in 0..self.past.remove(topic.id) {
+                let id = PartitionId {
+                    topic: topic.id,
+                    index,
+                };
+                if self.owner(id) != self.mesh.id() || self.partitions.borrow().contains_key(&id) {
+                    continue;
+                }
+                let log = Log::new(
+                    &self.env,
+                    &self.dir_of(topic, index),
+                    self.log_config(topic),
+                    0,
+                );
+                let partition = Partition::new(id, topic.clone(), log, ProducerState::default());
+                self.partitions.borrow_mut().insert(id, partition);
+            }
+        }
+    }
+
     async fn delete_partition(&self, partition: &Rc<Partition>) {
         partition.delete();
         while partition.is_flushing() {
@@ -313,6 +387,7 @@ impl Shard {
         self.partitions.borrow_mut().remove(&partition.id);
         let turn = partition.log.borrow().back_turn();
         let _turn = turn.acquire(1).await;
+        self.forget(&partition.name).await;
         let from = partition.log.borrow().dir().to_owned();
         let to = self
             .settings
@@ -329,7 +404,7 @@ impl Shard {
         self.remove_later(to);
     }
 
-    fn remove_later(&self, dir: PathBuf) {
+    pub(crate) fn remove_later(&self, dir: PathBuf) {
         let env = self.env.clone();
         self.env
             .spawn(Class::Background, async move {
@@ -340,189 +415,11 @@ impl Shard {
             .detach();
     }
 
-    /// Opens every partition of this shard that has a directory.
-    async fn open_all(self: &Rc<Self>, image: &Arc<ClusterImage>) {
-        let names = match self.env.list_dir(&self.settings.data_dir).await {
-            Ok(entries) => entries
-                .into_iter()
-                .filter(|e| e.is_dir)
-                .map(|e| e.name)
-                .collect(),
-            Err(e) => {
-                eprintln!("error: list {}: {e}", self.settings.data_dir.display());
-                Vec::new()
-            }
-        };
-        let mut tasks = Vec::new();
-        for name in names {
-            if name == METADATA_DIR {
-                continue;
-            }
-            let dir = self.settings.data_dir.join(&name);
-            if name.ends_with("-delete") {
-                if self.mesh.id() == ShardId(0) {
-                    self.remove_later(dir);
-                }
-                continue;
-            }
-            let Some((topic, index)) = split_name(&name) else {
-                continue;
-            };
-            let Some(topic) = image.topic(topic).filter(|t| index < t.partitions) else {
-                if self.mesh.id() == ShardId(0) {
-                    eprintln!(
-                        "warning: {} belongs to no topic that this broker knows; it is left alone",
-                        dir.display()
-                    );
-                }
-                continue;
-            };
-            let id = PartitionId {
-                topic: topic.id,
-                index,
-            };
-            if self.owner(id) == self.mesh.id() {
-                let (shard, topic) = (self.clone(), topic.clone());
-                let groups = self.coordinator_for(&topic.name, image);
-                tasks.push(self.env.spawn(Class::Latency, async move {
-                    shard.open_one(id, topic, dir, groups).await;
-                }));
-            }
-            if tasks.len() >= 32 {
-                tasks.remove(0).await;
-            }
-        }
-        for task in tasks {
-            task.await;
-        }
-    }
-
-    async fn open_one(
-        &self,
-        id: PartitionId,
-        topic: Arc<TopicMeta>,
-        dir: PathBuf,
-        mut groups: Option<Coordinator>,
-    ) {
-        if let Err(why) = self.check_topic_id(&dir, &topic).await {
-            eprintln!("warning: {}: {why}; it is moved aside", dir.display());
-            let stray = dir.with_extension(format!("{}-stray", self.env.random_u64()));
-            if let Err(e) = self.env.rename(&dir, &stray).await {
-                eprintln!("error: rename {}: {e}", dir.display());
-            }
-            return;
-        }
-        let (log, producers, failed) = match self.recover(&topic, &dir, &mut groups).await {
-            Ok((log, producers)) => (log, producers, None),
-            Err(error) => {
-                let log = Log::new(&self.env, &dir, self.log_config(&topic), 0);
-                (log, ProducerState::default(), Some(error))
-            }
-        };
-        let partition = Partition::new(id, topic, log, producers);
-        if let Some(groups) = groups {
-            partition.host(groups, &self.env, &self.flusher);
-        }
-        if let Some(error) = failed {
-            partition.fail(&error);
-        }
-        self.partitions.borrow_mut().insert(id, partition);
-    }
-
-    async fn check_topic_id(&self, dir: &Path, topic: &TopicMeta) -> Result<(), String> {
-        let bytes = match self
-            .env
-            .read_file(&dir.join("partition.metadata"), 4096)
-            .await
-        {
-            Ok(bytes) => bytes,
-            // The directory was made, the file was not yet: nothing was acknowledged from here.
-            Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(()),
-            Err(e) => return Err(format!("read partition.metadata: {e}")),
-        };
-        let text = String::from_utf8_lossy(&bytes);
-        let id = text
-            .lines()
-            .find_map(|l| l.strip_prefix("topic_id: "))
-            .unwrap_or_default();
-        if id.trim() == topic.id.to_base64() {
-            return Ok(());
-        }
-        Err(format!(
-            "it is of a topic with id {id}, but {} has id {}",
-            topic.name, topic.id
-        ))
-    }
-
-    async fn recover(
-        &self,
-        topic: &TopicMeta,
-        dir: &Path,
-        groups: &mut Option<Coordinator>,
-    ) -> Result<(Log, ProducerState), LogError> {
-        let now_ms = self.env.wall_ms();
-        let mut replayed = Vec::new();
-        let mut bad = None;
-        let mut records = Vec::new();
-        let keeps_groups = groups.is_some();
-        let opened = recover::open(
-            &self.env,
-            dir,
-            self.log_config(topic),
-            now_ms,
-            &mut |h, bytes| {
-                if h.is_idempotent() {
-                    replayed.push(*h);
-                }
-                if keeps_groups {
-                    match records_of(h, bytes) {
-                        Ok(more) => records.extend(more),
-                        Err(e) => {
-                            bad.get_or_insert(format!("offset {}: {e}", h.base_offset));
-                        }
-                    }
-                }
-            },
-        )
-        .await?;
-        let corrupt = |what: String| LogError::Corrupt(format!("{}: {what}", dir.display()));
-        if let Some(what) = bad {
-            return Err(corrupt(what));
-        }
-        let mut state = opened.state.as_slice();
-        if let Some(groups) = groups {
-            state = fold_groups(groups, state, &records).map_err(corrupt)?;
-        }
-        let mut producers = if state.is_empty() {
-            ProducerState::default()
-        } else {
-            ProducerState::decode(state).map_err(|why| corrupt(format!("producer state: {why}")))?
-        };
-        for h in replayed {
-            let sent = crate::append::sent(&h);
-            producers.record(&sent, h.base_offset, h.max_timestamp, now_ms);
-        }
-        for note in &opened.notes {
-            eprintln!("warning: {note}");
-        }
-        for cut in &opened.cuts {
-            eprintln!(
-                "warning: {}: cut at byte {}: {} ({} bytes of a write that was not acknowledged, \
-                 kept in {})",
-                cut.file.display(),
-                cut.position,
-                cut.why,
-                cut.bytes,
-                cut.kept.display()
-            );
-        }
-        Ok((opened.log, producers))
-    }
-
     /// Looks after retention, and forgets producers that were silent for long. For ever.
     pub async fn retain(self: Rc<Self>) {
         loop {
             self.env.sleep(self.settings.retention_check).await;
+            self.past.all_open().await;
             let mine = self.mine();
             let idle_ms = self.image().broker().producer_id_expiration_ms;
             for partition in mine {
@@ -559,6 +456,12 @@ impl Shard {
     /// Flushes and closes everything. Nothing is accepted any more.
     pub async fn close(self: &Rc<Self>) {
         self.closing.set(true);
+        if self.opened.get() {
+            self.past.all_open().await;
+        }
+        for partition in self.mine() {
+            partition.opened().await;
+        }
         let mine: Vec<_> = self
             .partitions
             .borrow_mut()
@@ -576,45 +479,41 @@ impl Shard {
         if let Err(error) = self.flusher.close().await {
             eprintln!("error: close the journal: {error}; the next start reads it again");
         }
-        for partition in mine {
-            if partition.usable().is_err() {
-                continue;
-            }
-            let state = partition.state(&partition.producers.borrow());
-            if let Err(error) = write_back::close(&self.env, &partition.log, state).await {
-                partition.fail(&error);
-            }
-        }
+        self.close_logs(mine).await;
         if let Some(meta) = meta {
             meta.close(&self.env, &self.image()).await;
         }
         drop(meta_turn);
         self.closed.set(true);
     }
-}
 
-/// Brings a coordinator to the end of its log: the checkpoint's state, then what came after it.
-/// Gives the part of the state that is about producers.
-fn fold_groups<'a>(
-    groups: &mut Coordinator,
-    state: &'a [u8],
-    records: &[GroupRecord],
-) -> Result<&'a [u8], String> {
-    let mut producers = state;
-    if !state.is_empty() {
-        let (first, second) = split_state(state).ok_or("the checkpoint's state is cut")?;
-        groups.decode(second).map_err(|e| e.to_string())?;
-        producers = first;
+    /// Makes the ends of the logs known to the next start, many at a time.
+    async fn close_logs(&self, mine: Vec<Rc<Partition>>) {
+        for some in mine.chunks(CLOSE_TOGETHER) {
+            let mut files = Vec::new();
+            let mut closing = Vec::new();
+            for partition in some.iter().filter(|p| p.usable().is_ok()) {
+                let state = partition.state(&partition.producers.borrow());
+                match write_back::end(&self.env, &partition.log, state).await {
+                    Ok(None) => {}
+                    Ok(Some(ended)) => {
+                        files.extend(ended.files);
+                        closing.push(partition);
+                    }
+                    Err(error) => partition.fail(&error),
+                }
+                self.env.yield_if_needed().await;
+            }
+            if files.is_empty() {
+                continue;
+            }
+            // It makes the cuts durable as well, before anything says where the logs end.
+            let data_dir = &self.settings.data_dir;
+            if let Err(error) = self.env.replace_files(data_dir, files).await {
+                let what = format!("write checkpoints in {}", data_dir.display());
+                let error = LogError::Io { what, error };
+                closing.iter().for_each(|partition| partition.fail(&error));
+            }
+        }
     }
-    for record in records {
-        groups.replay(record);
-    }
-    Ok(producers)
-}
-
-/// `topic-3` → (`topic`, 3).
-fn split_name(name: &str) -> Option<(&str, i32)> {
-    let (topic, index) = name.rsplit_once('-')?;
-    let index: i32 = index.parse().ok()?;
-    (index >= 0 && !topic.is_empty()).then_some((topic, index))
 }
