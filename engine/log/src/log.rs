@@ -109,9 +109,7 @@ pub(crate) struct Checkpoints {
     pub last: Checkpoint,
     /// What it will say once everything before it is flushed.
     pub next: Option<Checkpoint>,
-    /// Whether `last` is what the file says: without a file it is a guess.
-    pub stored: bool,
-    /// Bytes appended since the newer of the two.
+    /// Bytes appended since the newer of the two: what a recovery would scan.
     pub since: u64,
     /// Held while the file is replaced.
     pub turn: Budget,
@@ -171,7 +169,6 @@ impl Log {
             points: Checkpoints {
                 last: Checkpoint::empty(base),
                 next: None,
-                stored: false,
                 since: 0,
                 turn: Budget::new(1),
             },

@@ -97,7 +97,6 @@ pub async fn open(
     // The directory may have been made, and not its metadata.
     log.has_dir = has_metadata || log.config.metadata.is_empty();
     log.rolled_ms = now_ms;
-    log.points.stored = point.is_some();
     let mut checkpoint =
         point.unwrap_or_else(|| Checkpoint::empty(files.first().map_or(0, |f| f.0)));
     log.start = checkpoint.log_start.max(files.first().map_or(0, |f| f.0));
@@ -111,6 +110,7 @@ pub async fn open(
     log.epochs = checkpoint.epochs.clone();
     let scan = scan.run(&mut log, &checkpoint, &files, visit).await?;
     log.start = log.start.min(log.end);
+    log.points.since = scan.scanned;
     checkpoint.state = state.clone();
     log.points.last = checkpoint;
     Ok(Recovered {
@@ -202,7 +202,7 @@ impl Scan<'_> {
             let good = self
                 .segment(log, &segment, (start, from.max_timestamp), visit)
                 .await?;
-            ended = good < size && self.cut(&segment, good, size).await?;
+            ended = good < size && !segment.is_padded() && self.cut(&segment, good, size).await?;
             log.segments.push_back(segment.clone());
             if ended || following.is_none() {
                 self.take_over(log, &segment).await?;
@@ -261,7 +261,7 @@ impl Scan<'_> {
         }
         self.scanned += reader.position - position;
         segment.advance(reader.position.max(start.0), next.max(start.1));
-        segment.all_written();
+        segment.all_written(reader.zeros_follow().await?);
         if reader.position < start.0 {
             return Err(LogError::Corrupt(format!(
                 "{}: byte {} is bad, though everything before byte {} was checked once",
@@ -424,6 +424,14 @@ impl BatchReader {
             return Ok(self.buf.clone());
         }
         Ok(self.buf.slice(inside..))
+    }
+
+    /// Whether what follows is only the zeros that fill the last block up. They stay: nothing can
+    /// take them for records.
+    async fn zeros_follow(&mut self) -> Result<bool, LogError> {
+        let rest = (BLOCK - self.position as usize % BLOCK) % BLOCK;
+        let window = self.window(BLOCK).await?;
+        Ok(!window.is_empty() && window.len() == rest && window.iter().all(|&b| b == 0))
     }
 
     /// The next batch if it is good and begins at offset `expected`: header, position, bytes.

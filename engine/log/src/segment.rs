@@ -32,6 +32,8 @@ pub struct Segment {
     written: Cell<u64>,
     /// Whether the file has what is not durable there.
     dirty: Cell<bool>,
+    /// Whether the file may be longer than what is in it.
+    padded: Cell<bool>,
     /// Whether the file was made and its name may not be durable.
     unnamed: Cell<bool>,
     /// Whether it is on the list of [`crate::open_files`],
@@ -58,6 +60,7 @@ impl Segment {
             reader: RefCell::new(None),
             written: Cell::new(size),
             dirty: Cell::new(false),
+            padded: Cell::new(false),
             unnamed: Cell::new(false),
             listed: Cell::new(false),
             asked: Cell::new(false),
@@ -107,11 +110,19 @@ impl Segment {
         );
         self.written.set(written);
         self.dirty.set(true);
+        self.padded.set(!written.is_multiple_of(BLOCK as u64));
     }
 
-    /// Notes that a recovery found the bytes before [`Segment::size`] in the file.
-    pub fn all_written(&self) {
+    /// Notes that a recovery found the bytes before [`Segment::size`] in the file, and perhaps
+    /// zeros behind them, up to the end of the block.
+    pub fn all_written(&self, padded: bool) {
         self.written.set(self.size.get());
+        self.padded.set(padded);
+    }
+
+    /// Whether the file has zeros behind its last batch.
+    pub fn is_padded(&self) -> bool {
+        self.padded.get()
     }
 
     /// The index, when it is in memory.
@@ -296,13 +307,13 @@ impl Segment {
         if let Some(index) = self.index() {
             index.borrow_mut().seal();
         }
-        let is_open = self.writer.borrow().is_some();
-        let is_long = !self.size().is_multiple_of(BLOCK as u64);
-        if !is_open && (self.written() == 0 || !is_long) {
+        if !self.padded.get() {
+            *self.writer.borrow_mut() = None;
             return Ok(None);
         }
         let file = self.open_writer(env).await?;
         *self.writer.borrow_mut() = None;
+        self.padded.set(false);
         let fail = LogError::io(format!("cut {}", self.path("log").display()));
         file.truncate(self.size()).await.map_err(fail)?;
         Ok(Some(file))

@@ -299,9 +299,7 @@ pub(crate) async fn store_checkpoint(
     env.write_file_atomic(&path, checkpoint.encode())
         .await
         .map_err(LogError::io(format!("write {}", path.display())))?;
-    let mut log = log.borrow_mut();
-    log.points.last = checkpoint;
-    log.points.stored = true;
+    log.borrow_mut().points.last = checkpoint;
     Ok(())
 }
 
@@ -311,7 +309,7 @@ pub(crate) async fn store_checkpoint(
 pub async fn close(env: &Env, log: &RefCell<Log>, state: Vec<u8>) -> Result<(), LogError> {
     write_back(env, log, &Budget::new(PIECE), true).await?;
     settle(env, log).await?;
-    let Some(mut ended) = end(env, log, state).await? else {
+    let Some(mut ended) = end(env, log, (state, 0)).await? else {
         return Ok(());
     };
     if let Some((file, path)) = ended.cut {
@@ -335,32 +333,34 @@ pub struct Ended {
 }
 
 /// The first part of [`close`], for a log that is settled: the caller makes the cut durable and
-/// replaces the files, of many logs at once. `None` when the disk knows all of it already.
-pub async fn end(env: &Env, log: &RefCell<Log>, state: Vec<u8>) -> Result<Option<Ended>, LogError> {
+/// replaces the files, of many logs at once. There are no files when the next start has less than
+/// `rescan_max` bytes to scan: then that takes less than to write them. `None` without a segment.
+pub async fn end(
+    env: &Env,
+    log: &RefCell<Log>,
+    (state, rescan_max): (Vec<u8>, u64),
+) -> Result<Option<Ended>, LogError> {
     let (active, is_known) = {
         let log = log.borrow();
         assert!(log.is_settled(), "everything is in the segments");
-        let last = &log.points.last;
-        let is_known = last.next == log.end
-            && last.log_start == log.start
-            && last.position == log.position
-            && last.state == state;
+        let is_known = log.points.since < rescan_max && log.points.next.is_none();
         (log.segments.back().cloned(), is_known)
     };
     let Some(active) = active.filter(|_| log.borrow().has_dir) else {
         return Ok(None);
     };
-    let cut = active.cut(env).await?;
-    if is_known && cut.is_none() && log.borrow().points.stored {
-        return Ok(None);
+    let cut = active
+        .cut(env)
+        .await?
+        .map(|file| (file, active.path("log")));
+    if is_known {
+        let files = Vec::new();
+        return Ok(Some(Ended { cut, files }));
     }
     let mut files = active.index_files();
     let mut log = log.borrow_mut();
     let mut checkpoint = log.final_checkpoint(state);
     checkpoint.log_start = log.start;
     files.push((log.dir.join(checkpoint::FILE), checkpoint.encode()));
-    Ok(Some(Ended {
-        cut: cut.map(|file| (file, active.path("log"))),
-        files,
-    }))
+    Ok(Some(Ended { cut, files }))
 }

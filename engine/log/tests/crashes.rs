@@ -318,7 +318,8 @@ async fn stop(life: &Rc<Life>) {
             written.expect("write back works");
             let settled = write_back::settle(&life.env, &one.log).await;
             settled.expect("settling works");
-            let ended = write_back::end(&life.env, &one.log, state).await;
+            let rescan_max = life.env.random_u64() % 10_000;
+            let ended = write_back::end(&life.env, &one.log, (state, rescan_max)).await;
             files.extend(
                 ended
                     .expect("the end works")

@@ -32,6 +32,9 @@ const GROUP_CHECKPOINT_BYTES: u64 = 16 << 20;
 
 /// So many logs are closed together.
 const CLOSE_TOGETHER: usize = 2048;
+/// A log gets no checkpoint at a stop when the next start finds less than so many bytes behind the
+/// last one.
+const RESCAN_MAX: u64 = 256 << 10;
 
 /// What a shard is told at its start.
 #[derive(Clone, Debug)]
@@ -492,11 +495,13 @@ impl Shard {
         for some in mine.chunks(CLOSE_TOGETHER) {
             let mut files = Vec::new();
             let mut closing = Vec::new();
+            let mut cut = false;
             for partition in some.iter().filter(|p| p.usable().is_ok()) {
                 let state = partition.state(&partition.producers.borrow());
-                match write_back::end(&self.env, &partition.log, state).await {
+                match write_back::end(&self.env, &partition.log, (state, RESCAN_MAX)).await {
                     Ok(None) => {}
                     Ok(Some(ended)) => {
+                        cut |= ended.cut.is_some();
                         files.extend(ended.files);
                         closing.push(partition);
                     }
@@ -504,7 +509,7 @@ impl Shard {
                 }
                 self.env.yield_if_needed().await;
             }
-            if files.is_empty() {
+            if files.is_empty() && !cut {
                 continue;
             }
             // It makes the cuts durable as well, before anything says where the logs end.
