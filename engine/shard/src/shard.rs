@@ -320,30 +320,67 @@ impl Shard {
             self.env.spawn(Class::Background, open).detach();
             return;
         }
-        let fewer = image.topics().len() < self.image.borrow().topics().len();
-        if fewer {
-            self.meet_deleted(&image);
-        }
-        for partition in self.mine() {
-            match image.topic_by_id(partition.id.topic) {
+        let before = self.image.replace(image.clone());
+        let mut fewer = false;
+        for topic in before.topics() {
+            match image.topic_by_id(topic.id) {
+                Some(now) if Arc::ptr_eq(now, topic) => {}
+                Some(now) => self.reconfigure(now).await,
                 None => {
-                    partition.opened().await;
-                    self.delete_partition(&partition).await;
+                    self.delete_topic(topic).await;
+                    fewer = true;
                 }
-                Some(topic) if !Arc::ptr_eq(topic, &partition.topic.borrow()) => {
-                    *partition.topic.borrow_mut() = topic.clone();
-                    partition
-                        .log
-                        .borrow_mut()
-                        .set_config(self.log_config(topic));
-                }
-                Some(_) => {}
             }
             self.env.yield_if_needed().await;
         }
-        *self.image.borrow_mut() = image.clone();
         if fewer {
             self.drop_group_topics(&image).await;
+        }
+    }
+
+    async fn reconfigure(&self, topic: &Arc<TopicMeta>) {
+        for index in 0..topic.partitions {
+            let id = PartitionId {
+                topic: topic.id,
+                index,
+            };
+            let partition = self.partitions.borrow().get(&id).cloned();
+            if let Some(partition) = partition {
+                *partition.topic.borrow_mut() = topic.clone();
+                let config = self.log_config(topic);
+                partition.log.borrow_mut().set_config(config);
+            }
+            self.env.yield_if_needed().await;
+        }
+    }
+
+    async fn delete_topic(&self, topic: &Arc<TopicMeta>) {
+        let past = self.past.remove(topic.id);
+        for index in 0..topic.partitions {
+            let id = PartitionId {
+                topic: topic.id,
+                index,
+            };
+            if self.owner(id) != self.mesh.id() {
+                continue;
+            }
+            let partition = self.partitions.borrow().get(&id).cloned();
+            match partition {
+                Some(partition) => {
+                    partition.opened().await;
+                    self.delete_partition(&partition).await;
+                }
+                // Nobody asked for it in this life.
+                None if index < past => {
+                    let (dir, config) = (self.dir_of(topic, index), self.log_config(topic));
+                    let log = Log::new(&self.env, &dir, config, 0);
+                    let state = ProducerState::default();
+                    let partition = Partition::new(id, topic.clone(), log, state);
+                    self.delete_partition(&partition).await;
+                }
+                None => {}
+            }
+            self.env.yield_if_needed().await;
         }
     }
 
@@ -352,34 +389,6 @@ impl Shard {
         let mut mine: Vec<_> = self.partitions.borrow().values().cloned().collect();
         mine.sort_unstable_by_key(|p| p.id);
         mine
-    }
-
-    /// Makes entries for the partitions of topics that `image` no longer has, if nobody asked for
-    /// them in this life: so they are deleted like the others.
-    fn meet_deleted(&self, image: &ClusterImage) {
-        let old = self.image();
-        for topic in old.topics() {
-            if image.topic_by_id(topic.id).is_some() {
-                continue;
-            }
-            for index in 0..self.past.remove(topic.id) {
-                let id = PartitionId {
-                    topic: topic.id,
-                    index,
-                };
-                if self.owner(id) != self.mesh.id() || self.partitions.borrow().contains_key(&id) {
-                    continue;
-                }
-                let log = Log::new(
-                    &self.env,
-                    &self.dir_of(topic, index),
-                    self.log_config(topic),
-                    0,
-                );
-                let partition = Partition::new(id, topic.clone(), log, ProducerState::default());
-                self.partitions.borrow_mut().insert(id, partition);
-            }
-        }
     }
 
     async fn delete_partition(&self, partition: &Rc<Partition>) {
