@@ -2,8 +2,11 @@
 
 use std::io::Write as _;
 use std::process::{Command, Stdio};
+use std::thread::sleep;
+use std::time::{Duration, Instant};
 
 use streamd_tests::broker::{Broker, streamctl};
+use streamd_tests::client::Client;
 use streamd_tests::install::kafka_tool;
 use streamd_tests::run::{command, output};
 
@@ -227,6 +230,102 @@ fn groups_by_kafkas_tools_and_ours() {
         &String::from_utf8_lossy(&missing.stderr),
         "there is no group `readers`",
     );
+}
+
+#[test]
+fn groups_of_the_consumer_protocol_by_kafkas_tools_and_ours() {
+    let broker = Broker::start(&["--set", "group.consumer.heartbeat.interval.ms=300"]);
+    let boot = broker.addr();
+    console_produce(&boot, "lines", 50);
+    let mut member = Client::Java
+        .driver()
+        .args(["group", &boot, "lines", "readers", "-", "consumer"])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::null())
+        .spawn()
+        .expect("a driver");
+    let words = |text: &str| text.split_whitespace().collect::<Vec<_>>().join(" ");
+    let deadline = Instant::now() + Duration::from_secs(60);
+    while words(&ours(&boot, &["group", "lag"])) != "Group Topic Partitions Lag readers lines 1 0" {
+        assert!(
+            Instant::now() < deadline,
+            "{}",
+            ours(&boot, &["group", "lag"])
+        );
+        sleep(Duration::from_millis(200));
+    }
+    let groups = |args: &[&str]| {
+        let tool = "org.apache.kafka.tools.consumer.group.ConsumerGroupCommand";
+        words(&call(tool, &boot, args))
+    };
+    assert_has(
+        &groups(&["--list", "--type", "consumer", "--state"]),
+        "readers Consumer Stable",
+    );
+    assert!(!groups(&["--list", "--type", "classic"]).contains("readers"));
+    let one = ["--describe", "--group", "readers"];
+    assert_has(&groups(&one), "readers lines 0 50 50 0");
+    assert_has(
+        &groups(&[&one[..], &["--state"]].concat()),
+        "uniform Stable",
+    );
+    let members = groups(&[&one[..], &["--members", "--verbose"]].concat());
+    assert_has(&members, "lines:0");
+    assert_has(
+        &words(&ours(&boot, &["group", "list"])),
+        "readers Stable consumer consumer",
+    );
+    let shown = ours(&boot, &["group", "describe", "readers"]);
+    assert_has(&shown, "Group readers: Stable, uniform, 1 member, lag 0");
+    let key = "consumer.session.timeout.ms";
+    let set = [
+        "--alter",
+        "--entity-type",
+        "groups",
+        "--entity-name",
+        "readers",
+    ];
+    let value = format!("{key}=46000");
+    call(
+        CONFIGS,
+        &boot,
+        &[&set[..], &["--add-config", &value]].concat(),
+    );
+    let get = [
+        "--describe",
+        "--entity-type",
+        "groups",
+        "--entity-name",
+        "readers",
+    ];
+    assert_has(&call(CONFIGS, &boot, &get), &value);
+    assert_has(
+        &ours(&boot, &["config", "describe", "group", "readers"]),
+        "46000",
+    );
+
+    let mut input = member.stdin.take().expect("a pipe");
+    writeln!(input, "stop").expect("the member listens");
+    drop(input);
+    assert!(member.wait().expect("a child's state").success());
+    ours(
+        &boot,
+        &[
+            "group",
+            "reset-offsets",
+            "readers",
+            "--topic",
+            "lines",
+            "--to-earliest",
+            "--execute",
+        ],
+    );
+    assert_has(
+        &words(&ours(&boot, &["group", "lag"])),
+        "readers lines 1 50",
+    );
+    assert_has(&groups(&["--delete", "--group", "readers"]), "successful");
+    assert!(!ours(&boot, &["group", "list"]).contains("readers"));
 }
 
 fn console_produce(boot: &str, topic: &str, count: usize) {

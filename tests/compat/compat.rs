@@ -9,6 +9,7 @@
 mod cli;
 mod groups;
 mod kcat;
+mod txn;
 
 use std::sync::{Arc, Mutex, OnceLock, Weak};
 

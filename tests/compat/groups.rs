@@ -11,8 +11,9 @@ use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, kill_process};
 use streamd_tests::batch::Batch;
-use streamd_tests::broker::Broker;
+use streamd_tests::broker::{Broker, streamctl};
 use streamd_tests::client::Client;
+use streamd_tests::run::{command, output};
 use streamd_tests::wire::{Body, Connection};
 
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -49,6 +50,10 @@ enum Said {
 struct Group {
     broker: Broker,
     client: Client,
+    /// What members that join speak, if the driver is told.
+    protocol: Option<&'static str>,
+    /// What they subscribe to.
+    subscription: &'static str,
     members: BTreeMap<&'static str, Member>,
     /// Partitions and offsets, with how often they were read.
     read: BTreeMap<(u32, u64), u32>,
@@ -64,12 +69,18 @@ impl Group {
             "group.initial.rebalance.delay.ms=0",
             "--set",
             "group.min.session.timeout.ms=1000",
+            "--set",
+            "group.consumer.heartbeat.interval.ms=300",
+            "--set",
+            "group.consumer.session.timeout.ms=30000",
         ]);
         Connection::open(&broker.addr()).create_topic(TOPIC, PARTITIONS as i32, &[]);
         let (say, said) = channel();
         let mut group = Self {
             broker,
             client,
+            protocol: None,
+            subscription: TOPIC,
             members: BTreeMap::new(),
             read: BTreeMap::new(),
             produced: 0,
@@ -77,6 +88,13 @@ impl Group {
             say,
         };
         group.produce(100);
+        group
+    }
+
+    /// The same for members of the newer protocol.
+    fn modern(client: Client) -> Self {
+        let mut group = Self::new(client);
+        group.protocol = Some("consumer");
         group
     }
 
@@ -94,11 +112,16 @@ impl Group {
 
     /// Starts a member; with an instance id it is a static one.
     fn join(&mut self, name: &'static str, instance: &[&str]) {
+        let instance = match self.protocol {
+            Some(_) if instance.is_empty() => &["-"],
+            _ => instance,
+        };
         let mut child = self
             .client
             .driver()
-            .args(["group", &self.broker.addr(), TOPIC, "readers"])
+            .args(["group", &self.broker.addr(), self.subscription, "readers"])
             .args(instance)
+            .args(self.protocol)
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .spawn()
@@ -229,7 +252,11 @@ fn parse(line: &str) -> Said {
 }
 
 fn check(client: Client) {
-    let mut g = Group::new(client);
+    check_group(Group::new(client));
+}
+
+fn check_group(mut g: Group) {
+    let client = g.client;
     g.join("a", &[]);
     g.until("the first member has all", |g| g.is_split());
     g.join("b", &[]);
@@ -299,6 +326,148 @@ fn check_static(client: Client) {
     );
     g.stop("a");
     g.stop("b");
+}
+
+/// A static member that closes and comes back within its session gets its partitions back, and
+/// nobody else notices.
+fn check_modern_static(client: Client) {
+    let mut g = Group::modern(client);
+    g.join("a", &["instance-a"]);
+    g.join("b", &["instance-b"]);
+    g.until("two members share", |g| {
+        g.is_split() && g.members.len() == 2
+    });
+    g.until("all is read", Group::has_read_all);
+    g.until_quiet();
+    let (owned, told) = (g.members["b"].owned.clone(), g.members["a"].told);
+    g.stop("b");
+    g.join("b", &["instance-b"]);
+    g.until("it has its partitions back", |g| {
+        g.members["b"].owned == owned
+    });
+    g.produce(20);
+    g.until("all is read", Group::has_read_all);
+    g.until_quiet();
+    assert_eq!(
+        g.members["a"].told, told,
+        "the other one was told of a rebalance"
+    );
+    g.stop("a");
+    g.stop("b");
+}
+
+/// Members that subscribe by a regular expression find a topic that comes later.
+fn check_regex(client: Client) {
+    let mut g = Group::modern(client);
+    g.subscription = "^sh[a-z]+";
+    g.join("a", &[]);
+    g.until("the first member has all", Group::is_split);
+    g.join("b", &[]);
+    g.until("two members share", |g| {
+        g.is_split() && g.members.len() == 2
+    });
+    g.until("all is read", Group::has_read_all);
+    let mut connection = Connection::open(&g.broker.addr());
+    connection.create_topic("shards", 8, &[]);
+    connection.create_topic("other-shards", 20, &[]);
+    let batch = Batch::of(&["late".to_owned()]).encode();
+    let done = connection.produce("shards", 7, &batch);
+    assert_eq!(done.expect("an answer to Produce").error, 0);
+    let done = connection.produce("other-shards", 19, &batch);
+    assert_eq!(done.expect("an answer to Produce").error, 0);
+    g.until("the new topic is read", |g| g.read.contains_key(&(7, 0)));
+    g.until_quiet();
+    assert!(
+        !g.read.contains_key(&(19, 0)),
+        "it matches names that only end so"
+    );
+    g.stop("a");
+    g.stop("b");
+}
+
+impl Group {
+    /// What `streamctl group list` says of the group.
+    fn listed(&self) -> String {
+        let text = output(command(streamctl()).args([
+            "--bootstrap",
+            &self.broker.addr(),
+            "group",
+            "list",
+        ]));
+        let line = text.lines().find(|l| l.contains("readers"));
+        let words: Vec<_> = line.unwrap_or_default().split_whitespace().collect();
+        words.join(" ")
+    }
+
+    /// Follows the members until the group is in this state, then until all is read.
+    fn until_listed(&mut self, what: &str) {
+        let deadline = Instant::now() + PATIENCE;
+        while self.listed() != what {
+            let listed = self.listed();
+            assert!(Instant::now() < deadline, "{listed:?}, not {what:?}");
+            if let Ok((name, said)) = self.said.recv_timeout(Duration::from_millis(200)) {
+                self.take(name, said);
+            }
+        }
+        self.produce(20);
+        self.until("all is read", |g| g.has_read_all() && g.is_split());
+    }
+}
+
+#[test]
+fn java_moves_a_live_group_to_the_consumer_protocol_and_back() {
+    let mut g = Group::new(Client::Java);
+    g.join("a", &[]);
+    g.join("b", &[]);
+    g.until_listed("readers Stable classic consumer");
+    g.protocol = Some("consumer");
+    g.join("c", &[]);
+    g.until_listed("readers Stable consumer consumer");
+    g.stop("a");
+    g.join("d", &[]);
+    g.until_listed("readers Stable consumer consumer");
+    g.stop("b");
+    g.until_listed("readers Stable consumer consumer");
+    g.broker.kill();
+    g.broker.start_again();
+    g.until_listed("readers Stable consumer consumer");
+    g.protocol = None;
+    g.join("e", &[]);
+    g.until_listed("readers Stable consumer consumer");
+    g.stop("c");
+    g.stop("d");
+    g.until_listed("readers Stable classic consumer");
+    g.stop("e");
+}
+
+#[test]
+fn java_groups_of_the_consumer_protocol() {
+    check_group(Group::modern(Client::Java));
+}
+
+#[test]
+fn java_static_members_of_the_consumer_protocol() {
+    check_modern_static(Client::Java);
+}
+
+#[test]
+fn java_regular_expressions() {
+    check_regex(Client::Java);
+}
+
+#[test]
+fn confluent_groups_of_the_consumer_protocol() {
+    check_group(Group::modern(Client::Confluent));
+}
+
+#[test]
+fn confluent_static_members_of_the_consumer_protocol() {
+    check_modern_static(Client::Confluent);
+}
+
+#[test]
+fn confluent_regular_expressions() {
+    check_regex(Client::Confluent);
 }
 
 #[test]

@@ -148,7 +148,7 @@ fn jvm(class_path: &str) -> Command {
 pub fn java() -> Command {
     let libs = jars("java-libs", "compat/java/pom.xml");
     let path = format!("{}/*", libs.display());
-    const SOURCES: [&str; 8] = [
+    const SOURCES: [&str; 9] = [
         "compat/java/pom.xml",
         "compat/java/streamd/Main.java",
         "compat/java/streamd/Lines.java",
@@ -157,6 +157,7 @@ pub fn java() -> Command {
         "compat/java/streamd/ClientChecks.java",
         "compat/java/streamd/AdminChecks.java",
         "compat/java/streamd/Group.java",
+        "compat/java/streamd/Txn.java",
     ];
     let classes = once("java-classes", &SOURCES, |dir| {
         let sources = SOURCES[1..].iter().map(|s| source_dir().join(s));

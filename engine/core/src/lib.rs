@@ -9,6 +9,7 @@ pub mod config;
 pub mod group;
 pub mod meta;
 pub mod producer;
+pub mod txn;
 
 use streamd_model::ErrorCode;
 

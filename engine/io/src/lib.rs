@@ -23,6 +23,7 @@ pub mod runtime;
 #[cfg(any(test, feature = "sim"))]
 pub mod sim;
 pub mod stream;
+mod sync;
 mod task;
 mod uring;
 

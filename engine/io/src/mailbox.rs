@@ -4,18 +4,18 @@
 //! Invariants: a lane is first in, first out, also between tasks of one shard that wait for room
 //! in it; nothing is dropped; a sender that found a lane full, and a receiver that found all lanes
 //! empty, are woken after the other side moved (each side sets its flag, then looks again; the
-//! other acts, then looks at the flag; a fence stands between).
+//! other acts, then looks at the flag; a fence stands between). `tests/model` checks the last
+//! with all interleavings.
 
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
 use std::future::Future;
 use std::pin::Pin;
-use std::sync::atomic::{AtomicBool, Ordering, fence};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
-use crossbeam_queue::ArrayQueue;
+use crate::sync::{ArrayQueue, AtomicBool, Mutex, Ordering, PoisonError, fence};
 
 /// Wakers behind a flag: the lock is taken only when somebody sleeps or is woken.
 #[derive(Default)]

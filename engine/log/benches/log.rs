@@ -5,15 +5,19 @@
 
 use std::cell::RefCell;
 use std::hint::black_box;
+use std::io::Write;
 use std::path::Path;
 use std::rc::Rc;
 
 use bytes::Bytes;
 use divan::Bencher;
 use divan::counter::{BytesCount, ItemsCount};
+use lz4_flex::frame::{BlockMode, BlockSize, FrameEncoder, FrameInfo};
 use streamd_io::Env;
 use streamd_io::sim::{Sim, SimOptions};
-use streamd_log::batch::{NewRecord, Writer, build, crc_matches};
+use streamd_log::batch::{
+    HEADER, LOG_OVERHEAD, NewRecord, Writer, build, crc_matches, restamp_time,
+};
 use streamd_log::index::Index;
 use streamd_log::journal::{Group, Journal, JournalOptions};
 use streamd_log::log::SharedLog;
@@ -26,13 +30,30 @@ fn main() {
 
 /// A batch of so many records of a size, uncompressed.
 fn batch(records: usize, size: usize) -> Vec<u8> {
-    let value = vec![0x5a; size];
-    let record = NewRecord {
-        timestamp: 1,
-        key: None,
-        value: Some(&value),
+    // Half of it compresses.
+    let mut state = 1u64;
+    let mut byte = || {
+        state = state
+            .wrapping_mul(6_364_136_223_846_793_005)
+            .wrapping_add(1);
+        if state >> 63 == 0 {
+            0x5a
+        } else {
+            (state >> 48) as u8
+        }
     };
-    build(&vec![record; records], Writer::default())
+    let values: Vec<Vec<u8>> = (0..records)
+        .map(|_| (0..size).map(|_| byte()).collect())
+        .collect();
+    let records: Vec<NewRecord<'_>> = values
+        .iter()
+        .map(|value| NewRecord {
+            timestamp: 1,
+            key: None,
+            value: Some(value),
+        })
+        .collect();
+    build(&records, Writer::default())
 }
 
 fn facts(bytes: &[u8]) -> Facts {
@@ -53,9 +74,32 @@ fn crc32c(bencher: Bencher<'_, '_>, records: usize) {
         .bench_local(|| crc_matches(black_box(&batch)));
 }
 
-#[divan::bench(args = [(1, 1024), (63, 1024), (606, 100)], max_time = 0.5)]
-fn validate(bencher: Bencher<'_, '_>, (records, size): (usize, usize)) {
-    let batch = batch(records, size);
+/// The same records as one LZ4 frame of 64 KiB blocks, as the Java client writes it.
+fn lz4(batch: &[u8]) -> Vec<u8> {
+    let info = FrameInfo::new()
+        .block_size(BlockSize::Max64KB)
+        .block_mode(BlockMode::Independent);
+    let mut encoder = FrameEncoder::with_frame_info(info, batch[..HEADER].to_vec());
+    encoder.write_all(&batch[HEADER..]).expect("into memory");
+    let mut out = encoder.finish().expect("into memory");
+    let length = (out.len() - LOG_OVERHEAD) as i32;
+    out[8..12].copy_from_slice(&length.to_be_bytes());
+    out[21..23].copy_from_slice(&3i16.to_be_bytes());
+    restamp_time(&mut out, 1, false);
+    let attributes = i16::from_be_bytes([out[21], out[22]]);
+    assert_eq!(attributes & 7, 3, "the codec stays");
+    out
+}
+
+#[divan::bench(
+    args = [
+        (1, 1024, false), (63, 1024, false), (606, 100, false), (63, 1024, true), (606, 100, true),
+    ],
+    max_time = 0.5,
+)]
+fn validate(bencher: Bencher<'_, '_>, (records, size, packed): (usize, usize, bool)) {
+    let plain = batch(records, size);
+    let batch = if packed { lz4(&plain) } else { plain.clone() };
     let rules = Rules {
         batch_bytes_max: 1 << 20,
         key_needed: false,
@@ -68,7 +112,7 @@ fn validate(bencher: Bencher<'_, '_>, (records, size): (usize, usize)) {
     let all = || Validation::begin(black_box(&batch), rules).and_then(Validation::run);
     assert!(all().is_ok(), "the batch is good");
     bencher
-        .counter(BytesCount::of_slice(&batch))
+        .counter(BytesCount::of_slice(&plain))
         .counter(ItemsCount::new(records))
         .bench_local(all);
 }

@@ -280,6 +280,54 @@ impl Default for Writer {
     }
 }
 
+/// Sets whether the batch is part of a transaction and whether it holds markers, and writes the
+/// CRC anew.
+pub fn set_transactional(bytes: &mut [u8], control: bool) {
+    let mut attributes = i16_at(bytes, CRC_FROM) | ATTR_TRANSACTIONAL;
+    if control {
+        attributes |= ATTR_CONTROL;
+    }
+    bytes[21..23].copy_from_slice(&attributes.to_be_bytes());
+    let crc = crc32c::crc32c(&bytes[CRC_FROM..]);
+    bytes[17..21].copy_from_slice(&crc.to_be_bytes());
+}
+
+/// A marker that ends a transaction, as a batch of its own, in Kafka's format.
+pub fn build_marker(
+    producer: (i64, i16),
+    commit: bool,
+    coordinator_epoch: i32,
+    now_ms: i64,
+) -> Vec<u8> {
+    let key = [0, 0, 0, u8::from(commit)];
+    let mut value = vec![0, 0];
+    value.extend_from_slice(&coordinator_epoch.to_be_bytes());
+    let record = NewRecord {
+        timestamp: now_ms,
+        key: Some(&key),
+        value: Some(&value),
+    };
+    let writer = Writer {
+        id: producer.0,
+        epoch: producer.1,
+        sequence: -1,
+    };
+    let mut bytes = build(&[record], writer);
+    set_transactional(&mut bytes, true);
+    bytes
+}
+
+/// Whether a batch of markers commits (`true`) or aborts; `None` if it is of another kind.
+pub fn marker_commits(batch: &[u8]) -> Option<bool> {
+    let view = crate::record_view::BatchView::new(batch, 1 << 20).ok()?;
+    let record = view.records().next()?.ok()?;
+    match *record.key?.get(..4)? {
+        [_, _, 0, 0] => Some(false),
+        [_, _, 0, 1] => Some(true),
+        _ => None,
+    }
+}
+
 fn put_varint(out: &mut Vec<u8>, v: i64) {
     let mut z = ((v << 1) ^ (v >> 63)) as u64;
     while z >= 0x80 {

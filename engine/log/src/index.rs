@@ -80,6 +80,15 @@ impl Index {
         (from, self.positions.get(after).map(|&(_, p)| u64::from(p)))
     }
 
+    /// The first offset, less segment base, of which is known that nothing at or after `position`
+    /// lies before it, if an entry says so.
+    pub fn offset_after(&self, position: u64) -> Option<u32> {
+        let after = self
+            .positions
+            .partition_point(|&(_, p)| u64::from(p) < position);
+        self.positions.get(after).map(|&(o, _)| o)
+    }
+
     /// A relative offset from which to look for the first record at or after `timestamp`: every
     /// record before it is older.
     pub fn before_time(&self, timestamp: i64) -> u32 {

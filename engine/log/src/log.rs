@@ -115,6 +115,15 @@ pub(crate) struct Checkpoints {
     pub turn: Budget,
 }
 
+/// What was made ready for readers.
+#[derive(Default)]
+pub(crate) struct Prepared {
+    /// Sealed segments with an open file and an index in memory, least lately asked for first.
+    pub segments: VecDeque<Rc<Segment>>,
+    /// An offset where a batch begins, the base of its segment, and the batch's position there.
+    pub located: Option<(Offset, Offset, u64)>,
+}
+
 /// The log of one partition.
 pub struct Log {
     pub(crate) env: Env,
@@ -133,8 +142,7 @@ pub struct Log {
     pub(crate) back: Back,
     pub(crate) tail: Tail,
     pub(crate) has_dir: bool,
-    /// Sealed segments with an open file and an index in memory, least lately asked for first.
-    pub(crate) prepared: VecDeque<Rc<Segment>>,
+    pub(crate) prepared: Prepared,
     pub(crate) points: Checkpoints,
 }
 
@@ -165,7 +173,7 @@ impl Log {
             },
             tail: Tail::default(),
             has_dir: false,
-            prepared: VecDeque::new(),
+            prepared: Prepared::default(),
             points: Checkpoints {
                 last: Checkpoint::empty(base),
                 next: None,
@@ -398,10 +406,10 @@ impl Log {
         if is_active || self.is_unsealed(segment) {
             return;
         }
-        self.prepared.retain(|s| !Rc::ptr_eq(s, segment));
-        self.prepared.push_back(segment.clone());
-        if self.prepared.len() > PREPARED_MAX
-            && let Some(old) = self.prepared.pop_front()
+        self.prepared.segments.retain(|s| !Rc::ptr_eq(s, segment));
+        self.prepared.segments.push_back(segment.clone());
+        if self.prepared.segments.len() > PREPARED_MAX
+            && let Some(old) = self.prepared.segments.pop_front()
         {
             old.release();
         }

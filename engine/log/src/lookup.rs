@@ -56,6 +56,36 @@ pub async fn latest(env: &Env, log: &RefCell<Log>) -> Result<Found, LogError> {
     Ok(best)
 }
 
+/// Finds where in `segment`, which is ready for readers, the batch at `limit` begins, for
+/// [`Log::plan_read_below`].
+pub async fn locate(
+    env: &Env,
+    log: &RefCell<Log>,
+    segment: &Rc<Segment>,
+    limit: Offset,
+) -> Result<(), LogError> {
+    let relative = u32::try_from(limit - segment.base).unwrap_or(0);
+    let position = segment.index().map_or(0, |i| i.borrow().find(relative).0);
+    let mut cursor = Cursor {
+        env,
+        log,
+        segment: segment.clone(),
+        position,
+        buf: Bytes::new(),
+        buf_at: position,
+    };
+    let mut at = position;
+    while let Some((header, _)) = cursor.batch(|_| false).await? {
+        if header.base_offset >= limit {
+            break;
+        }
+        at = cursor.position;
+        env.yield_if_needed().await;
+    }
+    log.borrow_mut().prepared.located = Some((limit, segment.base, at));
+    Ok(())
+}
+
 async fn latest_in(
     env: &Env,
     log: &RefCell<Log>,

@@ -5,12 +5,12 @@
 //! that are there; a record that is not sound is an error and the last one.
 
 use std::borrow::Cow;
-use std::io::Read;
+use std::io;
 
 use streamd_model::Offset;
 
 use crate::batch::{BatchError, BatchHeader, Codec, HEADER};
-use crate::compress::Inflate;
+use crate::compress::{Inflate, Window};
 
 /// A batch whose records lie uncompressed in memory.
 pub struct BatchView<'a> {
@@ -65,11 +65,9 @@ impl<'a> BatchView<'a> {
             });
         }
         let mut inflated = Vec::new();
-        Inflate::new(codec, packed)
-            .and_then(|inflate| inflate.take(bytes_max + 1).read_to_end(&mut inflated))
-            .map_err(|e| {
-                BatchError::invalid(format!("cannot decompress ({}): {e}", codec.name()))
-            })?;
+        inflate(codec, packed, bytes_max, &mut inflated).map_err(|e| {
+            BatchError::invalid(format!("cannot decompress ({}): {e}", codec.name()))
+        })?;
         if inflated.len() as u64 > bytes_max {
             return Err(BatchError::invalid(format!(
                 "the batch ({}, {} bytes) inflates to more than {bytes_max} bytes",
@@ -96,6 +94,18 @@ impl<'a> BatchView<'a> {
             rest: &self.records,
             left: self.header.count,
             done: false,
+        }
+    }
+}
+
+/// Stops behind `bytes_max`.
+fn inflate(codec: Codec, packed: &[u8], bytes_max: u64, to: &mut Vec<u8>) -> io::Result<()> {
+    let (mut inflate, mut window) = (Inflate::new(codec, packed)?, Window::take());
+    loop {
+        let n = inflate.next(&mut window)?;
+        to.extend_from_slice(&window[..n]);
+        if n == 0 || to.len() as u64 > bytes_max {
+            return Ok(());
         }
     }
 }

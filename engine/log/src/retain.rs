@@ -93,7 +93,7 @@ fn take_dead(log: &RefCell<Log>) -> Vec<Rc<Segment>> {
             break;
         }
         let a = a.clone();
-        log.prepared.retain(|s| !Rc::ptr_eq(s, &a));
+        log.prepared.segments.retain(|s| !Rc::ptr_eq(s, &a));
         log.segments.pop_front();
         dead.push(a);
     }

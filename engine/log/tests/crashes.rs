@@ -177,9 +177,26 @@ async fn bytes_of(env: &Env, dir: &Path, offset: i64, part: &Part) -> Vec<u8> {
 /// One read as a consumer does it; gives the offset to go on from.
 async fn read(env: &Env, log: &SharedLog, model: &Shared, offset: i64, max: usize) -> i64 {
     let dir = log.borrow().dir().to_owned();
+    // Now and then only up to a batch, as those do who read what is committed.
+    let limit = {
+        let model = model.borrow();
+        let flushed = log.borrow().flushed();
+        let bases = model
+            .written
+            .range(offset + 1..flushed)
+            .map(|(base, _)| *base);
+        let bases: Vec<i64> = bases.collect();
+        match env.random_u64() as usize {
+            n if n % 2 == 0 && !bases.is_empty() => bases[(n / 2) % bases.len()],
+            _ => flushed,
+        }
+    };
     let plan = loop {
-        let planned = log.borrow().plan_read(offset, max, true);
+        let planned = log.borrow().plan_read_below(offset, limit, max, true);
         match planned {
+            Planned::Locate(segment) => {
+                lookup::locate(env, log, &segment, limit).await.unwrap();
+            }
             Planned::Ready(plan) => break plan,
             Planned::OutOfRange => panic!("offset {offset} is in the log"),
             Planned::Prepare(segment) => {
@@ -194,13 +211,20 @@ async fn read(env: &Env, log: &SharedLog, model: &Shared, offset: i64, max: usiz
         bytes.extend(bytes_of(env, &dir, offset, part).await);
     }
     assert_eq!(bytes.len(), plan.bytes);
+    assert!(plan.bytes > 0 || offset >= limit, "a reader stands still");
     let (mut at, mut next) = (0, offset);
     while let Ok(h) = BatchHeader::parse(&bytes[at..]) {
         if at + h.size > bytes.len() {
+            assert!(
+                h.base_offset < limit,
+                "the beginning of what is beyond the limit"
+            );
             break;
         }
         let one = &bytes[at..at + h.size];
         assert!(crc_matches(one), "a reader got a bad batch");
+        assert!(h.base_offset < limit, "beyond the limit");
+        assert!(h.next_offset() <= plan.next, "behind the plan's end");
         let ranges = records::values(one, &h).unwrap();
         let model = model.borrow();
         if let Some((end, value, _)) = model.written.get(&h.base_offset) {

@@ -5,6 +5,7 @@ use std::io::Write;
 
 use proptest::prelude::*;
 use streamd_log::batch::{self, BatchHeader, HEADER, NewRecord, Writer, build, restamp_time};
+use streamd_log::compress::Inflate;
 use streamd_log::validate::{Facts, Rules, Validation};
 use streamd_log::{BatchError, Codec};
 use streamd_model::ErrorCode;
@@ -118,6 +119,56 @@ fn every_codec_passes_and_needs_no_change() {
         ErrorCode::None,
         "librdkafka's snappy"
     );
+}
+
+/// Every kind of LZ4 frame: those that go straight into the window and those of the library.
+#[test]
+fn every_kind_of_lz4_frame_passes() {
+    use lz4_flex::frame::{BlockMode, BlockSize, FrameEncoder, FrameInfo};
+    let batch = plain(60_000);
+    let sizes = [
+        BlockSize::Max64KB,
+        BlockSize::Max256KB,
+        BlockSize::Max1MB,
+        BlockSize::Max4MB,
+    ];
+    for size in sizes {
+        let plain = FrameInfo::new().block_size(size);
+        let kinds = [
+            (plain.clone().block_mode(BlockMode::Independent), true),
+            (plain.clone().block_mode(BlockMode::Linked), false),
+            (plain.clone().content_checksum(true), false),
+            (plain.clone().block_checksums(true), false),
+            (
+                plain.content_size(Some((batch.len() - HEADER) as u64)),
+                false,
+            ),
+        ];
+        for (info, straight) in kinds {
+            let mut encoder = FrameEncoder::with_frame_info(info.clone(), vec![]);
+            encoder.write_all(&batch[HEADER..]).unwrap();
+            let frame = encoder.finish().unwrap();
+            let inflate = Inflate::new(Codec::Lz4, &frame).unwrap();
+            let is_straight = matches!(inflate, Inflate::Lz4Blocks(_));
+            assert_eq!(is_straight, straight, "{info:?}");
+            let batch = with_records(&batch, 3, &frame);
+            let rules = Rules {
+                batch_bytes_max: batch.len(),
+                ..RULES
+            };
+            assert!(check(&batch, rules).is_ok(), "{info:?}");
+            // The library takes the end of the bytes for the end of the frame.
+            let near_end = if straight {
+                frame.len() - 1
+            } else {
+                frame.len() - 1000
+            };
+            for cut in [3, 7, 9, 1000, frame.len() / 2, near_end] {
+                let cut = with_records(&batch, 3, &frame[..cut]);
+                assert_eq!(code(&cut), ErrorCode::InvalidRecord, "{info:?}");
+            }
+        }
+    }
 }
 
 #[test]

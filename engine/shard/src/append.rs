@@ -6,8 +6,8 @@
 use std::cell::RefCell;
 use std::rc::Rc;
 
-use streamd_core::producer::{Sent, Verdict};
-use streamd_log::{Appended, BatchHeader, NewBatch};
+use streamd_core::producer::{ProducerState, Sent, Verdict};
+use streamd_log::{Appended, BatchHeader, Log, NewBatch};
 use streamd_model::{ErrorCode, Offset, PartitionId, ProducerId};
 
 use crate::Refusal;
@@ -21,6 +21,9 @@ pub struct AppendItem {
     pub partition: PartitionId,
     /// A validated batch.
     pub batch: NewBatch,
+    /// For the first batch of a transaction: what the partition gave out before the coordinator
+    /// confirmed that it is in the transaction.
+    pub guard: Option<u64>,
 }
 
 /// What became of a batch.
@@ -46,6 +49,7 @@ pub struct Ticket {
 /// A batch for a partition that is being opened.
 pub(crate) struct Arrival {
     batch: NewBatch,
+    guard: Option<u64>,
     now_ms: i64,
     countdown: Rc<Countdown>,
     place: Rc<RefCell<Option<Result<Appended, Refusal>>>>,
@@ -124,7 +128,7 @@ impl Accepted {
 }
 
 /// What the producer state knows a batch by.
-pub(crate) fn sent(header: &BatchHeader) -> Sent {
+pub fn sent(header: &BatchHeader) -> Sent {
     Sent {
         producer: ProducerId(header.producer_id),
         epoch: header.producer_epoch,
@@ -133,9 +137,28 @@ pub(crate) fn sent(header: &BatchHeader) -> Sent {
     }
 }
 
+/// What a batch that a recovery found says of its producer; `commits`: it is a marker.
+pub(crate) fn replay(
+    producers: &mut ProducerState,
+    header: &BatchHeader,
+    commits: Option<bool>,
+    now_ms: i64,
+) {
+    let who = (header.producer_id, header.producer_epoch);
+    let base = header.base_offset;
+    if let Some(commit) = commits {
+        // What a recovery finds is durable.
+        return producers.record_marker(who, commit, (base, header.next_offset()), now_ms);
+    }
+    producers.record(&sent(header), base, header.max_timestamp, now_ms);
+    if header.is_transactional() && !header.is_control() {
+        producers.record_txn(who.0, who.1, base, now_ms);
+    }
+}
+
 impl Shard {
     /// Accepts batches for partitions of this shard, in order.
-    pub fn append(self: &Rc<Self>, items: Vec<AppendItem>) -> Ticket {
+    pub fn append(&self, items: Vec<AppendItem>) -> Ticket {
         let countdown = Countdown::new(0);
         let now_ms = self.env.wall_ms();
         let items = items
@@ -149,7 +172,7 @@ impl Shard {
     }
 
     fn append_one(
-        self: &Rc<Self>,
+        &self,
         item: AppendItem,
         now_ms: i64,
         countdown: &Rc<Countdown>,
@@ -167,6 +190,7 @@ impl Shard {
             countdown.expect(1);
             partition.arrivals.borrow_mut().push(Arrival {
                 batch: item.batch,
+                guard: item.guard,
                 now_ms,
                 countdown: countdown.clone(),
                 place: Rc::clone(&place),
@@ -177,7 +201,7 @@ impl Shard {
                 log_append_ms,
             });
         }
-        let Appended { base, next } = partition.accept(item.batch, now_ms)?;
+        let Appended { base, next } = partition.accept(item.batch, item.guard, now_ms)?;
         if next > partition.log.borrow().flushed() {
             countdown.expect(1);
             partition.waiters.ack(next, countdown.clone());
@@ -200,13 +224,14 @@ impl Shard {
         partition.end_opening();
         for Arrival {
             batch,
+            guard,
             now_ms,
             countdown,
             place,
         } in arrivals
         {
             let accepted = partition.usable();
-            let accepted = accepted.and_then(|()| partition.accept(batch, now_ms));
+            let accepted = accepted.and_then(|()| partition.accept(batch, guard, now_ms));
             match &accepted {
                 Ok(appended) if appended.next > partition.log.borrow().flushed() => {
                     partition.waiters.ack(appended.next, countdown.clone());
@@ -221,7 +246,12 @@ impl Shard {
 
 impl Partition {
     /// Gives a batch its place, or the place that it was given when it came before.
-    fn accept(&self, batch: NewBatch, now_ms: i64) -> Result<Appended, Refusal> {
+    fn accept(
+        &self,
+        batch: NewBatch,
+        guard: Option<u64>,
+        now_ms: i64,
+    ) -> Result<Appended, Refusal> {
         let header = batch.facts.header;
         let mut log = self.log.borrow_mut();
         if header.size as u64 > log.config().segment_bytes {
@@ -232,34 +262,12 @@ impl Partition {
             );
             return Err(Refusal::new(ErrorCode::RecordListTooLarge, text));
         }
-        let id = sent(&header);
-        let mut producers = self.producers.borrow_mut();
-        if header.is_idempotent() {
-            match producers.check(&id) {
-                Verdict::Append => {}
-                Verdict::Duplicate {
-                    base_offset,
-                    last_offset,
-                    ..
-                } => {
-                    // Not before the first copy is durable. Waiters come in order of their
-                    // offsets, so while it is under way this one waits for all there is.
-                    let done = last_offset < log.flushed();
-                    let next = if done { last_offset + 1 } else { log.end() };
-                    return Ok(Appended {
-                        base: base_offset,
-                        next,
-                    });
-                }
-                Verdict::Reject(code) => {
-                    let text = format!(
-                        "producer {} epoch {} sequence {} for {}",
-                        id.producer.0, id.epoch, id.base_seq, self.name
-                    );
-                    return Err(Refusal::new(code, text));
-                }
-            }
+        if header.is_idempotent()
+            && let Some(before) = self.check_producer(&header, guard, &log)?
+        {
+            return Ok(before);
         }
+        let mut producers = self.producers.borrow_mut();
         if log.will_roll(header.size, header.count, now_ms) {
             log.roll(now_ms);
             log.plan_checkpoint(self.state(&producers));
@@ -269,8 +277,59 @@ impl Partition {
         let max_timestamp = batch.facts.max_timestamp;
         let appended = log.append(batch, self.epoch, now_ms);
         if header.is_idempotent() {
-            producers.record(&id, appended.base, max_timestamp, now_ms);
+            producers.record(&sent(&header), appended.base, max_timestamp, now_ms);
+        }
+        if header.is_transactional() {
+            producers.record_txn(
+                header.producer_id,
+                header.producer_epoch,
+                appended.base,
+                now_ms,
+            );
+            self.guards.end(header.producer_id);
         }
         Ok(appended)
+    }
+
+    /// Whether the batch of a producer is to be appended; or where it is already.
+    fn check_producer(
+        &self,
+        header: &BatchHeader,
+        guard: Option<u64>,
+        log: &Log,
+    ) -> Result<Option<Appended>, Refusal> {
+        let id = sent(header);
+        let refuse = |code| {
+            let text = format!(
+                "producer {} epoch {} sequence {} for {}",
+                id.producer.0, id.epoch, id.base_seq, self.name
+            );
+            Err(Refusal::new(code, text))
+        };
+        match self.producers.borrow().check(&id) {
+            Verdict::Append => {}
+            Verdict::Duplicate {
+                base_offset,
+                last_offset,
+                ..
+            } => {
+                // Not before the first copy is durable. Waiters come in order of their offsets,
+                // so while it is under way this one waits for all there is.
+                let done = last_offset < log.flushed();
+                let next = if done { last_offset + 1 } else { log.end() };
+                return Ok(Some(Appended {
+                    base: base_offset,
+                    next,
+                }));
+            }
+            Verdict::Reject(code) => return refuse(code),
+        }
+        let who = (id.producer.0, id.epoch);
+        if header.is_transactional() {
+            self.admit_txn(who, guard)?;
+        } else if let Err(code) = self.producers.borrow().check_epoch(who.0, who.1, false) {
+            return refuse(code);
+        }
+        Ok(None)
     }
 }

@@ -11,28 +11,20 @@ use std::sync::Arc;
 
 use futures_lite::future;
 use streamd_core::group::{
-    Batch, Coordinator, Effects, GroupRecord, Limits, Listed, Now, OFFSETS_TOPIC, Reply, Request,
-    Token,
+    Batch, Coordinator, Effects, Listed, Now, Reply, Request, Token, TxnCommit,
 };
 use streamd_core::meta::ClusterImage;
 use streamd_core::producer::ProducerState;
 use streamd_io::local::{Notify, OneReceiver, OneSender, oneshot};
 use streamd_io::{Class, Env};
-use streamd_log::batch::{NewRecord, Writer, build};
-use streamd_log::record_view::BatchView;
-use streamd_log::validate::Facts;
-use streamd_log::{BatchHeader, NewBatch};
 use streamd_model::{ErrorCode, Map, Mono, Offset, PartitionId};
 
 use crate::Refusal;
 use crate::flusher::Flusher;
+use crate::internal::Internal;
+use crate::keeper::join_state;
 use crate::partition::Partition;
 use crate::shard::Shard;
-
-/// A batch of group records gets no larger than this by another record, bytes.
-const BATCH_BYTES: usize = 512 << 10;
-/// The most that a batch of the log of groups may inflate to, bytes.
-const INFLATED_MAX: u64 = 256 << 20;
 
 /// A request to the coordinator of a group.
 pub struct GroupAsk {
@@ -67,42 +59,6 @@ fn now(env: &Env) -> Now {
         mono: env.now(),
         wall_ms: env.wall_ms(),
     }
-}
-
-/// The state of a partition of `__consumer_offsets` in a checkpoint: that of its producers behind
-/// its length, then that of its groups.
-fn join_state(producers: &ProducerState, groups: &Coordinator) -> Vec<u8> {
-    let producers = producers.encode();
-    let mut state = (producers.len() as u64).to_le_bytes().to_vec();
-    state.extend_from_slice(&producers);
-    state.extend_from_slice(&groups.encode());
-    state
-}
-
-/// Takes apart what [`join_state`] made.
-pub(crate) fn split_state(state: &[u8]) -> Option<(&[u8], &[u8])> {
-    let (length, rest) = state.split_first_chunk::<8>()?;
-    rest.split_at_checked(usize::try_from(u64::from_le_bytes(*length)).ok()?)
-}
-
-/// Reads the group records of a batch.
-///
-/// # Errors
-/// A sentence that says what is wrong.
-pub(crate) fn records_of(header: &BatchHeader, bytes: &[u8]) -> Result<Vec<GroupRecord>, String> {
-    if header.is_control() {
-        return Ok(Vec::new());
-    }
-    let batch = BatchView::new(bytes, INFLATED_MAX).map_err(|e| e.text)?;
-    let mut found = Vec::new();
-    for record in batch.records() {
-        let record = record.map_err(|e| e.text)?;
-        let Some(key) = record.key else { continue };
-        if let Some(r) = GroupRecord::decode(key, record.value).map_err(|e| e.to_string())? {
-            found.push(r);
-        }
-    }
-    Ok(found)
 }
 
 impl GroupHost {
@@ -171,8 +127,11 @@ impl Partition {
     /// The state that a checkpoint keeps.
     pub(crate) fn state(&self, producers: &ProducerState) -> Vec<u8> {
         match &*self.groups.borrow() {
-            Some(host) => join_state(producers, &host.coordinator.borrow()),
-            None => producers.encode(),
+            Some(host) => join_state(producers, &host.coordinator.borrow().encode()),
+            None => match &*self.txns.borrow() {
+                Some(host) => join_state(producers, &host.encode()),
+                None => producers.encode(),
+            },
         }
     }
 
@@ -217,59 +176,27 @@ impl Partition {
     }
 
     fn append_groups(&self, host: &GroupHost, batch: Batch, env: &Env) -> Result<(), Refusal> {
-        let now_ms = env.wall_ms();
-        let mut parts: Vec<(Vec<u8>, Option<Vec<u8>>)> = Vec::new();
-        let mut bytes = 0;
-        for record in &batch.records {
-            let (key, value) = (record.key(), record.value());
-            let size = key.len() + value.as_ref().map_or(0, Vec::len);
-            if !parts.is_empty() && bytes + size > BATCH_BYTES {
-                self.append_batch(host, &std::mem::take(&mut parts), now_ms)?;
-                bytes = 0;
-            }
-            bytes += size;
-            parts.push((key, value));
-        }
-        let next = self.append_batch(host, &parts, now_ms)?;
+        let records = batch.records.iter().map(|r| (r.key(), r.value()));
+        let internal = Internal {
+            records: records.collect(),
+            txn: batch.txn,
+        };
+        let next = self.append_internal(internal, env.wall_ms(), &host.wants_checkpoint)?;
         host.in_flight.borrow_mut().push_back((next, batch.seq));
         Ok(())
     }
 
-    fn append_batch(
-        &self,
-        host: &GroupHost,
-        records: &[(Vec<u8>, Option<Vec<u8>>)],
-        now_ms: i64,
-    ) -> Result<Offset, Refusal> {
-        let records: Vec<_> = records
-            .iter()
-            .map(|(key, value)| NewRecord {
-                timestamp: now_ms,
-                key: Some(key),
-                value: value.as_deref(),
-            })
-            .collect();
-        let bytes = build(&records, Writer::default());
-        let header = BatchHeader::parse(&bytes)?;
-        let facts = Facts {
-            header,
-            max_timestamp: now_ms,
-            log_append_time: false,
-            restamp: false,
-        };
-        let mut log = self.log.borrow_mut();
-        if header.size as u64 > log.config().segment_bytes {
-            let text = format!("a group record of {} bytes", header.size);
-            return Err(Refusal::new(ErrorCode::RecordListTooLarge, text));
+    /// A marker was appended that ends at `next`: offsets that were pending are committed or not.
+    pub(crate) fn group_marker(&self, producer: i64, commit: bool, next: Offset) {
+        if let Some(host) = &*self.groups.borrow() {
+            let seq = host.coordinator.borrow_mut().marker(producer, commit);
+            host.in_flight.borrow_mut().push_back((next, seq));
         }
-        if log.will_roll(header.size, header.count, now_ms) {
-            log.roll(now_ms);
-            host.wants_checkpoint.set(true);
-        }
-        let bytes = bytes.into();
-        Ok(log
-            .append(NewBatch { bytes, facts }, self.epoch, now_ms)
-            .next)
+    }
+
+    /// Whether offsets may be committed in this transaction.
+    fn admit_txn_commit(&self, txn: &TxnCommit) -> Result<(), Refusal> {
+        self.admit_txn((txn.producer, txn.epoch), txn.guard)
     }
 }
 
@@ -301,12 +228,6 @@ async fn alarm(partition: Weak<Partition>, host: Rc<GroupHost>, env: Env, flushe
 }
 
 impl Shard {
-    /// The coordinator of a partition of `__consumer_offsets` before its log is folded, for a
-    /// topic that has such.
-    pub(crate) fn coordinator_for(&self, topic: &str, image: &ClusterImage) -> Option<Coordinator> {
-        (topic == OFFSETS_TOPIC).then(|| Coordinator::new(Limits::of(&image.broker().groups)))
-    }
-
     /// Begins a request. The answer comes when it is known, which may be a rebalance later.
     pub(crate) async fn begin_group(
         self: &Rc<Self>,
@@ -318,6 +239,9 @@ impl Shard {
             let text = format!("{} keeps no groups", partition.name);
             return Err(Refusal::new(ErrorCode::NotCoordinator, text));
         };
+        if let Request::TxnCommit(txn) = &ask.request {
+            partition.admit_txn_commit(txn)?;
+        }
         let (sender, receiver) = oneshot();
         host.waiting.borrow_mut().insert(ask.token, sender);
         partition.group_step(&self.env, &self.flusher, |c, now| {
@@ -364,6 +288,17 @@ impl Shard {
             }
         }
         all
+    }
+
+    /// Tells coordinators what the topics and the settings of groups are.
+    pub(crate) async fn tell_groups(&self, image: &Arc<ClusterImage>) {
+        for partition in self.mine() {
+            if partition.groups.borrow().is_some() && partition.usable().is_ok() {
+                let image = image.clone();
+                partition.group_step(&self.env, &self.flusher, |c, now| c.follow(now, image));
+                self.env.yield_if_needed().await;
+            }
+        }
     }
 
     /// Forgets offsets of topics that `image` does not have.

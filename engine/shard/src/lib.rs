@@ -7,13 +7,17 @@
 pub mod append;
 pub mod drive_group;
 pub mod drive_meta;
+pub mod drive_txn;
 pub mod flusher;
+mod internal;
+mod keeper;
 pub mod mesh;
 mod open;
 pub mod partition;
 pub mod read;
 pub mod shard;
 pub mod tail_budget;
+pub mod txn;
 pub mod waiters;
 
 use std::fmt;
@@ -23,6 +27,7 @@ use streamd_model::ErrorCode;
 
 pub use append::{AppendDone, AppendItem, Placed, Ticket};
 pub use drive_group::{GroupAsk, GroupDone};
+pub use drive_txn::{TxnAsk, TxnDone};
 pub use mesh::{Envelope, Mesh, Reply, Request, owner};
 pub use partition::Partition;
 pub use read::{
@@ -30,6 +35,7 @@ pub use read::{
     WatchRequest,
 };
 pub use shard::{Settings, Shard};
+pub use txn::{GuardAsk, GuardDone, Marker};
 
 /// Why something was not done: Kafka's code and a sentence for a person.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -10,6 +10,8 @@ use std::sync::Arc;
 
 use streamd_core::group::{Listed, Token};
 use streamd_core::meta::{ClusterImage, Command};
+use streamd_core::producer::Described;
+use streamd_core::txn;
 use streamd_io::local::{Notify, OneSender, oneshot};
 use streamd_io::mailbox::Endpoint;
 use streamd_model::{Map, Offset, PartitionId, ShardId};
@@ -17,10 +19,12 @@ use streamd_model::{Map, Offset, PartitionId, ShardId};
 use crate::Refusal;
 use crate::append::{AppendDone, AppendItem};
 use crate::drive_group::{GroupAsk, GroupDone};
+use crate::drive_txn::{TxnAsk, TxnDone};
 use crate::read::{
     EpochEnd, EpochQuery, OffsetFound, OffsetQuery, PartitionSize, ReadDone, ReadRequest,
     WatchRequest,
 };
+use crate::txn::{GuardAsk, GuardDone, Marker};
 
 /// What one shard asks of another.
 pub enum Request {
@@ -50,6 +54,16 @@ pub enum Request {
     GroupGone(PartitionId, Token),
     /// All groups of the shard.
     GroupList,
+    /// Ask coordinators of transactional ids.
+    Txns(Vec<TxnAsk>),
+    /// All transactional ids of the shard.
+    TxnList,
+    /// Who is about to write in a transaction asks whether it has to be confirmed.
+    TxnGuards(Vec<GuardAsk>),
+    /// Write the ends of transactions.
+    Markers(Vec<Marker>),
+    /// The producers of partitions.
+    Producers(Vec<PartitionId>),
     /// Flush and close everything.
     Close,
 }
@@ -76,6 +90,16 @@ pub enum Reply {
     Groups(Vec<GroupDone>),
     /// To [`Request::GroupList`].
     GroupList(Vec<Listed>),
+    /// To [`Request::Txns`], in the order of its items.
+    Txns(Vec<TxnDone>),
+    /// To [`Request::TxnList`].
+    TxnList(Vec<txn::Listed>),
+    /// To [`Request::TxnGuards`], in the order of its items.
+    TxnGuards(Vec<GuardDone>),
+    /// To [`Request::Markers`], in the order of its items: durable, or why not.
+    Markers(Vec<Result<(), Refusal>>),
+    /// To [`Request::Producers`], in the order of its items.
+    Producers(Vec<Result<Vec<Described>, Refusal>>),
     /// To what has no other answer.
     Done,
 }

@@ -11,17 +11,19 @@ use std::path::Path;
 use std::rc::Rc;
 use std::sync::Arc;
 
-use streamd_core::group::{Coordinator, GroupRecord, OFFSETS_TOPIC};
+use streamd_core::group::OFFSETS_TOPIC;
 use streamd_core::meta::{ClusterImage, TopicMeta};
 use streamd_core::producer::ProducerState;
+use streamd_core::txn::TXN_TOPIC;
 use streamd_io::Class;
 use streamd_io::local::{Budget, Notify};
+use streamd_log::batch::marker_commits;
 use streamd_log::journal::replay::{self, Backlog, PutOff};
 use streamd_log::{Log, LogError, recover};
 use streamd_model::{Map, PartitionId, ShardId, TopicId};
 
-use crate::drive_group::{records_of, split_state};
 use crate::drive_meta::METADATA_DIR;
+use crate::keeper::Keeper;
 use crate::partition::Partition;
 use crate::shard::Shard;
 
@@ -111,7 +113,7 @@ pub(crate) fn partition_of(dir: &str, metadata: &str) -> Option<PartitionId> {
 
 impl Shard {
     /// Begins to open what is asked for, all of it at once, where it is not open.
-    pub(crate) fn touch(self: &Rc<Self>, ids: impl Iterator<Item = PartitionId>) {
+    pub(crate) fn touch(&self, ids: impl Iterator<Item = PartitionId>) {
         if self.past.all_done.get() {
             return;
         }
@@ -121,10 +123,21 @@ impl Shard {
         }
     }
 
+    /// Waits until these are open, as far as they are to be had here.
+    pub(crate) async fn open_them(&self, ids: impl Iterator<Item = PartitionId> + Clone) {
+        self.touch(ids.clone());
+        for id in ids {
+            if let Ok(partition) = self.partition(id) {
+                partition.opened().await;
+            }
+        }
+    }
+
     /// Begins to open a partition of an earlier life.
-    pub(crate) fn begin_opening(self: &Rc<Self>, partition: &Rc<Partition>) {
+    pub(crate) fn begin_opening(&self, partition: &Rc<Partition>) {
         partition.close_until_opened();
-        let (shard, partition) = (self.clone(), partition.clone());
+        let (me, partition) = (self.weak(), partition.clone());
+        let Some(shard) = me.upgrade() else { return };
         self.env
             .spawn(Class::Latency, async move {
                 let room = shard.past.room.clone();
@@ -137,14 +150,15 @@ impl Shard {
     /// Opens everything that has a directory and that nobody has asked for. Ends when a stop
     /// begins.
     pub(crate) async fn open_rest(self: Rc<Self>, image: Arc<ClusterImage>) {
-        let groups = image.topic(OFFSETS_TOPIC).cloned();
-        let indexes = groups.iter().flat_map(|t| 0..t.partitions);
-        let groups = groups
-            .iter()
-            .zip(indexes)
-            .map(|(t, index)| PartitionId { topic: t.id, index });
-        self.open_some(groups.collect()).await;
+        // Their machines have things to do whether somebody asks for them or not.
+        let kept = [OFFSETS_TOPIC, TXN_TOPIC].map(|name| image.topic(name));
+        let kept = kept
+            .into_iter()
+            .flatten()
+            .flat_map(|t| (0..t.partitions).map(|index| PartitionId { topic: t.id, index }));
+        self.open_some(kept.collect()).await;
         self.drop_group_topics(&self.image()).await;
+        self.tell_groups(&self.image()).await;
         self.past.groups_done.set(true);
         self.past.changed.notify_all();
         let waiting = self.past.backlog.borrow().names();
@@ -215,14 +229,14 @@ impl Shard {
     async fn open_one(self: &Rc<Self>, partition: &Rc<Partition>) {
         let topic = partition.topic.borrow().clone();
         let dir = self.dir_of(&topic, partition.id.index);
-        let mut groups = self.coordinator_for(&topic.name, &self.image());
+        let mut keeper = Keeper::of(&topic.name, &self.image());
         let put_off = self.past.backlog.borrow_mut().take(&partition.name);
         let restored = match put_off {
             Some(put_off) => self.restore(&dir, put_off).await,
             None => Ok(()),
         };
         let opened = match restored {
-            Ok(()) => self.check_and_recover(&topic, &dir, &mut groups).await,
+            Ok(()) => self.check_and_recover(&topic, &dir, &mut keeper).await,
             Err(error) => Err(error),
         };
         match opened {
@@ -233,10 +247,8 @@ impl Shard {
         if !Arc::ptr_eq(&topic, &now) {
             partition.log.borrow_mut().set_config(self.log_config(&now));
         }
-        if let Some(groups) = groups
-            && partition.usable().is_ok()
-        {
-            partition.host(groups, &self.env, &self.flusher);
+        if partition.usable().is_ok() {
+            self.host(partition, keeper);
         }
         self.let_in(partition);
     }
@@ -278,7 +290,7 @@ impl Shard {
         &self,
         topic: &TopicMeta,
         dir: &Path,
-        groups: &mut Option<Coordinator>,
+        keeper: &mut Option<Keeper>,
     ) -> Result<(Log, ProducerState), LogError> {
         if let Err(why) = self.check_topic_id(dir, topic).await {
             eprintln!("warning: {}: {why}; it is moved aside", dir.display());
@@ -288,7 +300,7 @@ impl Shard {
                 return Err(LogError::Io { what, error });
             }
         }
-        self.recover(topic, dir, groups).await
+        self.recover(topic, dir, keeper).await
     }
 
     async fn check_topic_id(&self, dir: &Path, topic: &TopicMeta) -> Result<(), String> {
@@ -320,13 +332,12 @@ impl Shard {
         &self,
         topic: &TopicMeta,
         dir: &Path,
-        groups: &mut Option<Coordinator>,
+        keeper: &mut Option<Keeper>,
     ) -> Result<(Log, ProducerState), LogError> {
         let now_ms = self.env.wall_ms();
         let mut replayed = Vec::new();
         let mut bad = None;
         let mut records = Vec::new();
-        let keeps_groups = groups.is_some();
         let opened = recover::open(
             &self.env,
             dir,
@@ -334,10 +345,11 @@ impl Shard {
             now_ms,
             &mut |h, bytes| {
                 if h.is_idempotent() {
-                    replayed.push(*h);
+                    let commits = h.is_control().then(|| marker_commits(bytes)).flatten();
+                    replayed.push((*h, commits));
                 }
-                if keeps_groups {
-                    match records_of(h, bytes) {
+                if let Some(keeper) = &keeper {
+                    match keeper.read(h, bytes) {
                         Ok(more) => records.extend(more),
                         Err(e) => {
                             bad.get_or_insert(format!("offset {}: {e}", h.base_offset));
@@ -352,18 +364,18 @@ impl Shard {
             return Err(corrupt(what));
         }
         let mut state = opened.state.as_slice();
-        if let Some(groups) = groups {
-            state = fold_groups(groups, state, &records).map_err(corrupt)?;
+        if let Some(keeper) = keeper {
+            state = keeper.fold(state, &records).map_err(corrupt)?;
         }
         let mut producers = if state.is_empty() {
             ProducerState::default()
         } else {
             ProducerState::decode(state).map_err(|why| corrupt(format!("producer state: {why}")))?
         };
-        for h in replayed {
-            let sent = crate::append::sent(&h);
-            producers.record(&sent, h.base_offset, h.max_timestamp, now_ms);
+        for (h, commits) in replayed {
+            crate::append::replay(&mut producers, &h, commits, now_ms);
         }
+        producers.txns.forget_before(opened.log.start());
         for note in &opened.notes {
             eprintln!("warning: {note}");
         }
@@ -380,25 +392,6 @@ impl Shard {
         }
         Ok((opened.log, producers))
     }
-}
-
-/// Brings a coordinator to the end of its log: the checkpoint's state, then what came after it.
-/// Gives the part of the state that is about producers.
-fn fold_groups<'a>(
-    groups: &mut Coordinator,
-    state: &'a [u8],
-    records: &[GroupRecord],
-) -> Result<&'a [u8], String> {
-    let mut producers = state;
-    if !state.is_empty() {
-        let (first, second) = split_state(state).ok_or("the checkpoint's state is cut")?;
-        groups.decode(second).map_err(|e| e.to_string())?;
-        producers = first;
-    }
-    for record in records {
-        groups.replay(record);
-    }
-    Ok(producers)
 }
 
 /// `topic-3` → (`topic`, 3).

@@ -4,7 +4,7 @@
 //! committed, and nothing else is ever shown.
 
 use std::cell::{Cell, RefCell};
-use std::rc::Rc;
+use std::rc::{Rc, Weak};
 
 use streamd_core::meta::TopicMeta;
 use streamd_core::producer::ProducerState;
@@ -17,7 +17,9 @@ use streamd_model::{Epoch, ErrorCode, Offset, PartitionId, Watermarks};
 use crate::Refusal;
 use crate::append::Arrival;
 use crate::drive_group::GroupHost;
+use crate::drive_txn::TxnHost;
 use crate::flusher::{Owner, Turn};
+use crate::txn::Guards;
 use crate::waiters::Waiters;
 
 /// A partition that this shard owns.
@@ -36,6 +38,12 @@ pub struct Partition {
     pub epoch: Epoch,
     /// The coordinator of the groups that are kept here, in a partition of `__consumer_offsets`.
     pub groups: RefCell<Option<Rc<GroupHost>>>,
+    /// The coordinator of the transactional ids that are kept here, in a partition of
+    /// `__transaction_state`.
+    pub txns: RefCell<Option<Rc<TxnHost>>>,
+    /// Who may begin a transaction here.
+    pub guards: Guards,
+    me: Weak<Partition>,
     /// The topic as of the image that this shard has.
     pub topic: RefCell<std::sync::Arc<TopicMeta>>,
     turn: Turn,
@@ -57,7 +65,10 @@ impl Partition {
         log: Log,
         producers: ProducerState,
     ) -> Rc<Partition> {
-        Rc::new(Partition {
+        Rc::new_cyclic(|me| Partition {
+            me: me.clone(),
+            txns: RefCell::new(None),
+            guards: Guards::default(),
             id,
             name: format!("{}-{}", topic.name, id.index),
             log: Rc::new(RefCell::new(log)),
@@ -108,9 +119,11 @@ impl Partition {
     pub fn watermarks(&self) -> Watermarks {
         let log = self.log.borrow();
         let flushed = log.flushed();
+        // Of a transaction that was open when its records were deleted nothing can be read.
+        let stable = self.producers.borrow().txns.stable(flushed);
         let marks = Watermarks {
             start: log.start(),
-            stable: flushed,
+            stable: stable.max(log.start()),
             high: flushed,
             flushed,
             end: log.end(),
@@ -152,15 +165,25 @@ impl Partition {
         // Nobody reads it any more.
         self.log.borrow_mut().clear_tail();
         self.waiters.release_all();
-        self.stop_groups();
+        self.stop_hosts();
     }
 
     /// Ends the coordinator, if there is one.
-    pub fn stop_groups(&self) {
+    pub fn stop_hosts(&self) {
         let host = self.groups.borrow().clone();
         if let Some(host) = host {
             host.stop();
         }
+        let host = self.txns.borrow().clone();
+        if let Some(host) = host {
+            host.stop();
+        }
+    }
+
+    /// Forgets aborted transactions that lie before the log start.
+    pub fn forget_aborted(&self) {
+        let start = self.log.borrow().start();
+        self.producers.borrow_mut().txns.forget_before(start);
     }
 
     /// Whether something of it is on its way to the disk.
@@ -184,6 +207,11 @@ impl Owner for Partition {
         let host = self.groups.borrow().clone();
         if let Some(host) = host {
             host.flushed(flushed.next);
+        }
+        if self.txns.borrow().is_some()
+            && let Some(me) = self.me.upgrade()
+        {
+            me.txns_flushed(flushed.next);
         }
     }
 

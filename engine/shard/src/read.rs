@@ -4,6 +4,7 @@
 use std::rc::Rc;
 use std::time::Duration;
 
+use streamd_core::producer::AbortedTxn;
 use streamd_log::{Planned, ReadPlan, lookup, retain};
 use streamd_model::{Epoch, ErrorCode, Offset, PartitionId, Watermarks};
 
@@ -28,6 +29,8 @@ pub struct ReadItem {
     pub leader_epoch: Epoch,
     /// The epoch of the last batch that the client has; -1 for unknown.
     pub last_fetched_epoch: Epoch,
+    /// Nothing of transactions that are open, and what was aborted is named.
+    pub committed: bool,
 }
 
 /// Reads of partitions of one shard.
@@ -47,6 +50,27 @@ pub struct ReadDone {
     pub result: Result<ReadPlan, Refusal>,
     /// The client's log has gone another way: its epoch ends here (KIP-595).
     pub diverging: Option<(Epoch, Offset)>,
+    /// Aborted transactions with records in what is sent.
+    pub aborted: Vec<AbortedTxn>,
+}
+
+impl ReadDone {
+    /// Nothing can be read, and where the log stands is not told.
+    pub fn refused(refusal: Refusal) -> ReadDone {
+        let unknown = Watermarks {
+            start: -1,
+            stable: -1,
+            high: -1,
+            flushed: -1,
+            end: -1,
+        };
+        ReadDone {
+            marks: unknown,
+            result: Err(refusal),
+            diverging: None,
+            aborted: Vec::new(),
+        }
+    }
 }
 
 /// Waits for bytes after these offsets.
@@ -68,6 +92,8 @@ pub struct OffsetQuery {
     pub leader_epoch: Epoch,
     /// Milliseconds, or one of Kafka's special values below zero.
     pub timestamp: i64,
+    /// Nothing of transactions that are open.
+    pub committed: bool,
 }
 
 /// The answer; -1 stands for "none".
@@ -120,7 +146,7 @@ impl Partition {
 
 impl Shard {
     /// Plans reads of partitions of this shard.
-    pub async fn read(self: &Rc<Self>, request: ReadRequest) -> Vec<ReadDone> {
+    pub async fn read(&self, request: ReadRequest) -> Vec<ReadDone> {
         self.touch(request.items.iter().map(|i| i.partition));
         let mut done = Vec::with_capacity(request.items.len());
         let mut left = request.bytes_max;
@@ -134,76 +160,86 @@ impl Shard {
         done
     }
 
-    async fn read_one(self: &Rc<Self>, item: &ReadItem, left: usize) -> ReadDone {
-        let unknown = Watermarks {
-            start: -1,
-            stable: -1,
-            high: -1,
-            flushed: -1,
-            end: -1,
+    async fn read_one(&self, item: &ReadItem, left: usize) -> ReadDone {
+        let usable = |p: &Rc<Partition>| {
+            p.usable()?;
+            p.check_epoch(item.leader_epoch)
         };
         let partition = match self.open_partition(item.partition).await {
-            Ok(p) => p,
-            Err(refusal) => {
-                return ReadDone {
-                    marks: unknown,
-                    result: Err(refusal),
-                    diverging: None,
-                };
-            }
+            Ok(p) => match usable(&p) {
+                Ok(()) => p,
+                Err(refusal) => return ReadDone::refused(refusal),
+            },
+            Err(refusal) => return ReadDone::refused(refusal),
         };
-        if let Err(refusal) = partition
-            .usable()
-            .and_then(|()| partition.check_epoch(item.leader_epoch))
-        {
-            return ReadDone {
-                marks: unknown,
-                result: Err(refusal),
-                diverging: None,
-            };
-        }
         let diverging = partition.diverging(item);
         if diverging.is_some() {
-            let marks = partition.watermarks();
             return ReadDone {
-                marks,
+                marks: partition.watermarks(),
                 result: Ok(ReadPlan::default()),
                 diverging,
+                aborted: Vec::new(),
             };
         }
-        // While there is room the first batch comes whole, however large (KIP-74).
-        let whole = left > 0 && item.bytes_max > 0;
-        let max = item.bytes_max.min(left);
-        let result = loop {
-            let planned = partition.log.borrow().plan_read(item.offset, max, whole);
-            match planned {
-                Planned::Ready(plan) => break Ok(plan),
-                Planned::OutOfRange => {
-                    let text = format!("offset {} of {}", item.offset, partition.name);
-                    break Err(Refusal::new(ErrorCode::OffsetOutOfRange, text));
-                }
-                Planned::Prepare(segment) => {
-                    let interval = partition.log.borrow().config().index_interval;
-                    if let Err(error) = segment.prepare(&self.env, interval).await {
-                        partition.fail(&error);
-                        break Err(Refusal::new(
-                            ErrorCode::KafkaStorageError,
-                            error.to_string(),
-                        ));
-                    }
-                    partition.log.borrow_mut().note_prepared(&segment);
-                }
+        let result = self.plan(&partition, item, left).await;
+        let aborted = match &result {
+            Ok(plan) if item.committed && plan.bytes > 0 => {
+                let producers = partition.producers.borrow();
+                producers.txns.aborted(item.offset, plan.next)
             }
+            _ => Vec::new(),
         };
         ReadDone {
             marks: partition.watermarks(),
             result,
             diverging: None,
+            aborted,
+        }
+    }
+
+    async fn plan(
+        &self,
+        partition: &Partition,
+        item: &ReadItem,
+        left: usize,
+    ) -> Result<ReadPlan, Refusal> {
+        // While there is room the first batch comes whole, however large (KIP-74).
+        let whole = left > 0 && item.bytes_max > 0;
+        let max = item.bytes_max.min(left);
+        loop {
+            let marks = partition.watermarks();
+            let limit = match item.committed {
+                true => marks.stable,
+                false => marks.high,
+            };
+            let log = &partition.log;
+            let planned = log.borrow().plan_read_below(item.offset, limit, max, whole);
+            let prepared = match planned {
+                Planned::Ready(plan) => return Ok(plan),
+                Planned::OutOfRange => {
+                    let text = format!("offset {} of {}", item.offset, partition.name);
+                    return Err(Refusal::new(ErrorCode::OffsetOutOfRange, text));
+                }
+                Planned::Locate(segment) => lookup::locate(&self.env, log, &segment, limit).await,
+                Planned::Prepare(segment) => {
+                    let interval = log.borrow().config().index_interval;
+                    let done = segment.prepare(&self.env, interval).await;
+                    if done.is_ok() {
+                        log.borrow_mut().note_prepared(&segment);
+                    }
+                    done
+                }
+            };
+            if let Err(error) = prepared {
+                partition.fail(&error);
+                let text = error.to_string();
+                return Err(Refusal::new(ErrorCode::KafkaStorageError, text));
+            }
         }
     }
 
     /// Waits until there are `bytes` more to read, or the time is over.
-    pub async fn watch(self: &Rc<Self>, request: WatchRequest) {
+    pub async fn watch(&self, request: WatchRequest) {
         let countdown = Countdown::new(request.bytes.min(i64::MAX as usize / 8) as i64);
         let mut watched: Vec<(Rc<Partition>, u64)> = Vec::with_capacity(request.items.len());
         for (id, seen) in &request.items {
@@ -226,11 +262,16 @@ impl Shard {
     }
 
     /// Answers a question about an offset.
-    pub async fn offset(self: &Rc<Self>, query: OffsetQuery) -> Result<OffsetFound, Refusal> {
+    pub async fn offset(&self, query: OffsetQuery) -> Result<OffsetFound, Refusal> {
         let partition = self.open_partition(query.partition).await?;
         partition.usable()?;
         partition.check_epoch(query.leader_epoch)?;
         let marks = partition.watermarks();
+        let limit = if query.committed {
+            marks.stable
+        } else {
+            marks.high
+        };
         let epoch = partition.epoch;
         let at = |offset| OffsetFound {
             offset,
@@ -238,7 +279,7 @@ impl Shard {
             epoch,
         };
         let found = match query.timestamp {
-            -1 => return Ok(at(marks.high)),
+            -1 => return Ok(at(limit)),
             -2 | -4 => return Ok(at(marks.start)),
             // Nothing is tiered: there is no last tiered offset and nothing waits for upload.
             -5 | -6 => {
@@ -255,12 +296,12 @@ impl Shard {
             }
         };
         match found {
-            Ok(Some((offset, timestamp))) => Ok(OffsetFound {
+            Ok(Some((offset, timestamp))) if offset < limit => Ok(OffsetFound {
                 offset,
                 timestamp,
                 epoch,
             }),
-            Ok(None) => Ok(OffsetFound {
+            Ok(_) => Ok(OffsetFound {
                 epoch: -1,
                 ..at(-1)
             }),
@@ -275,7 +316,7 @@ impl Shard {
     }
 
     /// Where a leader epoch ends in this partition's log.
-    pub async fn epoch_end(self: &Rc<Self>, query: EpochQuery) -> Result<EpochEnd, Refusal> {
+    pub async fn epoch_end(&self, query: EpochQuery) -> Result<EpochEnd, Refusal> {
         let partition = self.open_partition(query.partition).await?;
         partition.usable()?;
         partition.check_epoch(query.current)?;
@@ -287,11 +328,7 @@ impl Shard {
     }
 
     /// Moves a partition's log start up to `offset`; -1 means the high watermark.
-    pub async fn delete_records(
-        self: &Rc<Self>,
-        id: PartitionId,
-        offset: Offset,
-    ) -> Result<Offset, Refusal> {
+    pub async fn delete_records(&self, id: PartitionId, offset: Offset) -> Result<Offset, Refusal> {
         let partition = self.open_partition(id).await?;
         partition.usable()?;
         let marks = partition.watermarks();
@@ -303,12 +340,14 @@ impl Shard {
             );
             return Err(Refusal::new(ErrorCode::OffsetOutOfRange, text));
         }
-        retain::delete_before(&self.env, &partition.log, to)
+        let start = retain::delete_before(&self.env, &partition.log, to)
             .await
             .map_err(|error| {
                 partition.fail(&error);
                 Refusal::new(ErrorCode::KafkaStorageError, error.to_string())
-            })
+            })?;
+        partition.forget_aborted();
+        Ok(start)
     }
 }
 

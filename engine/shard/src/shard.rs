@@ -3,13 +3,15 @@
 use std::cell::{Cell, RefCell};
 use std::io;
 use std::path::{Path, PathBuf};
-use std::rc::Rc;
+use std::pin::Pin;
+use std::rc::{Rc, Weak};
 use std::sync::Arc;
 use std::time::Duration;
 
 use streamd_core::group::OFFSETS_TOPIC;
 use streamd_core::meta::{ClusterImage, Local, TopicMeta};
 use streamd_core::producer::ProducerState;
+use streamd_core::txn::TXN_TOPIC;
 use streamd_io::local::Notify;
 use streamd_io::mailbox::Endpoint;
 use streamd_io::{Class, Env};
@@ -21,14 +23,15 @@ use streamd_model::{ErrorCode, Map, PartitionId, ShardId};
 use crate::Refusal;
 use crate::drive_meta::MetaLog;
 use crate::flusher::Flusher;
+use crate::keeper::Keeper;
 use crate::mesh::{Envelope, Mesh, Reply, Request, owner};
 use crate::open::{self, Past};
 use crate::partition::Partition;
 use crate::read::PartitionSize;
 use crate::tail_budget::TailBudget;
 
-/// The log of groups is folded at a start: it is short from its checkpoint on.
-const GROUP_CHECKPOINT_BYTES: u64 = 16 << 20;
+/// The log of a state machine is folded at a start: it is short from its checkpoint on.
+const FOLD_CHECKPOINT_BYTES: u64 = 16 << 20;
 
 /// So many logs are closed together.
 const CLOSE_TOGETHER: usize = 2048;
@@ -69,6 +72,7 @@ pub struct Shard {
     pub(crate) closing: Cell<bool>,
     closed: Cell<bool>,
     pub(crate) meta: RefCell<Option<Rc<MetaLog>>>,
+    me: Weak<Shard>,
 }
 
 impl Shard {
@@ -81,7 +85,8 @@ impl Shard {
         settings: Settings,
     ) -> Rc<Shard> {
         let image = Arc::new(ClusterImage::new(settings.local.clone()));
-        Rc::new(Shard {
+        Rc::new_cyclic(|me| Shard {
+            me: me.clone(),
             mesh: Mesh::new(id, shards, endpoint),
             flusher: Flusher::new(&env, TailBudget::new(settings.tail_bytes)),
             env,
@@ -95,6 +100,11 @@ impl Shard {
             closed: Cell::new(false),
             meta: RefCell::new(None),
         })
+    }
+
+    /// The shard itself, for what outlives a call.
+    pub(crate) fn weak(&self) -> Weak<Shard> {
+        self.me.clone()
     }
 
     /// Where the data lives.
@@ -126,10 +136,7 @@ impl Shard {
     }
 
     /// A partition of this shard, open.
-    pub async fn open_partition(
-        self: &Rc<Self>,
-        id: PartitionId,
-    ) -> Result<Rc<Partition>, Refusal> {
+    pub async fn open_partition(&self, id: PartitionId) -> Result<Rc<Partition>, Refusal> {
         let partition = self.partition(id)?;
         partition.opened().await;
         Ok(partition)
@@ -137,7 +144,7 @@ impl Shard {
 
     /// A partition of this shard. One that has no directory yet comes into being here; one of an
     /// earlier life that was not asked for before begins to be opened.
-    pub fn partition(self: &Rc<Self>, id: PartitionId) -> Result<Rc<Partition>, Refusal> {
+    pub fn partition(&self, id: PartitionId) -> Result<Rc<Partition>, Refusal> {
         if let Some(p) = self.partitions.borrow().get(&id) {
             return Ok(p.clone());
         }
@@ -159,11 +166,19 @@ impl Shard {
         let partition = Partition::new(id, topic.clone(), log, ProducerState::default());
         if self.past.has(id) {
             self.begin_opening(&partition);
-        } else if let Some(coordinator) = self.coordinator_for(&topic.name, &image) {
-            partition.host(coordinator, &self.env, &self.flusher);
+        } else {
+            self.host(&partition, Keeper::of(&topic.name, &image));
         }
         self.partitions.borrow_mut().insert(id, partition.clone());
         Ok(partition)
+    }
+
+    pub(crate) fn host(&self, partition: &Rc<Partition>, keeper: Option<Keeper>) {
+        match keeper {
+            Some(Keeper::Groups(c)) => partition.host(c, &self.env, &self.flusher),
+            Some(Keeper::Txns(c)) => partition.host_txns(c, self),
+            None => {}
+        }
     }
 
     pub(crate) fn dir_of(&self, topic: &TopicMeta, index: i32) -> PathBuf {
@@ -177,8 +192,8 @@ impl Shard {
             segment_bytes: topic.config.segment_bytes as u64,
             segment_ms: topic.config.segment_ms,
             index_interval: topic.config.index_interval_bytes as u64,
-            checkpoint_bytes: match topic.name == OFFSETS_TOPIC {
-                true => GROUP_CHECKPOINT_BYTES,
+            checkpoint_bytes: match topic.name == OFFSETS_TOPIC || topic.name == TXN_TOPIC {
+                true => FOLD_CHECKPOINT_BYTES,
                 false => LogConfig::default().checkpoint_bytes,
             },
             metadata: format!("version: 0\ntopic_id: {}\n", topic.id),
@@ -256,6 +271,28 @@ impl Shard {
                 self.past.groups_open().await;
                 Reply::GroupList(self.group_list())
             }
+            Request::Txns(asks) => {
+                self.open_them(asks.iter().map(|a| a.partition)).await;
+                Reply::Txns(self.txns(asks).await)
+            }
+            Request::TxnList => {
+                self.past.groups_open().await;
+                Reply::TxnList(self.txn_list())
+            }
+            Request::TxnGuards(asks) => {
+                self.open_them(asks.iter().map(|a| a.partition)).await;
+                Reply::TxnGuards(self.txn_guards(&asks))
+            }
+            Request::Markers(markers) => {
+                // Before that it is not known here which partitions there are.
+                self.opened().await;
+                self.open_them(markers.iter().map(|m| m.partition)).await;
+                Reply::Markers(self.markers(markers).await)
+            }
+            Request::Producers(ids) => {
+                self.open_them(ids.iter().copied()).await;
+                Reply::Producers(ids.into_iter().map(|id| self.producers(id)).collect())
+            }
             Request::Propose(command) => Reply::Propose(self.propose(command).await),
             Request::Close => {
                 self.close().await;
@@ -294,6 +331,21 @@ impl Shard {
             return Some(self.serve(request).await);
         }
         self.mesh.call(to, request).await.await
+    }
+
+    /// Begins a request to shard `to`, which may be this one. When this returns, another shard's
+    /// request has its place in the queue.
+    pub async fn begin(
+        self: &Rc<Self>,
+        to: usize,
+        request: Request,
+    ) -> Pin<Box<dyn Future<Output = Option<Reply>>>> {
+        let to = ShardId(to as u16);
+        if to == self.mesh.id() {
+            let shard = self.clone();
+            return Box::pin(async move { Some(shard.serve(request).await) });
+        }
+        Box::pin(self.mesh.call(to, request).await)
     }
 
     fn sizes(&self) -> Vec<PartitionSize> {
@@ -336,6 +388,7 @@ impl Shard {
         if fewer {
             self.drop_group_topics(&image).await;
         }
+        self.tell_groups(&image).await;
     }
 
     async fn reconfigure(&self, topic: &Arc<TopicMeta>) {
@@ -438,6 +491,7 @@ impl Shard {
                 let now_ms = self.env.wall_ms();
                 partition.producers.borrow_mut().expire(now_ms, idle_ms);
                 self.retain_one(&partition).await;
+                partition.forget_aborted();
                 self.env.yield_if_needed().await;
             }
         }
@@ -481,7 +535,7 @@ impl Shard {
             .map(|(_, p)| p)
             .collect();
         for partition in &mine {
-            partition.stop_groups();
+            partition.stop_hosts();
         }
         let meta = self.meta.borrow_mut().take();
         let meta_turn = match &meta {

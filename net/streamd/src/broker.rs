@@ -12,7 +12,7 @@ use std::time::Duration;
 use streamd_core::group::Token;
 use streamd_core::producer::IdBlock;
 use streamd_io::local::Budget;
-use streamd_model::{Mono, ShardId};
+use streamd_model::Mono;
 use streamd_shard::{Reply, Request, Shard};
 
 use crate::conn::{Hangup, Life};
@@ -113,12 +113,7 @@ impl Broker {
         owner: usize,
         request: Request,
     ) -> Pin<Box<dyn Future<Output = Option<Reply>>>> {
-        let owner = ShardId(owner as u16);
-        let shard = self.shard.clone();
-        if owner == shard.mesh.id() {
-            return Box::pin(async move { Some(shard.serve(request).await) });
-        }
-        Box::pin(shard.mesh.call(owner, request).await)
+        self.shard.begin(owner, request).await
     }
 
     /// Says, not too often, why a connection was closed.

@@ -117,5 +117,51 @@ async def group(boot, topic, name):
     await consumer.stop()
 
 
+async def txn(boot, topic):
+    """Ten transactions of which every third is aborted; offsets in one; then a zombie."""
+    await create(boot, topic, 2)
+
+    async def begin():
+        producer = AIOKafkaProducer(bootstrap_servers=boot, transactional_id=topic)
+        await producer.start()
+        return producer
+    producer = await begin()
+
+    async def write(value):
+        await producer.begin_transaction()
+        for partition in range(2):
+            await producer.send_and_wait(topic, value=value.encode(), partition=partition)
+    for i in range(10):
+        await write(f"n{i}")
+        if i % 3 == 2:
+            await producer.abort_transaction()
+        else:
+            await producer.commit_transaction()
+
+    place = TopicPartition(topic, 0)
+    reader = AIOKafkaConsumer(bootstrap_servers=boot, group_id=topic, enable_auto_commit=False)
+    await reader.start()
+    for offset, commit in (3, False), (5, True):
+        await producer.begin_transaction()
+        await producer.send_offsets_to_transaction({place: offset}, topic)
+        await (producer.commit_transaction() if commit else producer.abort_transaction())
+        lines.same(await reader.committed(place), 5 if commit else None, "the offset")
+    await reader.stop()
+
+    await write("lost")
+    after = await begin()
+    try:
+        await producer.commit_transaction()
+    except KafkaError:
+        pass
+    else:
+        raise AssertionError("a zombie commits")
+    await after.stop()
+    try:
+        await producer.stop()
+    except KafkaError:  # it is fenced
+        pass
+
+
 if __name__ == "__main__":
-    lines.main(*(lambda *args, f=f: asyncio.run(f(*args)) for f in (produce, dump, admin, group)))
+    lines.main(*(lambda *args, f=f: asyncio.run(f(*args)) for f in (produce, dump, admin, group, txn)))

@@ -95,11 +95,13 @@ def admin(boot, prefix):
     await_value(lambda: topic in client.list_topics(timeout=10).topics, False, "listed topics after the deletion")
 
 
-def group(boot, topic, name, instance=None):
+def group(boot, topic, name, instance="-", protocol="classic"):
     config = {"bootstrap.servers": boot, "group.id": name, "auto.offset.reset": "earliest",
-              "enable.auto.commit": False, "session.timeout.ms": 6000, "heartbeat.interval.ms": 300,
-              "reconnect.backoff.max.ms": 500, "partition.assignment.strategy": "cooperative-sticky"}
-    if instance:
+              "enable.auto.commit": False, "reconnect.backoff.max.ms": 500, "group.protocol": protocol}
+    if protocol == "classic":
+        config |= {"session.timeout.ms": 6000, "heartbeat.interval.ms": 300,
+                   "partition.assignment.strategy": "cooperative-sticky"}
+    if instance != "-":
         config["group.instance.id"] = instance
     consumer = Consumer(config)
     owned = lines.Owned()
@@ -121,5 +123,56 @@ def group(boot, topic, name, instance=None):
     consumer.close()
 
 
+def txn(boot, topic):
+    """Ten transactions of which every third is aborted; offsets in one; then a zombie."""
+    create(AdminClient({"bootstrap.servers": boot}), topic, 2)
+    config = {"bootstrap.servers": boot, "transactional.id": topic, "transaction.timeout.ms": 20_000}
+    producer = Producer(config)
+    producer.init_transactions(30)
+
+    def write(value):
+        producer.begin_transaction()
+        for partition in range(2):
+            producer.produce(topic, value=value, partition=partition)
+    for i in range(10):
+        write(f"n{i}")
+        if i % 3 == 2:
+            producer.flush(30)
+            producer.abort_transaction(30)
+        else:
+            producer.commit_transaction(30)
+
+    consumer = Consumer({"bootstrap.servers": boot, "group.id": topic, "enable.auto.commit": False,
+                         "auto.offset.reset": "earliest", "isolation.level": "read_committed"})
+    consumer.subscribe([topic])
+    values = []
+    deadline = time.monotonic() + PATIENCE_S
+    while len(values) < 14:
+        assert time.monotonic() < deadline, f"only {values}"
+        values += [m.value().decode() for m in consumer.consume(100, 0.2) if not m.error()]
+    lines.same(sorted(values), sorted(f"n{i}" for i in range(10) if i % 3 != 2 for _ in range(2)), "committed")
+    place = TopicPartition(topic, 0)
+    for offset, commit in (3, False), (5, True):
+        producer.begin_transaction()
+        producer.send_offsets_to_transaction([TopicPartition(topic, 0, offset)],
+                                             consumer.consumer_group_metadata(), 30)
+        if commit:
+            producer.commit_transaction(30)
+        else:
+            producer.abort_transaction(30)
+        lines.same(consumer.committed([place], 30)[0].offset, 5 if commit else -1001, "the offset")
+    consumer.close()
+
+    write("lost")
+    producer.flush(30)
+    Producer(config).init_transactions(30)
+    try:
+        producer.commit_transaction(30)
+    except KafkaException as e:
+        assert e.args[0].fatal(), e
+    else:
+        raise AssertionError("a zombie commits")
+
+
 if __name__ == "__main__":
-    lines.main(produce, dump, admin, group)
+    lines.main(produce, dump, admin, group, txn)

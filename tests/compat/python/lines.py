@@ -66,9 +66,9 @@ def say_read(partition, offset):
     print("read", partition, offset, flush=True)
 
 
-def main(produce, dump, admin, group):
+def main(produce, dump, admin, group, txn=None):
     """Commands: produce BOOTSTRAP FILE PREFIX CODECS | dump BOOTSTRAP TOPIC... | admin BOOTSTRAP PREFIX
-    | group BOOTSTRAP TOPIC GROUP [INSTANCE]"""
+    | group BOOTSTRAP TOPIC GROUP [INSTANCE] | txn BOOTSTRAP TOPIC"""
     command, boot, *rest = sys.argv[1:]
     if command == "produce":
         produce(boot, list(read(rest[0])), rest[1], rest[2].split(","))
@@ -78,6 +78,8 @@ def main(produce, dump, admin, group):
         admin(boot, rest[0])
     elif command == "group":
         group(boot, *rest)
+    elif command == "txn" and txn:
+        txn(boot, *rest)
     else:
         sys.exit(f"unknown command {command}")
 

@@ -88,6 +88,9 @@ pub enum Command {
     /// Look at consumer groups, move their offsets, delete them
     #[command(subcommand)]
     Group(Group),
+    /// Look at transactions, abort those that are left open
+    #[command(subcommand)]
+    Txn(Txn),
     /// Show the brokers of the cluster
     #[command(after_help = "Example:\n  streamctl cluster --json | jq .brokers")]
     Cluster,
@@ -194,6 +197,31 @@ pub enum Topic {
         /// Number of partitions that it shall have
         #[arg(short, long, value_name = "N", value_parser = clap::value_parser!(i32).range(1..))]
         partitions: i32,
+    },
+}
+
+/// `streamctl txn ...`
+#[derive(Debug, Subcommand)]
+pub enum Txn {
+    /// List the transactional ids
+    List {
+        /// Only those in this state, such as Ongoing or Empty
+        #[arg(long)]
+        state: Option<String>,
+    },
+    /// Show state, producer and partitions of transactions
+    #[command(after_help = "Example:\n  streamctl txn describe --json | jq '.[].partitions'")]
+    Describe {
+        /// The transactional ids [default: all]
+        ids: Vec<String>,
+    },
+    /// Abort what is open under transactional ids
+    #[command(after_help = "Example:\n  streamctl txn abort mover-1\n\n\
+        The producer that has the id is fenced: it has to be started again.")]
+    Abort {
+        /// The transactional ids
+        #[arg(required = true)]
+        ids: Vec<String>,
     },
 }
 
@@ -327,6 +355,8 @@ pub enum Resource {
     Topic,
     /// A broker, by id; `default` stands for all brokers
     Broker,
+    /// A group of consumers, by name
+    Group,
 }
 
 /// `streamctl config ...`

@@ -36,6 +36,7 @@ impl Setting {
         match resource {
             Resource::Topic => self.source == TOPIC,
             Resource::Broker => self.source != DEFAULT,
+            Resource::Group => self.source == GROUP,
         }
     }
 
@@ -52,6 +53,7 @@ impl Setting {
 /// The source of a setting of the topic itself.
 pub const TOPIC: i8 = 1;
 const DEFAULT: i8 = 5;
+const GROUP: i8 = 8;
 
 fn source_name(source: i8) -> &'static str {
     match source {
@@ -144,12 +146,14 @@ fn resource_type(resource: Resource) -> i8 {
     match resource {
         Resource::Topic => 2,
         Resource::Broker => 4,
+        Resource::Group => 32,
     }
 }
 
 fn title(resource: Resource, name: &str) -> String {
     match (resource, name) {
         (Resource::Topic, _) => format!("topic `{name}`"),
+        (Resource::Group, _) => format!("group `{name}`"),
         (Resource::Broker, "") => "all brokers".into(),
         (Resource::Broker, _) => format!("broker {name}"),
     }

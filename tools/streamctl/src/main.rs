@@ -22,6 +22,7 @@ mod offsets;
 mod out;
 mod produce;
 mod topic;
+mod txn;
 
 use std::process::ExitCode;
 
@@ -50,6 +51,7 @@ fn run(cli: &Cli) -> Result<()> {
         Command::Topic(command) => topic::run(global, command),
         Command::Config(command) => config::run(global, command),
         Command::Group(command) => group::run(global, command),
+        Command::Txn(command) => txn::run(global, command),
         Command::Cluster => cluster::run(global),
         Command::Produce(command) => produce::run(global, command),
         Command::Consume(command) => consume::run(global, command),

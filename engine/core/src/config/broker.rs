@@ -25,6 +25,8 @@ pub struct BrokerConfig {
     pub fetch_sessions_max: usize,
     /// What coordinators of groups go by.
     pub groups: GroupConfig,
+    /// What coordinators of transactions go by.
+    pub txns: TxnConfig,
     /// How many connections are open at most.
     pub connections_max: usize,
     /// After how long an idle connection is closed, ms; `None`: never.
@@ -58,6 +60,37 @@ pub struct GroupConfig {
     pub offsets_retention_ms: i64,
     /// The size of the segments of `__consumer_offsets`, bytes.
     pub offsets_segment_bytes: i64,
+    /// The protocols that groups may use.
+    pub protocols: Vec<String>,
+    /// The assignors of the `consumer` protocol, the preferred one first.
+    pub assignors: Vec<String>,
+    /// Which way groups may change their protocol while they live.
+    pub migration_policy: String,
+    /// The most members of a group of the `consumer` protocol.
+    pub consumer_max_size: usize,
+    /// How long a member of such a group may be silent, ms.
+    pub consumer_session_ms: i32,
+    /// The shortest and longest that a group may set, ms.
+    pub consumer_session_range_ms: (i32, i32),
+    /// How often a member of such a group is to be heard of, ms.
+    pub consumer_heartbeat_ms: i32,
+    /// The shortest and longest that a group may set, ms.
+    pub consumer_heartbeat_range_ms: (i32, i32),
+}
+
+/// The settings of transactions.
+#[derive(Clone, Debug, PartialEq)]
+pub struct TxnConfig {
+    /// The partitions of `__transaction_state`.
+    pub partitions: i32,
+    /// The size of the segments of `__transaction_state`, bytes.
+    pub segment_bytes: i64,
+    /// The longest timeout that a producer may ask for, ms.
+    pub timeout_max_ms: i32,
+    /// How long an idle transactional id is kept, ms.
+    pub id_expiration_ms: i64,
+    /// How often that is looked after, ms.
+    pub expire_check_ms: u64,
 }
 
 impl BrokerConfig {
@@ -79,6 +112,7 @@ impl BrokerConfig {
             fetch_bytes_max: size("fetch.max.bytes"),
             fetch_sessions_max: size("max.incremental.fetch.session.cache.slots"),
             groups: GroupConfig::resolve(layers),
+            txns: TxnConfig::resolve(layers),
             connections_max: size("max.connections"),
             connection_idle_ms: optional("connections.max.idle.ms"),
             producer_id_expiration_ms: number("producer.id.expiration.ms"),
@@ -106,6 +140,39 @@ impl GroupConfig {
                 .unwrap_or(600_000),
             offsets_retention_ms: number("offsets.retention.minutes").saturating_mul(60_000),
             offsets_segment_bytes: number("offsets.topic.segment.bytes"),
+            protocols: layers
+                .broker_value("group.coordinator.rebalance.protocols")
+                .words(),
+            assignors: layers.broker_value("group.consumer.assignors").words(),
+            migration_policy: layers
+                .broker_value("group.consumer.migration.policy")
+                .to_string(),
+            consumer_max_size: size("group.consumer.max.size"),
+            consumer_session_ms: int("group.consumer.session.timeout.ms"),
+            consumer_session_range_ms: (
+                int("group.consumer.min.session.timeout.ms"),
+                int("group.consumer.max.session.timeout.ms"),
+            ),
+            consumer_heartbeat_ms: int("group.consumer.heartbeat.interval.ms"),
+            consumer_heartbeat_range_ms: (
+                int("group.consumer.min.heartbeat.interval.ms"),
+                int("group.consumer.max.heartbeat.interval.ms"),
+            ),
+        }
+    }
+}
+
+impl TxnConfig {
+    fn resolve(layers: &Layers<'_>) -> TxnConfig {
+        let number = |name| layers.broker_value(name).number();
+        let int = |name| i32::try_from(number(name)).unwrap_or(i32::MAX);
+        let check = "transaction.remove.expired.transaction.cleanup.interval.ms";
+        TxnConfig {
+            partitions: int("transaction.state.log.num.partitions"),
+            segment_bytes: number("transaction.state.log.segment.bytes"),
+            timeout_max_ms: int("transaction.max.timeout.ms"),
+            id_expiration_ms: number("transactional.id.expiration.ms"),
+            expire_check_ms: u64::try_from(number(check)).unwrap_or(3_600_000),
         }
     }
 }

@@ -8,6 +8,7 @@
 
 mod broker;
 mod describe;
+mod group;
 mod nearest;
 mod resolve;
 mod table;
@@ -16,8 +17,9 @@ mod value;
 
 use std::collections::BTreeMap;
 
-pub use broker::{BrokerConfig, GroupConfig};
+pub use broker::{BrokerConfig, GroupConfig, TxnConfig};
 pub use describe::{Entry, SynonymEntry, describe_broker, describe_topic};
+pub use group::{describe_group, parse_group};
 pub use nearest::nearest;
 pub use resolve::{Layers, Source};
 pub use table::{

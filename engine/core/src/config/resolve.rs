@@ -18,6 +18,8 @@ pub enum Source {
     Static = 4,
     /// Kafka's default.
     Default = 5,
+    /// Set on the group.
+    Group = 8,
 }
 
 /// The layers of settings. A missing one is empty.

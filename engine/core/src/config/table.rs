@@ -380,6 +380,31 @@ broker_keys! {
     "How many requests may wait.";
     "socket.receive.buffer.bytes", (INT, Allowed::AtLeast(-1)), "102400", false,
     Effect::None("the kernel sizes socket buffers"), "The receive buffer of sockets, in bytes.";
+    "group.consumer.assignors", (Kind::List, Allowed::OneOf(&["range", "uniform"])),
+    "uniform,range", false, Effect::Honoured,
+    "The assignors of the consumer protocol; the first serves groups that ask for none.";
+    "group.consumer.heartbeat.interval.ms", (INT, FROM_1), "5000", false, Effect::Honoured,
+    "How often members of the consumer protocol are to be heard of, in milliseconds.";
+    "group.consumer.max.heartbeat.interval.ms", (INT, FROM_1), "15000", false, Effect::Honoured,
+    "The longest heartbeat interval that a group may set, in milliseconds.";
+    "group.consumer.max.session.timeout.ms", (INT, FROM_1), "60000", false, Effect::Honoured,
+    "The longest session timeout that a group of the consumer protocol may set, in milliseconds.";
+    "group.consumer.max.size", (INT, FROM_1), "2147483647", false, Effect::Honoured,
+    "How many members a group of the consumer protocol may have.";
+    "group.consumer.migration.policy",
+    (Kind::String, Allowed::OneOf(&["bidirectional", "disabled", "downgrade", "upgrade"])),
+    "bidirectional", false, Effect::Honoured,
+    "Which way live groups may move between the classic and the consumer protocol.";
+    "group.consumer.min.heartbeat.interval.ms", (INT, FROM_1), "5000", false, Effect::Honoured,
+    "The shortest heartbeat interval that a group may set, in milliseconds.";
+    "group.consumer.min.session.timeout.ms", (INT, FROM_1), "45000", false, Effect::Honoured,
+    "The shortest session timeout that a group of the consumer protocol may set, in milliseconds.";
+    "group.consumer.session.timeout.ms", (INT, FROM_1), "45000", false, Effect::Honoured,
+    "How long members of the consumer protocol may be silent, in milliseconds.";
+    "group.coordinator.rebalance.protocols",
+    (Kind::List, Allowed::OneOf(&["classic", "consumer", "share", "streams"])),
+    "classic,consumer", false, Effect::Honoured,
+    "The protocols that groups may use.";
     "group.initial.rebalance.delay.ms", (INT, FROM_0), "3000", false, Effect::Honoured,
     "How long the first rebalance of a group waits for more members, in milliseconds.";
     "group.max.session.timeout.ms", (INT, FROM_1), "1800000", false, Effect::Honoured,
@@ -400,6 +425,16 @@ broker_keys! {
     Effect::Honoured, "The size of the segments of __consumer_offsets, in bytes.";
     "offsets.topic.replication.factor", (INT, FROM_1), "3", false, NO_REPLICATION,
     "The replication factor of __consumer_offsets.";
+    "transaction.max.timeout.ms", (INT, FROM_1), "900000", false, Effect::Honoured,
+    "The longest timeout that a transactional producer may ask for, in milliseconds.";
+    "transaction.remove.expired.transaction.cleanup.interval.ms", (INT, FROM_1), "3600000", false,
+    Effect::Honoured, "How often idle transactional ids are looked for, in milliseconds.";
+    "transaction.state.log.num.partitions", (INT, FROM_1), "50", false, Effect::Honoured,
+    "Partitions of __transaction_state; counts when the first transaction makes the topic.";
+    "transaction.state.log.segment.bytes", (INT, Allowed::AtLeast(1_048_576)), "104857600", false,
+    Effect::Honoured, "The size of the segments of __transaction_state, in bytes.";
+    "transactional.id.expiration.ms", (INT, FROM_1), "604800000", false, Effect::Honoured,
+    "How long an idle transactional id is kept, in milliseconds.";
     "transaction.state.log.min.isr", (INT, FROM_1), "2", false, NO_REPLICATION,
     "min.insync.replicas of __transaction_state.";
     "transaction.state.log.replication.factor", (INT, FROM_1), "3", false, NO_REPLICATION,

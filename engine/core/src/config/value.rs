@@ -63,6 +63,14 @@ impl Value {
         *self == Value::Bool(true)
     }
 
+    /// The words of a list.
+    pub fn words(&self) -> Vec<String> {
+        match self {
+            Value::List(items) => items.clone(),
+            _ => Vec::new(),
+        }
+    }
+
     /// Whether it is this word, or a list that has it.
     pub fn has(&self, word: &str) -> bool {
         match self {

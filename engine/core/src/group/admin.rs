@@ -46,10 +46,9 @@ impl Group {
         partition: i32,
         value: Committed,
     ) -> ErrorCode {
-        // Java counts UTF-16 units; no text has more of them than bytes.
-        let (text, max) = (&value.metadata, ctx.limits.metadata_max);
-        if text.len() > max && text.encode_utf16().count() > max {
-            return ErrorCode::OffsetMetadataTooLarge;
+        let code = ctx.check_metadata(&value.metadata);
+        if code.is_err() {
+            return code;
         }
         if ctx.offsets >= OFFSETS_MAX && self.offsets.get(topic, partition).is_none() {
             return ErrorCode::InvalidCommitOffsetSize;
@@ -76,6 +75,10 @@ impl Group {
     }
 
     fn check_commit(&self, commit: &Commit) -> Result<(), ErrorCode> {
+        if self.modern.is_some() {
+            let knows = commit.knows_not_found;
+            return self.check_commit_modern(&commit.who, commit.generation, knows);
+        }
         if commit.generation < 0 && self.state == State::Empty {
             return Ok(());
         }
@@ -101,7 +104,8 @@ impl Group {
         token: Token,
         topics: Vec<(Arc<str>, Vec<i32>)>,
     ) {
-        let is_consumer = self.protocol_type.as_deref() == Some("consumer");
+        let is_consumer =
+            self.modern.is_some() || self.protocol_type.as_deref() == Some("consumer");
         if self.state != State::Empty && !is_consumer {
             return ctx.reply(token, Reply::Code(ErrorCode::NonEmptyGroup));
         }
@@ -128,11 +132,16 @@ impl Group {
 
     /// Forgets everything about the group, unless it has members.
     pub fn delete(&mut self, ctx: &mut Context, token: Token) {
-        if self.state != State::Empty {
+        if self.state != State::Empty || self.has_mates() {
             return ctx.reply(token, Reply::Code(ErrorCode::NonEmptyGroup));
         }
         self.forget(ctx);
         ctx.reply_after(self.written, token, Reply::Code(ErrorCode::None));
+    }
+
+    /// Whether it has members of the `consumer` protocol's kind.
+    pub fn has_mates(&self) -> bool {
+        self.modern.as_ref().is_some_and(|m| !m.members.is_empty())
     }
 
     /// Writes tombstones for everything.
@@ -142,6 +151,7 @@ impl Group {
         for (topic, p) in keys {
             self.store_offset(ctx, &topic, p, None);
         }
+        self.forget_modern(ctx);
         if self.hard.is_some() {
             let group = self.name.clone();
             self.store(ctx, GroupRecord::Group { group, value: None });
@@ -170,8 +180,17 @@ impl Group {
 
     /// The group in a list.
     pub fn listed(&self) -> Listed {
+        if let Some(modern) = &self.modern {
+            return Listed {
+                group: self.name.clone(),
+                is_modern: true,
+                protocol_type: "consumer".to_owned(),
+                state: modern.state(),
+            };
+        }
         Listed {
             group: self.name.clone(),
+            is_modern: false,
             protocol_type: self.protocol_type.clone().unwrap_or_default(),
             state: self.state.name(),
         }

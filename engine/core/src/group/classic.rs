@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use streamd_model::{ErrorCode, Mono};
 
+use super::consumer::Modern;
 use super::context::{Context, Timer, TimerKey};
 use super::member::Member;
 use super::offsets::Offsets;
@@ -59,7 +60,12 @@ pub(super) struct Initial {
 pub(super) struct Group {
     pub name: Arc<str>,
     pub hard: Option<GroupValue>,
+    /// What it is as a group of the `consumer` protocol; then nothing of it is classic but the
+    /// offsets.
+    pub modern: Option<Box<Modern>>,
     pub offsets: Offsets,
+    /// Offsets of transactions that have not ended.
+    pub pending_offsets: usize,
     /// The batch with its newest record.
     pub written: u64,
     pub state: State,
@@ -84,7 +90,9 @@ impl Group {
         Group {
             name,
             hard: None,
+            modern: None,
             offsets: Offsets::default(),
+            pending_offsets: 0,
             written: 0,
             state: State::Empty,
             state_ms: -1,
@@ -110,13 +118,24 @@ impl Group {
                 ..
             } => self.offsets.set(topic, *partition, value.clone()),
             GroupRecord::Group { value, .. } => self.hard = value.clone(),
+            GroupRecord::Consumer { change, .. } => {
+                // What takes away makes nothing.
+                if self.modern.is_none() && record.value().is_none() {
+                    return;
+                }
+                if !self.modern.get_or_insert_default().replay(change) {
+                    self.modern = None;
+                }
+            }
         }
     }
 
     /// Changes durable state: the record goes to the log, and through [`Group::replay`].
     pub fn store(&mut self, ctx: &mut Context, record: GroupRecord) {
         let before = self.offsets.len();
+        let bytes = self.modern_bytes();
         self.replay(&record);
+        ctx.member_bytes = (ctx.member_bytes + self.modern_bytes()).saturating_sub(bytes);
         ctx.offsets = (ctx.offsets + self.offsets.len()).saturating_sub(before);
         self.written = ctx.next_seq();
         ctx.push_record(record);
@@ -140,6 +159,7 @@ impl Group {
 
     /// Begins anew from the durable state: members get their session's time to be heard of.
     pub fn restore(&mut self, ctx: &mut Context, now: Now) {
+        self.restore_modern(ctx, now);
         let Some(hard) = self.hard.clone() else {
             return;
         };
@@ -166,7 +186,9 @@ impl Group {
     /// Whether nothing is left of it.
     pub fn is_gone(&self) -> bool {
         self.hard.is_none()
+            && self.modern.is_none()
             && self.offsets.is_empty()
+            && self.pending_offsets == 0
             && self.members.is_empty()
             && self.pending.is_empty()
             && self.state == State::Empty
@@ -207,7 +229,11 @@ impl Group {
 
     /// What all members hold, bytes.
     pub fn member_bytes(&self) -> usize {
-        self.members.values().map(Member::bytes).sum()
+        self.members.values().map(Member::bytes).sum::<usize>() + self.modern_bytes()
+    }
+
+    pub fn modern_bytes(&self) -> usize {
+        self.modern.as_ref().map_or(0, |m| m.bytes)
     }
 
     /// A member was heard of: its session begins anew.
@@ -323,6 +349,9 @@ impl Group {
     /// The topics that the members subscribe to, if they are consumers that say so in the way
     /// that Kafka's do.
     pub fn subscribed(&self) -> Option<BTreeSet<String>> {
+        if let Some(modern) = &self.modern {
+            return Some(modern.topics().into_iter().map(str::to_owned).collect());
+        }
         if self.protocol_type.as_deref() != Some("consumer") {
             return None;
         }

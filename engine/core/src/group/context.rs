@@ -6,9 +6,12 @@ use std::time::Duration;
 
 use streamd_model::{ErrorCode, Mono};
 
+use super::consumer::{Assignor, Watch};
 use super::record::GroupRecord;
 use super::request::{Reply, Token};
+use super::txn::Pending;
 use crate::config::GroupConfig;
+use crate::meta::ClusterImage;
 
 /// The most groups of one coordinator.
 pub(super) const GROUPS_MAX: usize = 100_000;
@@ -38,6 +41,55 @@ pub struct Limits {
     pub retention_ms: i64,
     /// How often that is looked after.
     pub retention_check: Duration,
+    /// What groups of the `consumer` protocol go by.
+    pub consumer: ConsumerLimits,
+}
+
+/// The settings of groups of the `consumer` protocol.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ConsumerLimits {
+    /// Whether there are such groups (`group.coordinator.rebalance.protocols`).
+    pub enabled: bool,
+    /// How long a member may be silent, ms, if the group has no setting of its own.
+    pub session_ms: i32,
+    /// The shortest and longest that a group may set, ms.
+    pub session_range_ms: (i32, i32),
+    /// How often a member is to be heard of, ms, if the group has no setting of its own.
+    pub heartbeat_ms: i32,
+    /// The shortest and longest that a group may set, ms.
+    pub heartbeat_range_ms: (i32, i32),
+    /// The most members.
+    pub size_max: usize,
+    /// The assignors that there are; the first is taken if no member wants another.
+    pub assignors: Vec<Assignor>,
+    /// Whether a classic group can become such a group while it lives.
+    pub upgrade: bool,
+    /// Whether such a group can become a classic one.
+    pub downgrade: bool,
+}
+
+impl ConsumerLimits {
+    fn of(config: &GroupConfig) -> ConsumerLimits {
+        let policy = config.migration_policy.to_ascii_lowercase();
+        let known = config
+            .assignors
+            .iter()
+            .filter_map(|name| Assignor::named(name));
+        ConsumerLimits {
+            enabled: config
+                .protocols
+                .iter()
+                .any(|p| p.eq_ignore_ascii_case("consumer")),
+            session_ms: config.consumer_session_ms,
+            session_range_ms: config.consumer_session_range_ms,
+            heartbeat_ms: config.consumer_heartbeat_ms,
+            heartbeat_range_ms: config.consumer_heartbeat_range_ms,
+            size_max: config.consumer_max_size,
+            assignors: known.collect(),
+            upgrade: policy == "upgrade" || policy == "bidirectional",
+            downgrade: policy == "downgrade" || policy == "bidirectional",
+        }
+    }
 }
 
 impl Limits {
@@ -51,6 +103,7 @@ impl Limits {
             metadata_max: config.offset_metadata_max_bytes,
             retention_ms: config.offsets_retention_ms,
             retention_check: Duration::from_millis(config.offsets_retention_check_ms),
+            consumer: ConsumerLimits::of(config),
         }
     }
 }
@@ -60,6 +113,8 @@ impl Limits {
 pub struct Batch {
     /// What [`super::Coordinator::persisted`] is told when they are on stable storage.
     pub seq: u64,
+    /// The transaction that they are part of: producer id and epoch.
+    pub txn: Option<(i64, i16)>,
     /// The records.
     pub records: Vec<GroupRecord>,
 }
@@ -83,6 +138,8 @@ pub(super) enum Timer {
     Join(Arc<str>),
     /// ... for members to sync.
     Sync(Arc<str>),
+    /// A member of a group of the `consumer` protocol took too long.
+    Mate(Arc<str>, Arc<str>, Watch),
     /// Time to look for offsets that nobody wants; from this group on.
     Expire(Option<Arc<str>>),
 }
@@ -96,6 +153,9 @@ pub(super) struct Context {
     pub timers: BTreeMap<TimerKey, Timer>,
     timer_count: u64,
     records: Vec<GroupRecord>,
+    txn: Option<(i64, i16)>,
+    /// Offsets of transactions that have not ended.
+    pub pending: Pending,
     replies: Vec<(Token, Reply)>,
     held: BTreeMap<(u64, Token), Reply>,
     /// Where a token waits: for the end of a rebalance, or for a write.
@@ -109,6 +169,8 @@ pub(super) struct Context {
     /// Groups that went away lately: until this write is durable their absence is no news.
     pub removed_at: u64,
     failed: Option<ErrorCode>,
+    /// The topics, and the settings of groups; none before the driver has told.
+    pub image: Option<Arc<ClusterImage>>,
 }
 
 impl Context {
@@ -118,6 +180,8 @@ impl Context {
             timers: BTreeMap::new(),
             timer_count: 0,
             records: Vec::new(),
+            txn: None,
+            pending: Pending::default(),
             replies: Vec::new(),
             held: BTreeMap::new(),
             parked: BTreeMap::new(),
@@ -127,7 +191,32 @@ impl Context {
             offsets: 0,
             removed_at: 0,
             failed: None,
+            image: None,
         }
+    }
+
+    /// A number that a group has set for itself, or the broker's for all of them.
+    fn of_group(&self, group: &str, key: &str, (default, range): (i32, (i32, i32))) -> i32 {
+        let configs = self
+            .image
+            .as_ref()
+            .and_then(|image| image.group_configs(group));
+        let own = configs.and_then(|c| c.get(key)?.parse::<i32>().ok());
+        own.map_or(default, |ms| ms.max(range.0).min(range.1))
+    }
+
+    /// How long a member of a `consumer` group may be silent, ms.
+    pub fn session_ms(&self, group: &str) -> i32 {
+        let limits = &self.limits.consumer;
+        let bounds = (limits.session_ms, limits.session_range_ms);
+        self.of_group(group, "consumer.session.timeout.ms", bounds)
+    }
+
+    /// How often a member of a `consumer` group is to be heard of, ms.
+    pub fn heartbeat_ms(&self, group: &str) -> i32 {
+        let limits = &self.limits.consumer;
+        let bounds = (limits.heartbeat_ms, limits.heartbeat_range_ms);
+        self.of_group(group, "consumer.heartbeat.interval.ms", bounds)
     }
 
     /// The sequence number of the batch that this step writes, if it writes.
@@ -138,6 +227,32 @@ impl Context {
     /// Queues a record. Only `Group::store` calls it, which replays the record as well.
     pub fn push_record(&mut self, record: GroupRecord) {
         self.records.push(record);
+    }
+
+    /// Queues a record of a transaction. A step queues such ones or others, not both.
+    pub fn push_txn_record(&mut self, writer: (i64, i16), record: GroupRecord) {
+        assert!(
+            self.txn.is_some() || self.records.is_empty(),
+            "a mixed step"
+        );
+        self.txn = Some(writer);
+        self.records.push(record);
+    }
+
+    /// Takes a number as for a batch, for something that the driver wrote by itself.
+    pub fn skip_seq(&mut self) -> u64 {
+        self.written += 1;
+        self.written
+    }
+
+    /// Whether a text that is to stand beside an offset is short enough.
+    pub fn check_metadata(&self, text: &str) -> ErrorCode {
+        // Java counts UTF-16 units; no text has more of them than bytes.
+        let max = self.limits.metadata_max;
+        match text.len() > max && text.encode_utf16().count() > max {
+            true => ErrorCode::OffsetMetadataTooLarge,
+            false => ErrorCode::None,
+        }
     }
 
     /// Answers now.
@@ -173,7 +288,8 @@ impl Context {
         let persist = (!records.is_empty()).then(|| {
             self.written += 1;
             let seq = self.written;
-            Batch { seq, records }
+            let txn = self.txn.take();
+            Batch { seq, txn, records }
         });
         Effects {
             persist,

@@ -11,6 +11,7 @@ use super::context::{Context, Effects, GROUPS_MAX, Limits, Timer};
 use super::record::GroupRecord;
 use super::request::{Commit, FetchTopic, Fetched, Listed, Now, Reply, Request, Token};
 use crate::codec::{Damaged, In, Out};
+use crate::meta::ClusterImage;
 
 /// Groups that one tick looks through for old offsets.
 const EXPIRE_AT_ONCE: usize = 200;
@@ -35,13 +36,21 @@ impl Coordinator {
         self.ctx.limits = limits;
     }
 
+    /// Tells it the topics before it starts; later [`Coordinator::follow`] does.
+    pub fn set_image(&mut self, image: Arc<ClusterImage>) {
+        self.ctx.image = Some(image);
+    }
+
     /// Folds a record of the log in. For a start; then comes [`Coordinator::start`].
     pub fn replay(&mut self, record: &GroupRecord) {
         let name = record.group();
         let group = self.groups.entry(name.clone());
         let group = group.or_insert_with(|| Group::new(name.clone()));
         let before = group.offsets.len();
+        let bytes = group.modern_bytes();
         group.replay(record);
+        self.ctx.member_bytes =
+            (self.ctx.member_bytes + group.modern_bytes()).saturating_sub(bytes);
         self.ctx.offsets = (self.ctx.offsets + group.offsets.len()).saturating_sub(before);
         if group.is_gone() {
             let name = name.clone();
@@ -68,6 +77,12 @@ impl Coordinator {
             self.refuse(token, request, ErrorCode::InvalidGroupId);
             return self.ctx.take_effects();
         }
+        if let Request::Beat(beat) = &request
+            && let Err((code, text)) = beat.check()
+        {
+            self.ctx.reply(token, Reply::Refused(code, text));
+            return self.ctx.take_effects();
+        }
         match self.find(group, &request) {
             Ok(name) => self.dispatch(now, &name, token, request),
             Err(code) => self.absent(token, request, code),
@@ -89,6 +104,8 @@ impl Coordinator {
         let makes = match request {
             Request::Join(join) => join.who.id.is_empty(),
             Request::Commit(commit) => commit.generation < 0,
+            Request::Beat(beat) => beat.epoch == 0,
+            Request::TxnCommit(txn) => txn.commit.generation < 0,
             _ => false,
         };
         if !makes {
@@ -107,7 +124,33 @@ impl Coordinator {
             return;
         };
         let ctx = &mut self.ctx;
+        let request = match request {
+            Request::FetchAs(id, epoch, topics) => match group.check_fetch(&id, epoch) {
+                Ok(()) => Request::Fetch(topics),
+                Err(code) => return ctx.reply(token, Reply::Code(code)),
+            },
+            other => other,
+        };
         match request {
+            Request::Beat(beat) => group.beat(ctx, now, token, &beat),
+            Request::DescribeConsumer => group.describe_modern(ctx, token),
+            Request::Join(join) if group.modern.is_some() => {
+                group.join_modern(ctx, now, token, *join);
+            }
+            Request::Sync(sync) if group.modern.is_some() => {
+                group.sync_modern(ctx, now, token, &sync);
+            }
+            Request::Heartbeat { who, generation } if group.modern.is_some() => {
+                let code = group.heartbeat_modern(ctx, now, &who, generation);
+                ctx.reply(token, Reply::Code(code));
+            }
+            Request::Leave(leavers) if group.modern.is_some() => {
+                group.leave_modern(ctx, now, token, leavers);
+            }
+            Request::Describe if group.modern.is_some() => {
+                // It is not of the kind that this shows.
+                ctx.reply(token, Reply::Code(ErrorCode::GroupIdNotFound));
+            }
             Request::Join(join) => group.join(ctx, now, token, *join),
             Request::Sync(sync) => group.sync(ctx, now, token, sync),
             Request::Heartbeat { who, generation } => {
@@ -116,8 +159,12 @@ impl Coordinator {
             }
             Request::Leave(leavers) => group.leave(ctx, now, token, leavers),
             Request::Commit(commit) => group.commit(ctx, now, token, commit),
-            Request::Fetch(topics) => {
-                let found = group.offsets.fetch(topics.as_deref());
+            Request::TxnCommit(txn) => group.txn_commit(ctx, now, token, txn),
+            Request::Fetch(topics) | Request::FetchAs(_, _, topics) => {
+                let mut found = group.offsets.fetch(topics.as_deref());
+                if group.pending_offsets > 0 {
+                    ctx.pending.mark(name, &mut found);
+                }
                 ctx.reply_after(group.written, token, Reply::Fetch(found));
             }
             Request::DeleteOffsets(topics) => group.delete_offsets(ctx, token, topics),
@@ -131,7 +178,7 @@ impl Coordinator {
     }
 
     /// Forgets a group of which nothing is left.
-    fn sweep(&mut self, name: &Arc<str>) {
+    pub(super) fn sweep(&mut self, name: &Arc<str>) {
         if let Some(group) = self.groups.get(name)
             && group.is_gone()
         {
@@ -148,14 +195,15 @@ impl Coordinator {
         // That it is gone is only sure when its tombstones are durable.
         let after = self.ctx.removed_at;
         match request {
-            Request::Fetch(topics) => {
+            Request::Fetch(topics) | Request::FetchAs(_, _, topics) => {
                 let found = Reply::Fetch(nothing(topics.unwrap_or_default()));
                 self.ctx.reply_after(after, token, found);
             }
             Request::Commit(Commit {
                 knows_not_found: false,
                 ..
-            }) => self
+            })
+            | Request::TxnCommit(_) => self
                 .ctx
                 .reply(token, Reply::Code(ErrorCode::IllegalGeneration)),
             Request::Leave(leavers) => {
@@ -168,6 +216,8 @@ impl Coordinator {
             }
             Request::Commit(_)
             | Request::DeleteOffsets(_)
+            | Request::Beat(_)
+            | Request::DescribeConsumer
             | Request::Describe
             | Request::Delete => self.ctx.reply_after(after, token, Reply::Code(code)),
         }
@@ -218,6 +268,9 @@ impl Coordinator {
             }
             Some(Timer::Join(name)) => self.timed(&name, |g, ctx| g.join_timeout(ctx, now)),
             Some(Timer::Sync(name)) => self.timed(&name, |g, ctx| g.sync_timeout(ctx, now)),
+            Some(Timer::Mate(name, id, watch)) => {
+                self.timed(&name, |g, ctx| g.mate_timeout(ctx, now, &id, watch));
+            }
             Some(Timer::Expire(from)) => self.expire(now, from),
             None => {}
         }
@@ -261,6 +314,21 @@ impl Coordinator {
         self.ctx.take_effects()
     }
 
+    /// The topics, or settings of groups, are others now. What members subscribe to may have
+    /// changed by it.
+    pub fn follow(&mut self, now: Now, image: Arc<ClusterImage>) -> Effects {
+        if self.ctx.failed().is_some() {
+            return self.ctx.take_effects();
+        }
+        self.ctx.image = Some(image);
+        let modern = self.groups.iter().filter(|(_, g)| g.modern.is_some());
+        let names: Vec<_> = modern.map(|(name, _)| name.clone()).collect();
+        for name in names {
+            self.timed(&name, |g, ctx| g.look(ctx, now, false));
+        }
+        self.ctx.take_effects()
+    }
+
     /// All groups, in order.
     pub fn list(&self) -> Vec<Listed> {
         self.groups.values().map(Group::listed).collect()
@@ -284,6 +352,12 @@ impl Coordinator {
                     value: group.hard.clone(),
                 });
             }
+            for change in group.modern.iter().flat_map(|m| m.changes()) {
+                put(&GroupRecord::Consumer {
+                    group: name.clone(),
+                    change,
+                });
+            }
             for (topic, partition, value) in group.offsets.iter() {
                 put(&GroupRecord::Offset {
                     group: name.clone(),
@@ -293,6 +367,7 @@ impl Coordinator {
                 });
             }
         }
+        self.encode_pending(&mut out);
         out.0
     }
 
@@ -309,6 +384,9 @@ impl Coordinator {
             let n = r.count(1, "a group record's value")?;
             let (value, rest) = r.0.split_at(n);
             r.0 = rest;
+            if self.decode_pending(key, value)? {
+                continue;
+            }
             if let Some(record) = GroupRecord::decode(key, Some(value))? {
                 self.replay(&record);
             }
@@ -321,13 +399,18 @@ impl Coordinator {
 fn may_be_nameless(request: &Request) -> bool {
     match request {
         Request::Commit(_)
+        | Request::TxnCommit(_)
         | Request::Fetch(_)
+        | Request::FetchAs(..)
         | Request::DeleteOffsets(_)
         | Request::Describe
+        | Request::DescribeConsumer
         | Request::Delete => true,
-        Request::Join(_) | Request::Sync(_) | Request::Heartbeat { .. } | Request::Leave(_) => {
-            false
-        }
+        Request::Join(_)
+        | Request::Beat(_)
+        | Request::Sync(_)
+        | Request::Heartbeat { .. }
+        | Request::Leave(_) => false,
     }
 }
 
@@ -336,6 +419,7 @@ fn nothing(topics: Vec<FetchTopic>) -> Vec<Fetched> {
     let topics = topics.into_iter().map(|topic| Fetched {
         name: topic.name,
         partitions: topic.partitions.into_iter().map(|p| (p, None)).collect(),
+        unstable: Vec::new(),
     });
     topics.collect()
 }

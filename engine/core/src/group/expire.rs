@@ -16,6 +16,7 @@ impl Group {
     /// Writes tombstones for what is over.
     pub fn expire(&mut self, ctx: &mut Context, now: Now) {
         let subscribed = match (&self.protocol_type, self.state) {
+            _ if self.modern.is_some() => self.subscribed(),
             (None, _) | (Some(_), State::Empty) => None,
             (Some(_), State::Stable) => match self.subscribed() {
                 Some(topics) => Some(topics),
@@ -44,7 +45,10 @@ impl Group {
         for (topic, p) in keys {
             self.store_offset(ctx, &topic, p, None);
         }
-        let unused = self.state == State::Empty && self.pending.is_empty();
+        let unused = self.state == State::Empty
+            && self.pending.is_empty()
+            && self.pending_offsets == 0
+            && !self.has_mates();
         if unused && self.offsets.is_empty() {
             self.forget(ctx);
         }

@@ -319,7 +319,9 @@ impl Group {
             return self.wait_for_joins(ctx, now);
         }
         self.clock.initial = None;
-        self.generation = self.generation.saturating_add(1);
+        // What is written down may be ahead, after the group went back to this protocol.
+        let stored = self.hard.as_ref().map_or(0, |hard| hard.generation);
+        self.generation = self.generation.max(stored).saturating_add(1);
         if self.members.is_empty() {
             self.protocol = None;
             self.leader = None;

@@ -12,8 +12,10 @@
 
 mod admin;
 mod classic;
+mod consumer;
 mod context;
 mod coordinator;
+mod embedded;
 mod expire;
 mod join;
 mod member;
@@ -22,15 +24,21 @@ mod place;
 mod record;
 mod request;
 mod sync;
+mod txn;
 
 #[cfg(test)]
 mod tests;
 
-pub use context::{Batch, Effects, Limits};
+pub use consumer::Assignor;
+pub use context::{Batch, ConsumerLimits, Effects, Limits};
 pub use coordinator::Coordinator;
 pub use place::{OFFSETS_TOPIC, partition_of};
-pub use record::{Blob, Committed, GroupRecord, GroupValue, MemberValue};
+pub use record::{
+    Blob, ClassicSide, Committed, ConsumerChange, Current, GroupEpoch, GroupRecord, GroupValue,
+    MemberValue, Parts, Phase, Resolved, Subscription,
+};
 pub use request::{
-    Commit, CommitPartition, CommitTopic, DescribedMember, Description, FetchTopic, Fetched, Join,
-    Joined, Leaver, Listed, Now, PartitionCodes, Reply, Request, Sync, Synced, Token, Who,
+    Beat, Beaten, Commit, CommitPartition, CommitTopic, ConsumerDescription, ConsumerMember,
+    DescribedMember, Description, FetchTopic, Fetched, Join, Joined, Leaver, Listed, Now,
+    PartitionCodes, PartsByTopic, Reply, Request, Sync, Synced, Token, TxnCommit, Who,
 };

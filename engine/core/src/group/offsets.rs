@@ -79,6 +79,7 @@ impl Offsets {
                     .iter()
                     .map(|(p, c)| (*p, Some(c.clone())))
                     .collect(),
+                unstable: Vec::new(),
             });
             return all.collect();
         };
@@ -94,6 +95,7 @@ impl Offsets {
             .map(|topic| Fetched {
                 name: topic.name.clone(),
                 partitions: topic.partitions.iter().map(|p| one(topic, *p)).collect(),
+                unstable: Vec::new(),
             })
             .collect()
     }

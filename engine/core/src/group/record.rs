@@ -1,16 +1,23 @@
 //! The records of `__consumer_offsets`, in Kafka's own formats, so that Kafka's tools can read
 //! the topic and a log of Kafka's can be replayed here.
 //!
-//! A key begins with its kind: 0 and 1 are a committed offset, 2 is a group. A value begins with
-//! the version of its layout; a null value takes away what stood under the key. Written are, as
-//! Kafka 4.4 does: offsets in version 4 (1 if the client gave a retention), groups in version 3.
+//! A key begins with its kind: 0 and 1 are a committed offset, 2 is a group; those of `consumer`
+//! groups are in a file of their own. A value begins with the version of its layout; a null value
+//! takes away what stood under the key. Written are, as Kafka 4.4 does: offsets in version 4 (1
+//! if the client gave a retention), classic groups in version 3.
 //! Invariant: decoding never panics and reserves no more than the bytes can bear out.
+
+mod consumer;
 
 use std::sync::Arc;
 
 use streamd_model::{Offset, TopicId};
 
 use crate::codec::Damaged;
+
+pub use consumer::{
+    ClassicSide, ConsumerChange, Current, GroupEpoch, Parts, Phase, Resolved, Subscription,
+};
 
 /// Bytes that are shared, not copied: a member's metadata or assignment.
 pub type Blob = Arc<[u8]>;
@@ -35,6 +42,13 @@ pub enum GroupRecord {
         group: Arc<str>,
         /// What it is.
         value: Option<GroupValue>,
+    },
+    /// A change of a group of the `consumer` protocol.
+    Consumer {
+        /// The group.
+        group: Arc<str>,
+        /// What.
+        change: ConsumerChange,
     },
 }
 
@@ -97,7 +111,9 @@ impl GroupRecord {
     /// The group that it is about.
     pub fn group(&self) -> &Arc<str> {
         match self {
-            GroupRecord::Offset { group, .. } | GroupRecord::Group { group, .. } => group,
+            GroupRecord::Offset { group, .. }
+            | GroupRecord::Group { group, .. }
+            | GroupRecord::Consumer { group, .. } => group,
         }
     }
 
@@ -120,6 +136,7 @@ impl GroupRecord {
                 out.i16(2);
                 out.str(group);
             }
+            GroupRecord::Consumer { group, change } => return change.key(group),
         }
         out.0
     }
@@ -129,10 +146,11 @@ impl GroupRecord {
         match self {
             GroupRecord::Offset { value, .. } => value.as_ref().map(put_offset),
             GroupRecord::Group { value, .. } => value.as_ref().map(put_group),
+            GroupRecord::Consumer { change, .. } => change.value(),
         }
     }
 
-    /// Reads a record. `None` if it is of a kind that means nothing to classic groups.
+    /// Reads a record. `None` if it is of a kind that means nothing here.
     ///
     /// # Errors
     /// [`Damaged`] if it is of a known kind, but its bytes are not.
@@ -155,6 +173,11 @@ impl GroupRecord {
                 let group = k.str("a group id")?.into();
                 let value = value.map(get_group).transpose()?;
                 Ok(Some(GroupRecord::Group { group, value }))
+            }
+            kind @ (3..=8 | 16) => {
+                let group: Arc<str> = k.str("a group id")?.into();
+                let change = ConsumerChange::decode(kind, &mut k, value)?;
+                Ok(change.map(|change| GroupRecord::Consumer { group, change }))
             }
             _ => Ok(None),
         }

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use streamd_model::{ErrorCode, Mono, TopicId};
 
-use super::record::{Blob, Committed};
+use super::record::{Blob, Committed, Parts, Subscription};
 
 /// A moment on both clocks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -37,10 +37,18 @@ pub enum Request {
     Leave(Vec<Leaver>),
     /// Commit offsets.
     Commit(Commit),
+    /// Commit offsets in a transaction.
+    TxnCommit(TxnCommit),
     /// Read committed offsets; all there are with `None`.
     Fetch(Option<Vec<FetchTopic>>),
     /// Forget offsets: topics and partitions.
     DeleteOffsets(Vec<(Arc<str>, Vec<i32>)>),
+    /// The same for a member that says so: its id and epoch.
+    FetchAs(String, i32, Option<Vec<FetchTopic>>),
+    /// ConsumerGroupHeartbeat.
+    Beat(Box<Beat>),
+    /// Show a group of the `consumer` protocol.
+    DescribeConsumer,
     /// Show the group.
     Describe,
     /// Forget the group.
@@ -81,6 +89,33 @@ pub struct Join {
     pub can_skip: bool,
 }
 
+/// ConsumerGroupHeartbeat. `None` and -1 mean that it is as it was.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Beat {
+    /// The member's id; it has one from the start.
+    pub id: String,
+    /// The member's epoch: 0 joins, -1 leaves, -2 leaves for a while.
+    pub epoch: i32,
+    /// `group.instance.id`, for a static member.
+    pub instance: Option<String>,
+    /// Its rack.
+    pub rack: Option<String>,
+    /// How long it may take to give partitions back, ms.
+    pub rebalance_ms: i32,
+    /// The topics that it subscribes to.
+    pub topics: Option<Vec<String>>,
+    /// A regular expression that names more; empty: none.
+    pub regex: Option<String>,
+    /// The assignor that it wants; empty: any.
+    pub assignor: Option<String>,
+    /// What it has.
+    pub owned: Option<Parts>,
+    /// `client.id`.
+    pub client_id: String,
+    /// Its address.
+    pub client_host: String,
+}
+
 /// SyncGroup.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Sync {
@@ -116,6 +151,20 @@ pub struct Commit {
     pub knows_not_found: bool,
     /// What.
     pub topics: Vec<CommitTopic>,
+}
+
+/// TxnOffsetCommit.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TxnCommit {
+    /// The producer's id.
+    pub producer: i64,
+    /// Its epoch.
+    pub epoch: i16,
+    /// What the partition gave out before the transaction was verified; `None`: the transaction
+    /// was open there already.
+    pub guard: Option<u64>,
+    /// What is committed, and by whom.
+    pub commit: Commit,
 }
 
 /// The offsets of one topic.
@@ -167,12 +216,18 @@ pub enum Reply {
     Code(ErrorCode),
     /// To [`Request::Leave`]: a code for each.
     Leave(Vec<(Who, ErrorCode)>),
-    /// To [`Request::Commit`] and [`Request::DeleteOffsets`].
+    /// To [`Request::Commit`], [`Request::TxnCommit`] and [`Request::DeleteOffsets`].
     Partitions(PartitionCodes),
     /// To [`Request::Fetch`].
     Fetch(Vec<Fetched>),
     /// To [`Request::Describe`].
     Describe(Box<Description>),
+    /// To [`Request::Beat`].
+    Beat(Box<Beaten>),
+    /// To [`Request::DescribeConsumer`].
+    DescribeConsumer(Box<ConsumerDescription>),
+    /// It fails as a whole, with a sentence about it.
+    Refused(ErrorCode, String),
 }
 
 /// The answer to a join.
@@ -209,6 +264,52 @@ pub struct Synced {
     pub assignment: Blob,
 }
 
+/// The answer to a heartbeat.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Beaten {
+    /// The member's id.
+    pub id: String,
+    /// Its epoch from now on.
+    pub epoch: i32,
+    /// How often it is to be heard of, ms.
+    pub interval_ms: i32,
+    /// What it may read, if it is to be told.
+    pub assignment: Option<Parts>,
+}
+
+/// Topics by id and name, with partitions.
+pub type PartsByTopic = Vec<(TopicId, Arc<str>, Vec<i32>)>;
+
+/// A group of the `consumer` protocol as an operator sees it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ConsumerDescription {
+    /// Kafka's name of the state.
+    pub state: &'static str,
+    /// The group's epoch.
+    pub epoch: i32,
+    /// The epoch of the target assignment.
+    pub target_epoch: i32,
+    /// The assignor in use.
+    pub assignor: &'static str,
+    /// The members.
+    pub members: Vec<ConsumerMember>,
+}
+
+/// A member of such a group as an operator sees it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ConsumerMember {
+    /// Its id.
+    pub id: String,
+    /// Its epoch.
+    pub epoch: i32,
+    /// What it says of itself.
+    pub sub: Arc<Subscription>,
+    /// What it has.
+    pub assigned: PartsByTopic,
+    /// What it shall have.
+    pub target: PartsByTopic,
+}
+
 /// Committed offsets of one topic: partitions, and what is there.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Fetched {
@@ -216,6 +317,8 @@ pub struct Fetched {
     pub name: Arc<str>,
     /// The partitions that were asked for.
     pub partitions: Vec<(i32, Option<Committed>)>,
+    /// Those of them for which a transaction that has not ended holds another offset.
+    pub unstable: Vec<i32>,
 }
 
 /// A group as an operator sees it.
@@ -251,6 +354,8 @@ pub struct DescribedMember {
 pub struct Listed {
     /// Its id.
     pub group: Arc<str>,
+    /// Whether it is of the `consumer` protocol; else it is a classic one.
+    pub is_modern: bool,
     /// `consumer`, `connect`, ...; empty if it only has offsets.
     pub protocol_type: String,
     /// Kafka's name of the state.

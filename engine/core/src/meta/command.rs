@@ -46,6 +46,13 @@ pub enum Command {
         /// Which, in this order.
         changes: Vec<ConfigChange>,
     },
+    /// Settings of a group of consumers change. The group need not be there.
+    AlterGroup {
+        /// The group.
+        group: String,
+        /// Which, in this order.
+        changes: Vec<ConfigChange>,
+    },
     /// Producer ids are given out: nobody gets them again.
     AllocateProducerIds {
         /// The first one.
@@ -109,14 +116,12 @@ impl Command {
             Command::AlterConfig { resource, changes } => {
                 out.u8(4);
                 put_resource(&mut out, *resource);
-                out.count(changes.len());
-                for change in changes {
-                    out.str(&change.name);
-                    out.u8(u8::from(change.value.is_some()));
-                    if let Some(value) = &change.value {
-                        out.str(value);
-                    }
-                }
+                put_changes(&mut out, changes);
+            }
+            Command::AlterGroup { group, changes } => {
+                out.u8(16);
+                out.str(group);
+                put_changes(&mut out, changes);
             }
             Command::AllocateProducerIds { first, count } => {
                 out.u8(5);
@@ -155,10 +160,17 @@ impl Command {
                 id: TopicId(r.array("a topic's id")?),
                 total: r.i32("a number of partitions")?,
             },
-            4 => get_alter(&mut r)?,
+            4 => Command::AlterConfig {
+                resource: get_resource(&mut r)?,
+                changes: get_changes(&mut r)?,
+            },
             5 => Command::AllocateProducerIds {
                 first: r.i64("a producer id")?,
                 count: r.i32("a number of producer ids")?,
+            },
+            16 => Command::AlterGroup {
+                group: r.str("a group id")?.to_owned(),
+                changes: get_changes(&mut r)?,
             },
             6 => Command::SetClusterId(r.str("a cluster id")?.to_owned()),
             _ => return Err(r.damaged("a metadata command of an unknown kind")),
@@ -168,8 +180,18 @@ impl Command {
     }
 }
 
-fn get_alter(r: &mut In<'_>) -> Result<Command, Damaged> {
-    let resource = get_resource(r)?;
+fn put_changes(out: &mut Out, changes: &[ConfigChange]) {
+    out.count(changes.len());
+    for change in changes {
+        out.str(&change.name);
+        out.u8(u8::from(change.value.is_some()));
+        if let Some(value) = &change.value {
+            out.str(value);
+        }
+    }
+}
+
+fn get_changes(r: &mut In<'_>) -> Result<Vec<ConfigChange>, Damaged> {
     let mut changes = Vec::with_capacity(r.count(5, "a number of settings")?);
     for _ in 0..changes.capacity() {
         let name = r.str("a setting's name")?.to_owned();
@@ -179,7 +201,7 @@ fn get_alter(r: &mut In<'_>) -> Result<Command, Damaged> {
         };
         changes.push(ConfigChange { name, value });
     }
-    Ok(Command::AlterConfig { resource, changes })
+    Ok(changes)
 }
 
 pub(super) fn put_resource(out: &mut Out, resource: Resource) {
@@ -260,8 +282,10 @@ pub(super) mod tests {
 
     pub fn command() -> impl Strategy<Value = Command> {
         let configs = proptest::collection::btree_map(key(), value(), 0..4);
-        let change = (key(), proptest::option::of(value()))
-            .prop_map(|(name, value)| ConfigChange { name, value });
+        let change = || {
+            (key(), proptest::option::of(value()))
+                .prop_map(|(name, value)| ConfigChange { name, value })
+        };
         prop_oneof![
             ("[a-e]{1,2}", id(), 1..20i32, configs, any::<i64>()).prop_map(
                 |(name, id, partitions, configs, created_ms)| Command::CreateTopic {
@@ -274,7 +298,9 @@ pub(super) mod tests {
             ),
             id().prop_map(|id| Command::DeleteTopic { id }),
             (id(), 1..30i32).prop_map(|(id, total)| Command::CreatePartitions { id, total }),
-            (resource(), proptest::collection::vec(change, 0..4))
+            ("[g-i]", proptest::collection::vec(change(), 0..4))
+                .prop_map(|(group, changes)| Command::AlterGroup { group, changes }),
+            (resource(), proptest::collection::vec(change(), 0..4))
                 .prop_map(|(resource, changes)| Command::AlterConfig { resource, changes }),
             (0..5000i64, 1..1000i32)
                 .prop_map(|(first, count)| Command::AllocateProducerIds { first, count }),

@@ -13,6 +13,9 @@ use super::command::{Command, ConfigChange, Resource};
 use crate::Refused;
 use crate::config::{BrokerConfig, Configs, Layers, TopicConfig};
 
+/// The most groups of consumers that have settings of their own.
+const GROUPS_MAX: usize = 100_000;
+
 /// What this node adds to the image: it is not replicated.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Local {
@@ -59,6 +62,7 @@ pub struct ClusterImage {
     pub(super) by_name: Arc<BTreeMap<String, Arc<TopicMeta>>>,
     pub(super) by_id: Arc<Map<TopicId, Arc<TopicMeta>>>,
     pub(super) brokers: Arc<BTreeMap<Resource, Configs>>,
+    pub(super) groups: Arc<BTreeMap<String, Configs>>,
     local: Arc<Local>,
     broker: Arc<BrokerConfig>,
 }
@@ -74,6 +78,7 @@ impl ClusterImage {
             by_name: Arc::default(),
             by_id: Arc::default(),
             brokers: Arc::default(),
+            groups: Arc::default(),
             local: Arc::new(local),
             broker: Arc::new(BrokerConfig::default()),
         };
@@ -137,6 +142,16 @@ impl ClusterImage {
         self.brokers.get(&resource)
     }
 
+    /// The settings that were given to a group of consumers.
+    pub fn group_configs(&self, group: &str) -> Option<&Configs> {
+        self.groups.get(group)
+    }
+
+    /// The groups that have settings of their own, in order.
+    pub fn groups_with_configs(&self) -> impl Iterator<Item = &str> {
+        self.groups.keys().map(String::as_str)
+    }
+
     /// The layers that a topic's settings come from; without a topic, those of this broker.
     pub fn layers<'a>(&'a self, topic: Option<&'a TopicMeta>) -> Layers<'a> {
         Layers {
@@ -193,7 +208,15 @@ impl ClusterImage {
                 let text = format!("the next producer id is {}", self.next_producer_id);
                 Err((ErrorCode::OperationNotAttempted, text))
             }
-            Command::AlterConfig { .. } | Command::SetClusterId(_) => Ok(()),
+            Command::AlterGroup { group, .. }
+                if self.groups.len() >= GROUPS_MAX && !self.groups.contains_key(group) =>
+            {
+                let text = format!("{GROUPS_MAX} groups have settings: reset some of them first.");
+                Err((ErrorCode::PolicyViolation, text))
+            }
+            Command::AlterConfig { .. } | Command::AlterGroup { .. } | Command::SetClusterId(_) => {
+                Ok(())
+            }
         }
     }
 
@@ -244,6 +267,14 @@ impl ClusterImage {
                 self.change(*id, |topic| topic.partitions = topic.partitions.max(*total));
             }
             Command::AlterConfig { resource, changes } => self.alter(*resource, changes),
+            Command::AlterGroup { group, changes } => {
+                let groups = Arc::make_mut(&mut self.groups);
+                let configs = groups.entry(group.clone()).or_default();
+                alter(configs, changes);
+                if configs.is_empty() {
+                    groups.remove(group);
+                }
+            }
             Command::AllocateProducerIds { first, count } => {
                 let end = first.saturating_add(i64::from(*count));
                 self.next_producer_id = self.next_producer_id.max(end);

@@ -34,6 +34,14 @@ impl ClusterImage {
             put_resource(&mut out, *resource);
             put_configs(&mut out, configs);
         }
+        // Snapshots of before there were groups with settings end here.
+        if !self.groups.is_empty() {
+            out.count(self.groups.len());
+            for (group, configs) in self.groups.iter() {
+                out.str(group);
+                put_configs(&mut out, configs);
+            }
+        }
         out.0
     }
 
@@ -70,6 +78,15 @@ impl ClusterImage {
             let resource = get_resource(&mut r)?;
             let configs = get_configs(&mut r)?;
             Arc::make_mut(&mut image.brokers).insert(resource, configs);
+        }
+        let groups = match r.0.is_empty() {
+            true => 0,
+            false => r.count(8, "the number of groups with settings")?,
+        };
+        for _ in 0..groups {
+            let group = r.str("a group id")?.to_owned();
+            let configs = get_configs(&mut r)?;
+            Arc::make_mut(&mut image.groups).insert(group, configs);
         }
         r.end("a metadata snapshot with bytes behind it")?;
         image.resolve_all();

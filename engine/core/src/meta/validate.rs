@@ -362,6 +362,31 @@ pub fn alter_topic(
     })
 }
 
+/// Makes the command that changes the settings of a group of consumers, which need not be there.
+///
+/// # Errors
+/// INVALID_REQUEST without a name, INVALID_CONFIG.
+pub fn alter_group(
+    image: &ClusterImage,
+    group: &str,
+    ops: &[ConfigOp<'_>],
+) -> Result<Command, Refused> {
+    if group.is_empty() {
+        return refuse(
+            ErrorCode::InvalidRequest,
+            "Group name must not be empty".to_owned(),
+        );
+    }
+    let layers = image.layers(None);
+    let own = image.group_configs(group);
+    let current = |name: &str| own.and_then(|own| own.get(name).cloned());
+    let parse = |name: &str, value: Option<&str>| crate::config::parse_group(&layers, name, value);
+    Ok(Command::AlterGroup {
+        group: group.to_owned(),
+        changes: changes(ops, &parse, &current)?,
+    })
+}
+
 /// Makes the command that changes dynamic settings of one broker or (`None`) of all.
 ///
 /// # Errors

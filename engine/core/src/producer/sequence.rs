@@ -10,6 +10,8 @@ use std::collections::VecDeque;
 
 use streamd_model::{ErrorCode, Map, Offset, ProducerId};
 
+use super::transactions::Transactions;
+
 /// How many batches of a producer are remembered with their offsets: as many as a client may have
 /// in flight.
 pub(super) const BATCHES: usize = 5;
@@ -77,7 +79,7 @@ impl Batch {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Producer {
     pub epoch: i16,
-    /// 1 to [`BATCHES`], the oldest first.
+    /// Up to [`BATCHES`], the oldest first; none since a marker brought a new epoch.
     pub batches: VecDeque<Batch>,
     /// How many sequence numbers up to the last one are in the log, at most [`KNOWN_MAX`].
     pub known: i64,
@@ -94,7 +96,24 @@ impl Producer {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ProducerState {
     pub(super) producers: Map<i64, Producer>,
+    /// What they have open, and what was aborted.
+    pub txns: Transactions,
     limit: usize,
+}
+
+/// A producer as an operator sees it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Described {
+    /// Its id.
+    pub producer: i64,
+    /// Its epoch.
+    pub epoch: i16,
+    /// The last sequence number; -1: none yet in this epoch.
+    pub last_seq: i32,
+    /// When it was heard of, wall time in ms.
+    pub last_ms: i64,
+    /// Where its open transaction begins; -1: there is none.
+    pub txn_start: Offset,
 }
 
 impl Default for ProducerState {
@@ -117,6 +136,7 @@ impl ProducerState {
     pub fn with_limit(limit: usize) -> ProducerState {
         ProducerState {
             producers: Map::default(),
+            txns: Transactions::default(),
             limit: limit.max(1),
         }
     }
@@ -196,11 +216,82 @@ impl ProducerState {
         producer.last_ms = producer.last_ms.max(now_ms);
     }
 
-    /// Forgets producers that were silent for `max_age_ms`. Gives their number.
+    /// Says whether a producer may write with this epoch, in a transaction or not.
+    ///
+    /// # Errors
+    /// INVALID_PRODUCER_EPOCH if a newer one was seen, INVALID_TXN_STATE if it has a transaction
+    /// open and writes outside of it.
+    pub fn check_epoch(&self, id: i64, epoch: i16, transactional: bool) -> Result<(), ErrorCode> {
+        if self.producers.get(&id).is_some_and(|p| epoch < p.epoch) {
+            return Err(ErrorCode::InvalidProducerEpoch);
+        }
+        if !transactional && self.txns.open(id).is_some() {
+            return Err(ErrorCode::InvalidTxnState);
+        }
+        Ok(())
+    }
+
+    /// Takes note of a transactional batch that was appended at `base_offset`, when it was not
+    /// recorded by its sequence number.
+    pub fn record_txn(&mut self, id: i64, epoch: i16, base_offset: Offset, now_ms: i64) {
+        self.raise(id, epoch, now_ms);
+        self.txns.wrote(id, epoch, base_offset, now_ms);
+    }
+
+    /// Takes note of a marker that was appended at `marker`: the transaction is over, and older
+    /// epochs of its producer are fenced. `flushed`: the log is durable up to there.
+    pub fn record_marker(
+        &mut self,
+        (id, epoch): (i64, i16),
+        commit: bool,
+        (marker, flushed): (Offset, Offset),
+        now_ms: i64,
+    ) {
+        self.raise(id, epoch, now_ms);
+        self.txns.ended(id, commit, marker, flushed);
+    }
+
+    /// A producer was heard of in this epoch; a new one begins with sequence number 0.
+    fn raise(&mut self, id: i64, epoch: i16, now_ms: i64) {
+        if self.producers.len() >= self.limit && !self.producers.contains_key(&id) {
+            self.forget_oldest();
+        }
+        let producer = self.producers.entry(id).or_insert_with(|| Producer {
+            epoch,
+            batches: VecDeque::new(),
+            known: 0,
+            last_ms: now_ms,
+        });
+        producer.last_ms = producer.last_ms.max(now_ms);
+        if epoch > producer.epoch {
+            producer.epoch = epoch;
+            producer.batches.clear();
+            producer.known = 0;
+        }
+    }
+
+    /// The producers, by id.
+    pub fn describe(&self) -> Vec<Described> {
+        let mut all: Vec<_> = self.producers.iter().collect();
+        all.sort_unstable_by_key(|(id, _)| **id);
+        let one = |(id, p): (&i64, &Producer)| Described {
+            producer: *id,
+            epoch: p.epoch,
+            last_seq: p.last_seq().unwrap_or(-1),
+            last_ms: p.last_ms,
+            txn_start: self.txns.open(*id).map_or(-1, |t| t.first),
+        };
+        all.into_iter().map(one).collect()
+    }
+
+    /// Forgets producers that were silent for `max_age_ms`, but none with an open transaction.
+    /// Gives their number.
     pub fn expire(&mut self, now_ms: i64, max_age_ms: i64) -> usize {
         let before = self.producers.len();
-        self.producers
-            .retain(|_, p| now_ms.saturating_sub(p.last_ms) < max_age_ms);
+        let txns = &self.txns;
+        self.producers.retain(|id, p| {
+            now_ms.saturating_sub(p.last_ms) < max_age_ms || txns.open(*id).is_some()
+        });
         before - self.producers.len()
     }
 
@@ -209,8 +300,12 @@ impl ProducerState {
         let mut ages: Vec<(i64, i64)> = self
             .producers
             .iter()
+            .filter(|(id, _)| self.txns.open(**id).is_none())
             .map(|(id, p)| (p.last_ms, *id))
             .collect();
+        if ages.is_empty() {
+            return;
+        }
         let count = (ages.len() / 8).max(1);
         ages.select_nth_unstable(count - 1);
         for (_, id) in &ages[..count] {
@@ -222,7 +317,10 @@ impl ProducerState {
 impl Producer {
     fn check(&self, sent: &Sent) -> Verdict {
         let Some(last_seq) = self.last_seq() else {
-            return Verdict::Append;
+            return match sent.base_seq {
+                0 => Verdict::Append,
+                _ => Verdict::Reject(ErrorCode::OutOfOrderSequenceNumber),
+            };
         };
         let next = step(last_seq, 1);
         if sent.base_seq == next {

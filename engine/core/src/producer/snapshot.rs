@@ -5,9 +5,11 @@ use std::collections::VecDeque;
 use super::sequence::{
     BATCHES, Batch, KNOWN_MAX, PRODUCERS_MAX, Producer, ProducerState, behind, step,
 };
+use super::transactions::{OPEN_MAX, Transactions};
 use crate::codec::{Damaged, In, Out};
 
-const VERSION: u8 = 1;
+/// Version 1 knew no transactions.
+const VERSION: u8 = 2;
 
 /// Bytes of a producer without batches, and of a batch.
 const PRODUCER_BYTES: usize = 27;
@@ -34,6 +36,7 @@ impl ProducerState {
                 out.i64(b.timestamp);
             }
         }
+        self.txns.encode(&mut out);
         out.0
     }
 
@@ -47,11 +50,12 @@ impl ProducerState {
             return Ok(state);
         }
         let mut r = In(bytes);
-        if r.u8("the version of a producer snapshot")? != VERSION {
+        let version = r.u8("the version of a producer snapshot")?;
+        if !(1..=VERSION).contains(&version) {
             return Err(r.damaged("a producer snapshot of an unknown version"));
         }
         let count = r.count(PRODUCER_BYTES, "the number of producers")?;
-        if count > PRODUCERS_MAX {
+        if count > PRODUCERS_MAX + OPEN_MAX {
             return Err(r.damaged("too many producers"));
         }
         for _ in 0..count {
@@ -60,6 +64,9 @@ impl ProducerState {
             if id < 0 || state.producers.insert(id, producer).is_some() {
                 return Err(r.damaged("a producer's id"));
             }
+        }
+        if version >= 2 {
+            state.txns = Transactions::decode(&mut r)?;
         }
         r.end("a producer snapshot with bytes behind it")?;
         Ok(state)
@@ -71,7 +78,7 @@ fn get_producer(r: &mut In<'_>) -> Result<Producer, Damaged> {
     let known = r.i64("a producer's known sequence numbers")?;
     let last_ms = r.i64("a producer's time")?;
     let count = usize::from(r.u8("the number of a producer's batches")?);
-    if epoch < 0 || !(0..=KNOWN_MAX).contains(&known) || count == 0 || count > BATCHES {
+    if epoch < 0 || !(0..=KNOWN_MAX).contains(&known) || count > BATCHES {
         return Err(r.damaged("a producer"));
     }
     let mut batches = VecDeque::with_capacity(count);
@@ -121,6 +128,9 @@ mod tests {
             };
             s.record(&sent, i64::from(n) * 3, i64::from(n), i64::from(n));
         }
+        s.record_txn(9, 2, 60, 1);
+        s.record_txn(3, 1, 61, 1);
+        s.record_marker((3, 2), false, (62, 99), 1);
         s
     }
 

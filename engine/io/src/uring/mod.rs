@@ -9,6 +9,7 @@
 //!   that may block go to the pool.
 
 mod delay;
+mod door;
 mod env;
 mod file;
 mod net;

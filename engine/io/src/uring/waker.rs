@@ -4,21 +4,17 @@
 //! through the shard's list of foreign wakes, and rings its bell (an eventfd that its ring reads)
 //! if the shard sleeps: a call of the kernel only then.
 //!
-//! Invariants: a task is in a queue at most once (`woken`); no wake is lost: the shard says that
-//! it sleeps and then looks at the list, the waker adds to the list and then looks whether the
-//! shard sleeps, with a full fence in between on both sides, so at least one of them sees the
-//! other.
+//! Invariants: a task is in a queue at most once, and no wake is lost (`door`).
 
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
 use std::io;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering, fence};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::task::Wake;
 
-use crossbeam_queue::SegQueue;
-
+use super::door::{Door, Woken};
 use crate::env::Class;
 
 /// Tasks of this thread that wait for a turn.
@@ -42,11 +38,8 @@ static NEXT_HOME: AtomicU64 = AtomicU64::new(1);
 /// What other threads may know of a shard.
 pub(super) struct Home {
     id: u64,
-    alive: AtomicBool,
-    /// The shard sleeps in the kernel, or is about to.
-    asleep: AtomicBool,
+    door: Door<Arc<TaskWaker>>,
     bell: OwnedFd,
-    foreign: SegQueue<Arc<TaskWaker>>,
     /// How often the bell was rung.
     rings: AtomicU64,
 }
@@ -63,10 +56,8 @@ impl Home {
         let bell = unsafe { OwnedFd::from_raw_fd(fd) };
         Ok(Arc::new(Home {
             id: NEXT_HOME.fetch_add(1, Ordering::Relaxed),
-            alive: AtomicBool::new(true),
-            asleep: AtomicBool::new(false),
+            door: Door::new(),
             bell,
-            foreign: SegQueue::new(),
             rings: AtomicU64::new(0),
         }))
     }
@@ -85,15 +76,6 @@ impl Home {
         LOCAL.try_with(|l| l.home.get() == self.id).unwrap_or(false)
     }
 
-    /// Wakes the shard's thread if it sleeps.
-    fn ring(&self) {
-        fence(Ordering::SeqCst);
-        if self.asleep.load(Ordering::Relaxed) && self.asleep.swap(false, Ordering::AcqRel) {
-            self.rings.fetch_add(1, Ordering::Relaxed);
-            self.ring_now();
-        }
-    }
-
     /// Rings unconditionally.
     pub(super) fn ring_now(&self) {
         let one = 1u64;
@@ -103,38 +85,27 @@ impl Home {
 
     /// The shard is about to sleep; `false`: it must not, somebody was woken.
     pub(super) fn fall_asleep(&self) -> bool {
-        self.asleep.store(true, Ordering::Relaxed);
-        fence(Ordering::SeqCst);
-        if self.foreign.is_empty() {
-            return true;
-        }
-        self.awake();
-        false
+        self.door.fall_asleep()
     }
 
     pub(super) fn awake(&self) {
-        self.asleep.store(false, Ordering::Relaxed);
+        self.door.awake();
     }
 
     /// Gives the tasks that other threads woke their place in the queues.
     pub(super) fn take_foreign(&self) {
-        while let Some(task) = self.foreign.pop() {
+        while let Some(task) = self.door.take() {
             enqueue(task);
         }
     }
 
     /// After the last task: nothing is woken any more.
     pub(super) fn close(&self) {
-        self.alive.store(false, Ordering::SeqCst);
-        self.drop_all();
+        self.door.close();
         let _ = LOCAL.try_with(|l| {
             l.home.set(0);
             l.queues.take()
         });
-    }
-
-    fn drop_all(&self) {
-        while self.foreign.pop().is_some() {}
     }
 
     #[cfg(test)]
@@ -163,8 +134,7 @@ pub(super) struct TaskWaker {
     /// Where the task is among the shard's.
     pub(super) key: usize,
     class: Class,
-    /// In a queue, or on the way there, or over.
-    woken: AtomicBool,
+    woken: Woken,
     /// The task has ended. Only the home thread touches it.
     over: AtomicBool,
 }
@@ -176,7 +146,7 @@ impl TaskWaker {
             home: home.clone(),
             key,
             class,
-            woken: AtomicBool::new(true),
+            woken: Woken::new(),
             over: AtomicBool::new(false),
         }));
     }
@@ -186,14 +156,14 @@ impl TaskWaker {
         if self.over.load(Ordering::Relaxed) {
             return false;
         }
-        self.woken.swap(false, Ordering::AcqRel);
+        self.woken.begin_turn();
         true
     }
 
     /// The task has ended: it is woken no more.
     pub(super) fn end(&self) {
         self.over.store(true, Ordering::Relaxed);
-        self.woken.store(true, Ordering::Release);
+        self.woken.end();
     }
 
     fn go(self: Arc<Self>) {
@@ -201,24 +171,22 @@ impl TaskWaker {
             return enqueue(self);
         }
         let home = self.home.clone();
-        home.foreign.push(self);
-        if home.alive.load(Ordering::SeqCst) {
-            home.ring();
-        } else {
-            home.drop_all();
+        if home.door.hand_over(self) {
+            home.rings.fetch_add(1, Ordering::Relaxed);
+            home.ring_now();
         }
     }
 }
 
 impl Wake for TaskWaker {
     fn wake(self: Arc<Self>) {
-        if !self.woken.swap(true, Ordering::AcqRel) {
+        if self.woken.wake() {
             self.go();
         }
     }
 
     fn wake_by_ref(self: &Arc<Self>) {
-        if !self.woken.swap(true, Ordering::AcqRel) {
+        if self.woken.wake() {
             self.clone().go();
         }
     }

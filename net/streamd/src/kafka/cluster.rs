@@ -14,7 +14,7 @@ use streamd_wire::kafka::generated::describe_log_dirs_response::{
 use streamd_wire::kafka::generated::init_producer_id_request::InitProducerIdRequest;
 use streamd_wire::kafka::generated::init_producer_id_response::InitProducerIdResponse;
 
-use super::{encode, topics};
+use super::{encode, topics, txn};
 use crate::broker::Broker;
 
 /// Answers DescribeLogDirs, versions 1 to 5: one directory, the data directory.
@@ -101,7 +101,7 @@ async fn sizes(broker: &Rc<Broker>) -> Map<(TopicId, i32), u64> {
     sizes
 }
 
-/// Answers InitProducerId, versions 0 to 5, for producers without transactions.
+/// Answers InitProducerId, versions 0 to 5.
 pub async fn init_producer_id(
     broker: &Rc<Broker>,
     header: ResponseHeader,
@@ -118,19 +118,15 @@ pub async fn init_producer_id(
     if request.transactional_id == Some("") {
         return encode(header, &failed(ErrorCode::InvalidRequest));
     }
-    if request.transactional_id.is_some() {
-        // Transactions have no coordinator here yet. Clients take this code as final and say so,
-        // where a retriable one would keep them waiting for ever.
-        return encode(
-            header,
-            &failed(ErrorCode::TransactionalIdAuthorizationFailed),
-        );
-    }
-    let response = match next_producer_id(broker).await {
-        Ok(producer_id) => InitProducerIdResponse {
+    let done = match request.transactional_id {
+        Some(id) => txn::end::init(broker, id, request, header.version).await,
+        None => next_producer_id(broker).await.map(|id| (id, 0)),
+    };
+    let response = match done {
+        Ok((producer_id, producer_epoch)) => InitProducerIdResponse {
             error_code: 0,
             producer_id,
-            producer_epoch: 0,
+            producer_epoch,
             ..failed(ErrorCode::None)
         },
         Err(code) => failed(code),
@@ -139,7 +135,7 @@ pub async fn init_producer_id(
 }
 
 /// An id that nobody had. Blocks come from the metadata log, one for each shard that asks.
-async fn next_producer_id(broker: &Rc<Broker>) -> Result<i64, ErrorCode> {
+pub(super) async fn next_producer_id(broker: &Rc<Broker>) -> Result<i64, ErrorCode> {
     // Another connection may take the block that this one got, so it may have to ask again.
     for _ in 0..100 {
         if let Some(id) = broker.producer_ids.borrow_mut().take() {

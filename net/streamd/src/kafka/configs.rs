@@ -1,9 +1,12 @@
-//! DescribeConfigs, AlterConfigs, IncrementalAlterConfigs, of topics (2) and brokers (4).
+//! DescribeConfigs, AlterConfigs, IncrementalAlterConfigs, of topics (2), brokers (4), groups (32);
+//! ListConfigResources.
 //! Keys, values, sources and synonyms come from the one table in `core`.
 
 use std::rc::Rc;
 
-use streamd_core::config::{Entry, Kind, Source, SynonymEntry, describe_broker, describe_topic};
+use streamd_core::config::{
+    Entry, Kind, Source, SynonymEntry, describe_broker, describe_group, describe_topic,
+};
 use streamd_core::meta::{ClusterImage, Command, Resource, validate};
 use streamd_io::Part;
 use streamd_model::{ErrorCode, NodeId};
@@ -23,6 +26,10 @@ use streamd_wire::kafka::generated::incremental_alter_configs_request as increme
 use streamd_wire::kafka::generated::incremental_alter_configs_response::{
     AlterConfigsResourceResponse as IncrementalResourceResponse, IncrementalAlterConfigsResponse,
 };
+use streamd_wire::kafka::generated::list_config_resources_request::ListConfigResourcesRequest;
+use streamd_wire::kafka::generated::list_config_resources_response::{
+    ConfigResource, ListConfigResourcesResponse,
+};
 use streamd_wire::kafka::{Array, ResponseHeader};
 
 use super::{encode, topics};
@@ -30,23 +37,28 @@ use crate::broker::Broker;
 
 const TOPIC: i8 = 2;
 const BROKER: i8 = 4;
+const GROUP: i8 = 32;
 
 /// What a request names: a topic, this broker, or (empty) all brokers.
 enum Target<'a> {
     Topic(&'a str),
+    Group(&'a str),
     Broker(Option<i32>),
 }
 
 fn target<'a>(kind: i8, name: &'a str) -> Result<Target<'a>, Refusal> {
     match (kind, name) {
         (TOPIC, name) => Ok(Target::Topic(name)),
+        (GROUP, name) => Ok(Target::Group(name)),
         (BROKER, "") => Ok(Target::Broker(None)),
         (BROKER, id) => id.parse().map(|id| Target::Broker(Some(id))).map_err(|_| {
             let text = format!("{id:?} is no broker id: a number is expected");
             Refusal::new(ErrorCode::InvalidRequest, text)
         }),
         (kind, _) => {
-            let text = format!("resource type {kind}; topics (2) and brokers (4) have settings");
+            let text = format!(
+                "resource type {kind}; topics (2), brokers (4) and groups (32) have settings"
+            );
             Err(Refusal::new(ErrorCode::InvalidRequest, text))
         }
     }
@@ -154,6 +166,14 @@ fn entries(
             let topic = image.topic(name).ok_or_else(gone)?;
             Ok(describe_topic(&image.layers(Some(topic)), &wanted))
         }
+        Target::Group("") => {
+            let text = "Group name must not be empty";
+            Err(Refusal::new(ErrorCode::InvalidRequest, text))
+        }
+        Target::Group(name) => {
+            let own = image.group_configs(name);
+            Ok(describe_group(&image.layers(None), own, &wanted))
+        }
         Target::Broker(Some(id)) if NodeId(id) == image.node() => {
             let mut entries = describe_broker(&image.layers(None), &wanted);
             entries.extend(identity(broker, &wanted));
@@ -223,6 +243,7 @@ fn alteration(
 ) -> Result<Command, (ErrorCode, String)> {
     match target {
         Target::Topic(name) => validate::alter_topic(image, name, ops),
+        Target::Group(name) => validate::alter_group(image, name, ops),
         Target::Broker(id) => validate::alter_broker(image, *id, ops),
     }
 }
@@ -267,6 +288,49 @@ pub async fn alter(
     encode(header, &response)
 }
 
+/// Answers ListConfigResources, versions 0 and 1: what can have settings, of the wanted kinds.
+pub fn list(
+    broker: &Broker,
+    header: ResponseHeader,
+    request: &ListConfigResourcesRequest<'_>,
+) -> Result<Vec<Part>, String> {
+    let image = broker.shard.image();
+    let node = image.node().0.to_string();
+    // Version 0 is about the metrics of clients alone, which are not collected here.
+    let has = |kind: i8| {
+        let kinds = &request.resource_types;
+        header.version >= 1 && (kinds.is_empty() || kinds.iter().any(|k| k == kind))
+    };
+    let resource = |resource_type, resource_name| ConfigResource {
+        resource_name,
+        resource_type,
+    };
+    let mut found = Vec::new();
+    if has(TOPIC) {
+        found.extend(
+            image
+                .topics()
+                .map(|topic| resource(TOPIC, topic.name.as_str())),
+        );
+    }
+    if has(BROKER) {
+        found.push(resource(BROKER, node.as_str()));
+    }
+    if has(GROUP) {
+        found.extend(
+            image
+                .groups_with_configs()
+                .map(|name| resource(GROUP, name)),
+        );
+    }
+    let response = ListConfigResourcesResponse {
+        throttle_time_ms: 0,
+        error_code: 0,
+        config_resources: found.into(),
+    };
+    encode(header, &response)
+}
+
 /// Answers AlterConfigs, versions 0 to 2: what is not named goes back to its default.
 pub async fn replace(
     broker: &Rc<Broker>,
@@ -281,6 +345,7 @@ pub async fn replace(
                 let image = broker.shard.image();
                 let current = match &target {
                     Target::Topic(name) => image.topic(name).map(|t| &t.configs),
+                    Target::Group(name) => image.group_configs(name),
                     Target::Broker(None) => image.broker_configs(Resource::AllBrokers),
                     Target::Broker(Some(id)) => image.broker_configs(Resource::Broker(NodeId(*id))),
                 };

@@ -10,13 +10,13 @@ use std::time::Duration;
 use bytes::Bytes;
 use streamd_io::Part;
 use streamd_log::ReadPlan;
-use streamd_model::{ErrorCode, Map, Mono, PartitionId, TopicId, Watermarks};
+use streamd_model::{ErrorCode, Map, Mono, PartitionId, TopicId};
 use streamd_shard::{ReadDone, ReadItem, ReadRequest, Refusal, Reply, Request, WatchRequest};
 use streamd_wire::kafka::generated::fetch_request::FetchRequest;
 use streamd_wire::kafka::generated::fetch_response::{
-    EpochEndOffset, FetchResponse, FetchableTopicResponse, PartitionData,
+    AbortedTransaction, EpochEndOffset, FetchResponse, FetchableTopicResponse, PartitionData,
 };
-use streamd_wire::kafka::{Array, Records, RequestHeader, ResponseHeader, Writer};
+use streamd_wire::kafka::{Records, RequestHeader, ResponseHeader, Writer};
 
 use super::session::{Mode, SessionAsk, TopicKey, Wanted};
 use crate::broker::Broker;
@@ -116,21 +116,6 @@ fn read_request(request: &FetchRequest<'_>, version: i16) -> (Vec<Wanted>, Vec<(
     (wanted, forgotten)
 }
 
-fn failed(refusal: Refusal) -> ReadDone {
-    let none = Watermarks {
-        start: -1,
-        stable: -1,
-        high: -1,
-        flushed: -1,
-        end: -1,
-    };
-    ReadDone {
-        marks: none,
-        result: Err(refusal),
-        diverging: None,
-    }
-}
-
 impl LongPoll {
     /// Reads, and waits while there is too little.
     async fn run(&self, broker: &Rc<Broker>) -> Vec<ReadDone> {
@@ -193,7 +178,7 @@ impl LongPoll {
             let w = &self.wanted[at];
             match resolved {
                 Err(refusal) => {
-                    done.push(Some(failed(refusal)));
+                    done.push(Some(ReadDone::refused(refusal)));
                     ids.push(None);
                 }
                 Ok(partition) => {
@@ -205,6 +190,7 @@ impl LongPoll {
                         bytes_max: w.bytes_max.max(0) as usize,
                         leader_epoch: w.leader_epoch,
                         last_fetched_epoch: w.last_fetched_epoch,
+                        committed: self.read_committed,
                     });
                     done.push(None);
                     ids.push(Some(partition));
@@ -230,7 +216,7 @@ impl LongPoll {
         }
         let stopped = || {
             let code = ErrorCode::NotLeaderOrFollower;
-            failed(Refusal::new(code, "the owning core has stopped"))
+            ReadDone::refused(Refusal::new(code, "the owning core has stopped"))
         };
         (
             done.into_iter()
@@ -352,6 +338,7 @@ fn trim(done: &mut ReadDone, left: &mut usize) {
     if let Ok(plan) = &mut done.result {
         if *left == 0 {
             *plan = ReadPlan::default();
+            done.aborted.clear();
         }
         *left = left.saturating_sub(plan.bytes);
     }
@@ -366,6 +353,10 @@ fn partition_data(
         Ok(plan) => (ErrorCode::None, plan),
         Err(refusal) => (refusal.code, ReadPlan::default()),
     };
+    let aborted = done.aborted.iter().map(|a| AbortedTransaction {
+        producer_id: a.producer,
+        first_offset: a.first,
+    });
     let (epoch, end_offset) = done.diverging.unwrap_or((-1, -1));
     let data = PartitionData {
         partition_index: w.index,
@@ -374,7 +365,7 @@ fn partition_data(
         last_stable_offset: done.marks.stable,
         log_start_offset: done.marks.start,
         diverging_epoch: EpochEndOffset { epoch, end_offset },
-        aborted_transactions: read_committed.then(Array::default),
+        aborted_transactions: read_committed.then(|| aborted.collect()),
         preferred_read_replica: -1,
         records: Some(match plan.bytes {
             0 => Records::Bytes(&[]),

@@ -9,6 +9,7 @@ pub mod offsets;
 pub mod produce;
 pub mod session;
 pub mod topics;
+pub mod txn;
 
 #[cfg(test)]
 mod tests;
@@ -18,7 +19,9 @@ use std::rc::Rc;
 use bytes::Bytes;
 use streamd_io::Part;
 use streamd_model::ErrorCode;
-use streamd_wire::kafka::generated::api_versions_response::{ApiVersion, ApiVersionsResponse};
+use streamd_wire::kafka::generated::api_versions_response::{
+    ApiVersion, ApiVersionsResponse, FinalizedFeatureKey, SupportedFeatureKey,
+};
 use streamd_wire::kafka::versions::SERVED;
 use streamd_wire::kafka::{ApiKey, Frame, FrameError, Message, ResponseHeader, Writer};
 
@@ -70,10 +73,27 @@ fn api_version(served: &streamd_wire::kafka::versions::Served) -> ApiVersion {
     }
 }
 
+/// Features with the version that is in force. `group.version` 1 has the consumer protocol;
+/// `transaction.version` 2: partitions come into a transaction by being written to, its end
+/// raises the epoch (KIP-890).
+const FEATURES: &[(&str, i16)] = &[("group.version", 1), ("transaction.version", 2)];
+
 fn api_versions() -> ApiVersionsResponse<'static> {
+    let supported = FEATURES.iter().map(|(name, version)| SupportedFeatureKey {
+        name,
+        min_version: 0,
+        max_version: *version,
+    });
+    let finalized = FEATURES.iter().map(|(name, version)| FinalizedFeatureKey {
+        name,
+        max_version_level: *version,
+        min_version_level: *version,
+    });
     ApiVersionsResponse {
         api_keys: SERVED.iter().map(api_version).collect(),
-        finalized_features_epoch: -1,
+        supported_features: supported.collect(),
+        finalized_features_epoch: 0,
+        finalized_features: finalized.collect(),
         ..ApiVersionsResponse::default()
     }
 }
@@ -119,6 +139,16 @@ pub async fn answer(
         ApiKey::IncrementalAlterConfigs => configs::alter(broker, header, decoded!()).await,
         ApiKey::DescribeLogDirs => cluster::log_dirs(broker, header, decoded!()).await,
         ApiKey::InitProducerId => cluster::init_producer_id(broker, header, decoded!()).await,
+        ApiKey::AddPartitionsToTxn => txn::add::partitions(broker, header, decoded!()).await,
+        ApiKey::AddOffsetsToTxn => txn::add::offsets(broker, header, decoded!()).await,
+        ApiKey::EndTxn => txn::end::end(broker, header, decoded!()).await,
+        ApiKey::WriteTxnMarkers => txn::admin::write_markers(broker, header, decoded!()).await,
+        ApiKey::TxnOffsetCommit => txn::commit::handle(broker, header, decoded!()).await,
+        ApiKey::DescribeProducers => {
+            txn::admin::describe_producers(broker, header, decoded!()).await
+        }
+        ApiKey::DescribeTransactions => txn::admin::describe(broker, header, decoded!()).await,
+        ApiKey::ListTransactions => txn::admin::list(broker, header, decoded!()).await,
         ApiKey::DeleteRecords => encode(header, &offsets::delete_records(broker, decoded!()).await),
         ApiKey::FindCoordinator => group::find::handle(broker, header, decoded!()).await,
         ApiKey::JoinGroup => group::member::join(broker, &frame.header, host, decoded!()).await,
@@ -130,6 +160,13 @@ pub async fn answer(
         ApiKey::OffsetDelete => group::offsets::delete(broker, header, decoded!()).await,
         ApiKey::DescribeGroups => group::admin::describe(broker, header, decoded!()).await,
         ApiKey::ListGroups => group::admin::list(broker, header, decoded!()).await,
+        ApiKey::ConsumerGroupHeartbeat => {
+            group::consumer::heartbeat(broker, &frame.header, host, decoded!()).await
+        }
+        ApiKey::ConsumerGroupDescribe => {
+            group::consumer::describe(broker, header, decoded!()).await
+        }
+        ApiKey::ListConfigResources => configs::list(broker, header, decoded!()),
         ApiKey::DeleteGroups => group::admin::delete(broker, header, decoded!()).await,
         _ => Err(format!("{} is not served", api.name())),
     }

@@ -95,7 +95,8 @@ pub async fn list_offsets<'a>(
     let mut asked = Vec::new();
     for topic in &request.topics {
         for p in &topic.partitions {
-            let query = (p.current_leader_epoch, p.timestamp);
+            let committed = request.isolation_level == 1;
+            let query = (p.current_leader_epoch, p.timestamp, committed);
             asked.push(Asked {
                 topic: topic.name,
                 index: p.partition_index,
@@ -103,11 +104,12 @@ pub async fn list_offsets<'a>(
             });
         }
     }
-    let wrap = |group: Vec<(PartitionId, (i32, i64))>| {
-        let query = |(partition, (leader_epoch, timestamp))| OffsetQuery {
+    let wrap = |group: Vec<(PartitionId, (i32, i64, bool))>| {
+        let query = |(partition, (leader_epoch, timestamp, committed))| OffsetQuery {
             partition,
             leader_epoch,
             timestamp,
+            committed,
         };
         Request::Offsets(group.into_iter().map(query).collect())
     };

@@ -9,13 +9,16 @@ use streamd_io::Part;
 use streamd_log::validate::{Rules, Validation};
 use streamd_log::{BatchError, NewBatch};
 use streamd_model::{ErrorCode, PartitionId, ShardId};
-use streamd_shard::{AppendDone, AppendItem, Placed, Refusal, Reply, Request, Ticket};
+use streamd_shard::append::sent;
+use streamd_shard::{AppendDone, AppendItem, GuardAsk, Placed, Refusal, Reply, Request, Ticket};
 use streamd_wire::kafka::generated::produce_request::{ProduceRequest, TopicProduceData};
 use streamd_wire::kafka::generated::produce_response::{
     BatchIndexAndErrorMessage, PartitionProduceResponse, ProduceResponse, TopicProduceResponse,
 };
 use streamd_wire::kafka::{Frame, ResponseHeader, Writer};
 
+use super::txn;
+use super::txn::confirm::{Knows, Wanted};
 use crate::broker::Broker;
 use crate::conn::LaterReply;
 
@@ -47,29 +50,33 @@ pub async fn accept(broker: &Rc<Broker>, bytes: Bytes) -> Result<Accepted, Strin
     let request: ProduceRequest<'_> = frame.decode().map_err(|e| format!("Produce: {e}"))?;
     let version = frame.header.version;
     let acks = request.acks;
-    let mut slots = Vec::new();
+    let mut checked = Vec::new();
     let mut items: Vec<Vec<AppendItem>> = (0..broker.shard.mesh.shards()).map(|_| vec![]).collect();
     for topic in &request.topic_data {
         let found = find_topic(broker, &topic, version);
         for partition in &topic.partition_data {
             let records = partition.records.map(|r| bytes.slice_ref(r.bytes()));
-            let checked = match (&found, acks) {
+            checked.push(match (&found, acks) {
                 (_, acks) if !(-1..=1).contains(&acks) => Err(Refusal::new(
                     ErrorCode::InvalidRequiredAcks,
                     format!("acks={acks}; -1 (all), 0 and 1 are allowed"),
                 )),
                 (Err(refusal), _) => Err(refusal.clone()),
                 (Ok(topic), _) => check(broker, topic, partition.index, (records, version)).await,
-            };
-            slots.push(match checked {
-                Err(refusal) => Slot::Known(Err(refusal)),
-                Ok(item) => {
-                    let owner = usize::from(broker.shard.owner(item.partition).0);
-                    items[owner].push(item);
-                    Slot::Sent(owner, items[owner].len() - 1)
-                }
             });
         }
+    }
+    confirm(broker, request.transactional_id, version, &mut checked).await;
+    let mut slots = Vec::with_capacity(checked.len());
+    for one in checked {
+        slots.push(match one {
+            Err(refusal) => Slot::Known(Err(refusal)),
+            Ok(item) => {
+                let owner = usize::from(broker.shard.owner(item.partition).0);
+                items[owner].push(item);
+                Slot::Sent(owner, items[owner].len() - 1)
+            }
+        });
     }
     let mut groups = Vec::with_capacity(items.len());
     for (owner, items) in items.into_iter().enumerate() {
@@ -147,7 +154,56 @@ async fn check(
     Ok(AppendItem {
         partition,
         batch: NewBatch { bytes, facts },
+        guard: None,
     })
+}
+
+/// Has the coordinator confirm what belongs to a transaction and begins it in its partition.
+async fn confirm(
+    broker: &Rc<Broker>,
+    id: Option<&str>,
+    version: i16,
+    checked: &mut [Result<AppendItem, Refusal>],
+) {
+    let knows = match version {
+        ..=10 => Knows::Little,
+        11 => Knows::Abortable,
+        _ => Knows::Adding,
+    };
+    let mut wanted = Vec::new();
+    let mut places = Vec::new();
+    let image = broker.shard.image();
+    for (at, one) in checked.iter_mut().enumerate() {
+        let Ok(item) = one else { continue };
+        let header = item.batch.facts.header;
+        if !header.is_transactional() {
+            continue;
+        }
+        let (Some(_), Some(topic)) = (id, image.topic_by_id(item.partition.topic)) else {
+            let text = "a transactional batch in a request without a transactional id";
+            let code = ErrorCode::TransactionalIdAuthorizationFailed;
+            *one = Err(Refusal::new(code, text));
+            continue;
+        };
+        let ask = GuardAsk {
+            partition: item.partition,
+            sent: sent(&header),
+        };
+        let topic = topic.name.as_str().into();
+        wanted.push(Wanted { ask, topic });
+        places.push(at);
+    }
+    let Some(id) = id.filter(|_| !wanted.is_empty()) else {
+        return;
+    };
+    let confirmed = txn::confirm::confirm(broker, id, knows, &wanted).await;
+    for (at, done) in places.into_iter().zip(confirmed) {
+        match (done, &mut checked[at]) {
+            (Ok(guard), Ok(item)) => item.guard = guard,
+            (Err(refusal), one) => *one = Err(refusal),
+            (Ok(_), Err(_)) => {}
+        }
+    }
 }
 
 async fn validate(

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use streamd_core::config::describe_topic;
 use streamd_core::group::OFFSETS_TOPIC;
 use streamd_core::meta::{ClusterImage, Command, TopicMeta, validate};
+use streamd_core::txn::TXN_TOPIC;
 use streamd_io::Part;
 use streamd_model::{ErrorCode, ShardId, TopicId};
 use streamd_shard::{Refusal, Reply, Request};
@@ -66,9 +67,12 @@ pub async fn auto_create(
     broker: &Rc<Broker>,
     name: &str,
 ) -> Result<Arc<ClusterImage>, (ErrorCode, Arc<ClusterImage>)> {
-    if name == OFFSETS_TOPIC {
-        // It is no topic like others: groups are found by its partitions.
-        let made = super::group::find::make_topic(broker).await;
+    if name == OFFSETS_TOPIC || name == TXN_TOPIC {
+        // They are no topics like others: groups and transactions are found by their partitions.
+        let made = match name == OFFSETS_TOPIC {
+            true => super::group::find::make_topic(broker).await,
+            false => super::txn::make_topic(broker).await,
+        };
         let image = broker.shard.image();
         return match made {
             Ok(()) => Ok(image),

@@ -1246,6 +1246,256 @@ impl Sample for offset_for_leader_epoch_response::EpochEndOffset {
     }
 }
 
+impl Sample for add_partitions_to_txn_request::AddPartitionsToTxnRequest<'static> {
+    fn sample(g: &mut Gen) -> Self {
+        let v = g.version;
+        Self {
+            transactions: if v >= 4 { g.sample() } else { Array::default() },
+            v3_and_below_transactional_id: if v <= 3 { g.sample() } else { "" },
+            v3_and_below_producer_id: if v <= 3 { g.sample() } else { 0 },
+            v3_and_below_producer_epoch: if v <= 3 { g.sample() } else { 0 },
+            v3_and_below_topics: if v <= 3 { g.sample() } else { Array::default() },
+        }
+    }
+}
+
+impl Sample for add_partitions_to_txn_request::AddPartitionsToTxnTransaction<'static> {
+    fn sample(g: &mut Gen) -> Self {
+        Self {
+            transactional_id: g.sample(),
+            producer_id: g.sample(),
+            producer_epoch: g.sample(),
+            verify_only: g.sample(),
+            topics: g.sample(),
+        }
+    }
+}
+
+impl Sample for add_partitions_to_txn_request::AddPartitionsToTxnTopic<'static> {
+    fn sample(g: &mut Gen) -> Self {
+        Self {
+            name: g.sample(),
+            partitions: g.sample(),
+        }
+    }
+}
+
+impl Sample for add_partitions_to_txn_response::AddPartitionsToTxnResponse<'static> {
+    fn sample(g: &mut Gen) -> Self {
+        let v = g.version;
+        Self {
+            throttle_time_ms: g.sample(),
+            error_code: if v >= 4 { g.sample() } else { 0 },
+            results_by_transaction: if v >= 4 { g.sample() } else { Array::default() },
+            results_by_topic_v3_and_below: if v <= 3 { g.sample() } else { Array::default() },
+        }
+    }
+}
+
+impl Sample for add_partitions_to_txn_response::AddPartitionsToTxnResult<'static> {
+    fn sample(g: &mut Gen) -> Self {
+        Self {
+            transactional_id: g.sample(),
+            topic_results: g.sample(),
+        }
+    }
+}
+
+impl Sample for add_partitions_to_txn_response::AddPartitionsToTxnTopicResult<'static> {
+    fn sample(g: &mut Gen) -> Self {
+        Self {
+            name: g.sample(),
+            results_by_partition: g.sample(),
+        }
+    }
+}
+
+impl Sample for add_partitions_to_txn_response::AddPartitionsToTxnPartitionResult {
+    fn sample(g: &mut Gen) -> Self {
+        Self {
+            partition_index: g.sample(),
+            partition_error_code: g.sample(),
+        }
+    }
+}
+
+impl Sample for add_offsets_to_txn_request::AddOffsetsToTxnRequest<'static> {
+    fn sample(g: &mut Gen) -> Self {
+        Self {
+            transactional_id: g.sample(),
+            producer_id: g.sample(),
+            producer_epoch: g.sample(),
+            group_id: g.sample(),
+        }
+    }
+}
+
+impl Sample for add_offsets_to_txn_response::AddOffsetsToTxnResponse {
+    fn sample(g: &mut Gen) -> Self {
+        Self {
+            throttle_time_ms: g.sample(),
+            error_code: g.sample(),
+        }
+    }
+}
+
+impl Sample for end_txn_request::EndTxnRequest<'static> {
+    fn sample(g: &mut Gen) -> Self {
+        Self {
+            transactional_id: g.sample(),
+            producer_id: g.sample(),
+            producer_epoch: g.sample(),
+            committed: g.sample(),
+        }
+    }
+}
+
+impl Sample for end_txn_response::EndTxnResponse {
+    fn sample(g: &mut Gen) -> Self {
+        let v = g.version;
+        Self {
+            throttle_time_ms: g.sample(),
+            error_code: g.sample(),
+            producer_id: if v >= 5 { g.sample() } else { -1 },
+            producer_epoch: if v >= 5 { g.sample() } else { -1 },
+        }
+    }
+}
+
+impl Sample for write_txn_markers_request::WriteTxnMarkersRequest<'static> {
+    fn sample(g: &mut Gen) -> Self {
+        Self {
+            markers: g.sample(),
+        }
+    }
+}
+
+impl Sample for write_txn_markers_request::WritableTxnMarker<'static> {
+    fn sample(g: &mut Gen) -> Self {
+        let v = g.version;
+        Self {
+            producer_id: g.sample(),
+            producer_epoch: g.sample(),
+            transaction_result: g.sample(),
+            topics: g.sample(),
+            coordinator_epoch: g.sample(),
+            transaction_version: if v >= 2 { g.sample() } else { 0 },
+        }
+    }
+}
+
+impl Sample for write_txn_markers_request::WritableTxnMarkerTopic<'static> {
+    fn sample(g: &mut Gen) -> Self {
+        Self {
+            name: g.sample(),
+            partition_indexes: g.sample(),
+        }
+    }
+}
+
+impl Sample for write_txn_markers_response::WriteTxnMarkersResponse<'static> {
+    fn sample(g: &mut Gen) -> Self {
+        Self {
+            markers: g.sample(),
+        }
+    }
+}
+
+impl Sample for write_txn_markers_response::WritableTxnMarkerResult<'static> {
+    fn sample(g: &mut Gen) -> Self {
+        Self {
+            producer_id: g.sample(),
+            topics: g.sample(),
+        }
+    }
+}
+
+impl Sample for write_txn_markers_response::WritableTxnMarkerTopicResult<'static> {
+    fn sample(g: &mut Gen) -> Self {
+        Self {
+            name: g.sample(),
+            partitions: g.sample(),
+        }
+    }
+}
+
+impl Sample for write_txn_markers_response::WritableTxnMarkerPartitionResult {
+    fn sample(g: &mut Gen) -> Self {
+        Self {
+            partition_index: g.sample(),
+            error_code: g.sample(),
+        }
+    }
+}
+
+impl Sample for txn_offset_commit_request::TxnOffsetCommitRequest<'static> {
+    fn sample(g: &mut Gen) -> Self {
+        let v = g.version;
+        Self {
+            transactional_id: g.sample(),
+            group_id: g.sample(),
+            producer_id: g.sample(),
+            producer_epoch: g.sample(),
+            generation_id_or_member_epoch: if v >= 3 { g.sample() } else { -1 },
+            member_id: if v >= 3 { g.sample() } else { "" },
+            group_instance_id: if v >= 3 { g.nullable() } else { None },
+            topics: g.sample(),
+        }
+    }
+}
+
+impl Sample for txn_offset_commit_request::TxnOffsetCommitRequestTopic<'static> {
+    fn sample(g: &mut Gen) -> Self {
+        let v = g.version;
+        Self {
+            name: if v <= 5 { g.sample() } else { "" },
+            topic_id: if v >= 6 { g.sample() } else { TopicId::ZERO },
+            partitions: g.sample(),
+        }
+    }
+}
+
+impl Sample for txn_offset_commit_request::TxnOffsetCommitRequestPartition<'static> {
+    fn sample(g: &mut Gen) -> Self {
+        let v = g.version;
+        Self {
+            partition_index: g.sample(),
+            committed_offset: g.sample(),
+            committed_leader_epoch: if v >= 2 { g.sample() } else { -1 },
+            committed_metadata: g.nullable(),
+        }
+    }
+}
+
+impl Sample for txn_offset_commit_response::TxnOffsetCommitResponse<'static> {
+    fn sample(g: &mut Gen) -> Self {
+        Self {
+            throttle_time_ms: g.sample(),
+            topics: g.sample(),
+        }
+    }
+}
+
+impl Sample for txn_offset_commit_response::TxnOffsetCommitResponseTopic<'static> {
+    fn sample(g: &mut Gen) -> Self {
+        let v = g.version;
+        Self {
+            name: if v <= 5 { g.sample() } else { "" },
+            topic_id: if v >= 6 { g.sample() } else { TopicId::ZERO },
+            partitions: g.sample(),
+        }
+    }
+}
+
+impl Sample for txn_offset_commit_response::TxnOffsetCommitResponsePartition {
+    fn sample(g: &mut Gen) -> Self {
+        Self {
+            partition_index: g.sample(),
+            error_code: g.sample(),
+        }
+    }
+}
+
 impl Sample for describe_configs_request::DescribeConfigsRequest<'static> {
     fn sample(g: &mut Gen) -> Self {
         let v = g.version;
@@ -1638,6 +1888,295 @@ impl Sample for describe_cluster_response::DescribeClusterBroker<'static> {
             port: g.sample(),
             rack: g.nullable(),
             is_fenced: if v >= 2 { g.sample() } else { false },
+        }
+    }
+}
+
+impl Sample for describe_producers_request::DescribeProducersRequest<'static> {
+    fn sample(g: &mut Gen) -> Self {
+        Self { topics: g.sample() }
+    }
+}
+
+impl Sample for describe_producers_request::TopicRequest<'static> {
+    fn sample(g: &mut Gen) -> Self {
+        Self {
+            name: g.sample(),
+            partition_indexes: g.sample(),
+        }
+    }
+}
+
+impl Sample for describe_producers_response::DescribeProducersResponse<'static> {
+    fn sample(g: &mut Gen) -> Self {
+        Self {
+            throttle_time_ms: g.sample(),
+            topics: g.sample(),
+        }
+    }
+}
+
+impl Sample for describe_producers_response::TopicResponse<'static> {
+    fn sample(g: &mut Gen) -> Self {
+        Self {
+            name: g.sample(),
+            partitions: g.sample(),
+        }
+    }
+}
+
+impl Sample for describe_producers_response::PartitionResponse<'static> {
+    fn sample(g: &mut Gen) -> Self {
+        Self {
+            partition_index: g.sample(),
+            error_code: g.sample(),
+            error_message: g.nullable(),
+            active_producers: g.sample(),
+        }
+    }
+}
+
+impl Sample for describe_producers_response::ProducerState {
+    fn sample(g: &mut Gen) -> Self {
+        Self {
+            producer_id: g.sample(),
+            producer_epoch: g.sample(),
+            last_sequence: g.sample(),
+            last_timestamp: g.sample(),
+            coordinator_epoch: g.sample(),
+            current_txn_start_offset: g.sample(),
+        }
+    }
+}
+
+impl Sample for describe_transactions_request::DescribeTransactionsRequest<'static> {
+    fn sample(g: &mut Gen) -> Self {
+        Self {
+            transactional_ids: g.sample(),
+        }
+    }
+}
+
+impl Sample for describe_transactions_response::DescribeTransactionsResponse<'static> {
+    fn sample(g: &mut Gen) -> Self {
+        Self {
+            throttle_time_ms: g.sample(),
+            transaction_states: g.sample(),
+        }
+    }
+}
+
+impl Sample for describe_transactions_response::TransactionState<'static> {
+    fn sample(g: &mut Gen) -> Self {
+        Self {
+            error_code: g.sample(),
+            transactional_id: g.sample(),
+            transaction_state: g.sample(),
+            transaction_timeout_ms: g.sample(),
+            transaction_start_time_ms: g.sample(),
+            producer_id: g.sample(),
+            producer_epoch: g.sample(),
+            topics: g.sample(),
+        }
+    }
+}
+
+impl Sample for describe_transactions_response::TopicData<'static> {
+    fn sample(g: &mut Gen) -> Self {
+        Self {
+            topic: g.sample(),
+            partitions: g.sample(),
+        }
+    }
+}
+
+impl Sample for list_transactions_request::ListTransactionsRequest<'static> {
+    fn sample(g: &mut Gen) -> Self {
+        let v = g.version;
+        Self {
+            state_filters: g.sample(),
+            producer_id_filters: g.sample(),
+            duration_filter: if v >= 1 { g.sample() } else { -1 },
+            transactional_id_pattern: if v >= 2 { g.nullable() } else { None },
+        }
+    }
+}
+
+impl Sample for list_transactions_response::ListTransactionsResponse<'static> {
+    fn sample(g: &mut Gen) -> Self {
+        Self {
+            throttle_time_ms: g.sample(),
+            error_code: g.sample(),
+            unknown_state_filters: g.sample(),
+            transaction_states: g.sample(),
+        }
+    }
+}
+
+impl Sample for list_transactions_response::TransactionState<'static> {
+    fn sample(g: &mut Gen) -> Self {
+        Self {
+            transactional_id: g.sample(),
+            producer_id: g.sample(),
+            transaction_state: g.sample(),
+        }
+    }
+}
+
+impl Sample for consumer_group_heartbeat_request::ConsumerGroupHeartbeatRequest<'static> {
+    fn sample(g: &mut Gen) -> Self {
+        let v = g.version;
+        Self {
+            group_id: g.sample(),
+            member_id: g.sample(),
+            member_epoch: g.sample(),
+            instance_id: g.nullable(),
+            rack_id: g.nullable(),
+            rebalance_timeout_ms: g.sample(),
+            subscribed_topic_names: g.nullable(),
+            subscribed_topic_regex: if v >= 1 { g.nullable() } else { None },
+            server_assignor: g.nullable(),
+            topic_partitions: g.nullable(),
+        }
+    }
+}
+
+impl Sample for consumer_group_heartbeat_request::TopicPartitions<'static> {
+    fn sample(g: &mut Gen) -> Self {
+        Self {
+            topic_id: g.sample(),
+            partitions: g.sample(),
+        }
+    }
+}
+
+impl Sample for consumer_group_heartbeat_response::ConsumerGroupHeartbeatResponse<'static> {
+    fn sample(g: &mut Gen) -> Self {
+        Self {
+            throttle_time_ms: g.sample(),
+            error_code: g.sample(),
+            error_message: g.nullable(),
+            member_id: g.nullable(),
+            member_epoch: g.sample(),
+            heartbeat_interval_ms: g.sample(),
+            assignment: g.nullable(),
+        }
+    }
+}
+
+impl Sample for consumer_group_heartbeat_response::Assignment<'static> {
+    fn sample(g: &mut Gen) -> Self {
+        Self {
+            topic_partitions: g.sample(),
+        }
+    }
+}
+
+impl Sample for consumer_group_heartbeat_response::TopicPartitions<'static> {
+    fn sample(g: &mut Gen) -> Self {
+        Self {
+            topic_id: g.sample(),
+            partitions: g.sample(),
+        }
+    }
+}
+
+impl Sample for consumer_group_describe_request::ConsumerGroupDescribeRequest<'static> {
+    fn sample(g: &mut Gen) -> Self {
+        Self {
+            group_ids: g.sample(),
+            include_authorized_operations: g.sample(),
+        }
+    }
+}
+
+impl Sample for consumer_group_describe_response::ConsumerGroupDescribeResponse<'static> {
+    fn sample(g: &mut Gen) -> Self {
+        Self {
+            throttle_time_ms: g.sample(),
+            groups: g.sample(),
+        }
+    }
+}
+
+impl Sample for consumer_group_describe_response::DescribedGroup<'static> {
+    fn sample(g: &mut Gen) -> Self {
+        Self {
+            error_code: g.sample(),
+            error_message: g.nullable(),
+            group_id: g.sample(),
+            group_state: g.sample(),
+            group_epoch: g.sample(),
+            assignment_epoch: g.sample(),
+            assignor_name: g.sample(),
+            members: g.sample(),
+            authorized_operations: g.sample(),
+        }
+    }
+}
+
+impl Sample for consumer_group_describe_response::Member<'static> {
+    fn sample(g: &mut Gen) -> Self {
+        let v = g.version;
+        Self {
+            member_id: g.sample(),
+            instance_id: g.nullable(),
+            rack_id: g.nullable(),
+            member_epoch: g.sample(),
+            client_id: g.sample(),
+            client_host: g.sample(),
+            subscribed_topic_names: g.sample(),
+            subscribed_topic_regex: g.nullable(),
+            assignment: g.sample(),
+            target_assignment: g.sample(),
+            member_type: if v >= 1 { g.sample() } else { -1 },
+        }
+    }
+}
+
+impl Sample for consumer_group_describe_response::TopicPartitions<'static> {
+    fn sample(g: &mut Gen) -> Self {
+        Self {
+            topic_id: g.sample(),
+            topic_name: g.sample(),
+            partitions: g.sample(),
+        }
+    }
+}
+
+impl Sample for consumer_group_describe_response::Assignment<'static> {
+    fn sample(g: &mut Gen) -> Self {
+        Self {
+            topic_partitions: g.sample(),
+        }
+    }
+}
+
+impl Sample for list_config_resources_request::ListConfigResourcesRequest<'static> {
+    fn sample(g: &mut Gen) -> Self {
+        let v = g.version;
+        Self {
+            resource_types: if v >= 1 { g.sample() } else { Array::default() },
+        }
+    }
+}
+
+impl Sample for list_config_resources_response::ListConfigResourcesResponse<'static> {
+    fn sample(g: &mut Gen) -> Self {
+        Self {
+            throttle_time_ms: g.sample(),
+            error_code: g.sample(),
+            config_resources: g.sample(),
+        }
+    }
+}
+
+impl Sample for list_config_resources_response::ConfigResource<'static> {
+    fn sample(g: &mut Gen) -> Self {
+        let v = g.version;
+        Self {
+            resource_name: g.sample(),
+            resource_type: if v >= 1 { g.sample() } else { 16 },
         }
     }
 }

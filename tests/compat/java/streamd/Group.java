@@ -11,23 +11,31 @@ import org.apache.kafka.clients.consumer.ConsumerRebalanceListener;
 import org.apache.kafka.clients.consumer.ConsumerRecord;
 import org.apache.kafka.clients.consumer.ConsumerRecords;
 import org.apache.kafka.clients.consumer.KafkaConsumer;
+import org.apache.kafka.clients.consumer.SubscriptionPattern;
 import org.apache.kafka.common.KafkaException;
 import org.apache.kafka.common.TopicPartition;
 import org.apache.kafka.common.serialization.ByteArrayDeserializer;
 
-/** A member of a group: says what it owns and what it reads, commits as it goes, until a line comes in. */
+/**
+ * A member of a group: says what it owns and what it reads, commits as it goes, until a line comes in.
+ * Arguments: topic (or {@code ^} and a regular expression), group, instance (or {@code -}), protocol.
+ */
 final class Group implements ConsumerRebalanceListener {
     private final TreeSet<Integer> owned = new TreeSet<>();
 
     private Group() {}
 
     static void run(String boot, String[] args) throws Exception {
+        String protocol = args.length > 3 ? args[3] : "classic";
         Map<String, Object> config = new HashMap<>(Map.of(
-                "bootstrap.servers", boot, "group.id", args[1], "group.protocol", "classic",
+                "bootstrap.servers", boot, "group.id", args[1], "group.protocol", protocol,
                 "auto.offset.reset", "earliest", "enable.auto.commit", false,
-                "session.timeout.ms", 6000, "heartbeat.interval.ms", 300,
+                "metadata.max.age.ms", 1000,
                 "key.deserializer", ByteArrayDeserializer.class, "value.deserializer", ByteArrayDeserializer.class));
-        if (args.length > 2) {
+        if (protocol.equals("classic")) {
+            config.putAll(Map.of("session.timeout.ms", 6000, "heartbeat.interval.ms", 300));
+        }
+        if (args.length > 2 && !args[2].equals("-")) {
             config.put("group.instance.id", args[2]);
         }
         AtomicBoolean stop = new AtomicBoolean();
@@ -42,7 +50,11 @@ final class Group implements ConsumerRebalanceListener {
         input.setDaemon(true);
         input.start();
         try (KafkaConsumer<byte[], byte[]> consumer = new KafkaConsumer<>(config)) {
-            consumer.subscribe(List.of(args[0]), new Group());
+            if (args[0].startsWith("^")) {
+                consumer.subscribe(new SubscriptionPattern(args[0].substring(1)), new Group());
+            } else {
+                consumer.subscribe(List.of(args[0]), new Group());
+            }
             while (!stop.get()) {
                 poll(consumer);
             }

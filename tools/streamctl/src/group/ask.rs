@@ -9,8 +9,8 @@ use streamd_wire::kafka::offset_commit_request::{
     OffsetCommitRequestPartition, OffsetCommitRequestTopic,
 };
 use streamd_wire::kafka::{
-    ApiKey, DeleteGroupsRequest, DescribeGroupsRequest, FindCoordinatorRequest, ListGroupsRequest,
-    OffsetCommitRequest, OffsetFetchRequest, Request,
+    ApiKey, ConsumerGroupDescribeRequest, DeleteGroupsRequest, DescribeGroupsRequest,
+    FindCoordinatorRequest, ListGroupsRequest, OffsetCommitRequest, OffsetFetchRequest, Request,
 };
 
 use crate::client::{Client, RETRY_PAUSE, Which};
@@ -117,8 +117,58 @@ fn find(conn: &mut Conn, group: &str) -> Result<std::result::Result<i32, i16>> {
     })
 }
 
-/// The group; `None` if there is none.
+/// The group, of whichever protocol; `None` if there is none.
 pub fn describe(client: &mut Client, group: &str) -> Result<Option<Described>> {
+    if let Some(found) = describe_classic(client, group)? {
+        return Ok(Some(found));
+    }
+    match client
+        .any()?
+        .version(ApiKey::ConsumerGroupDescribe, i16::MAX)
+    {
+        Some(_) => describe_consumer(client, group),
+        None => Ok(None),
+    }
+}
+
+/// A group of the newer `consumer` protocol.
+fn describe_consumer(client: &mut Client, group: &str) -> Result<Option<Described>> {
+    let request = ConsumerGroupDescribeRequest {
+        group_ids: vec![group].into(),
+        include_authorized_operations: false,
+    };
+    coordinator(client, group, (&request, i16::MAX), |answer| {
+        let Some(found) = answer.groups.iter().next() else {
+            return Ok(None);
+        };
+        match found.error_code {
+            0 => {}
+            code if code == ErrorCode::GroupIdNotFound.code() => return Ok(None),
+            code => return Err(code),
+        }
+        let members = found.members.iter().map(|m| Member {
+            id: m.member_id.to_owned(),
+            instance: m.instance_id.map(str::to_owned),
+            client: m.client_id.to_owned(),
+            host: m.client_host.trim_start_matches('/').to_owned(),
+            owns: m
+                .assignment
+                .topic_partitions
+                .iter()
+                .map(|t| (t.topic_name.to_owned(), t.partitions.iter().collect()))
+                .collect(),
+        });
+        Ok(Some(Described {
+            state: found.group_state.to_owned(),
+            protocol_type: "consumer".to_owned(),
+            protocol: found.assignor_name.to_owned(),
+            members: members.collect(),
+        }))
+    })
+}
+
+/// A classic group.
+fn describe_classic(client: &mut Client, group: &str) -> Result<Option<Described>> {
     let request = DescribeGroupsRequest {
         groups: vec![group].into(),
         include_authorized_operations: false,

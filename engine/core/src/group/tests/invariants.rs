@@ -19,6 +19,7 @@ pub fn check(coordinator: &Coordinator) {
         assert!(!group.is_gone(), "{} is kept for nothing", group.name);
         check_members(coordinator, group);
         check_clock(coordinator, group);
+        check_modern(coordinator, group);
         bytes += group.member_bytes();
         offsets += group.offsets.len();
         let tokens = group.members.values().flat_map(|m| [m.join, m.sync]);
@@ -78,6 +79,50 @@ fn check_members(coordinator: &Coordinator, group: &Group) {
     for (id, key) in &group.pending {
         assert!(timers.contains_key(key) && !group.members.contains_key(id));
     }
+}
+
+/// A group of the `consumer` protocol: what it derives from its records is right, somebody looks
+/// after each member, and no partition belongs to two.
+fn check_modern(coordinator: &Coordinator, group: &Group) {
+    let Some(modern) = &group.modern else {
+        return;
+    };
+    assert!(group.hard.is_none() && group.members.is_empty() && group.state == State::Empty);
+    assert!(modern.target_epoch <= modern.epoch, "{modern:?}");
+    let timers = &coordinator.ctx.timers;
+    let mut owners = BTreeSet::new();
+    let mut targets = BTreeSet::new();
+    for (id, mate) in &modern.members {
+        let now = &mate.now;
+        assert!(now.assigned.is_disjoint(&now.revoking), "{mate:?}");
+        for part in now.assigned.iter().chain(&now.revoking) {
+            assert!(owners.insert(*part), "{part:?} belongs to two: {modern:?}");
+            assert_eq!(modern.owners.get(part), Some(id), "{part:?}");
+        }
+        for part in mate.target.iter() {
+            let clean = modern.target_epoch == modern.epoch;
+            assert!(
+                targets.insert(*part) || !clean,
+                "{part:?} goes to two: {modern:?}"
+            );
+        }
+        let armed = mate.armed.expect("a member that nobody looks after");
+        assert!(timers.contains_key(&armed) && armed.0 <= mate.deadline);
+        assert!(mate.patience.is_none_or(|key| timers.contains_key(&key)));
+        let waits = now.phase == Phase::Unrevoked && !mate.is_classic();
+        assert!(
+            !waits || mate.patience.is_some(),
+            "nobody waits for {mate:?}"
+        );
+        if let Some(instance) = &mate.sub.instance {
+            let now = modern
+                .statics
+                .get(instance)
+                .expect("an instance that nobody has");
+            assert_eq!(modern.members[now].sub.instance.as_ref(), Some(instance));
+        }
+    }
+    assert_eq!(modern.owners.len(), owners.len(), "owners that own nothing");
 }
 
 fn check_clock(coordinator: &Coordinator, group: &Group) {

@@ -2,18 +2,26 @@
 
 mod admin;
 mod classic;
+mod consumer;
+mod consumer_sim;
 mod invariants;
+mod migration;
 mod offsets;
 mod records;
 mod sim;
 mod statics;
+mod txns;
 
 use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
 
-use streamd_model::{ErrorCode, Mono, TopicId};
+use std::sync::Arc;
+
+use streamd_model::{ErrorCode, Mono, NodeId, TopicId};
 
 use super::*;
+use crate::config::Configs;
+use crate::meta::{ClusterImage, Command, Local};
 
 /// The only group of most tests.
 const G: &str = "g";
@@ -27,6 +35,17 @@ fn limits() -> Limits {
         metadata_max: 10,
         retention_ms: 100_000_000,
         retention_check: Duration::from_secs(600),
+        consumer: ConsumerLimits {
+            enabled: true,
+            session_ms: 45_000,
+            session_range_ms: (45_000, 60_000),
+            heartbeat_ms: 5000,
+            heartbeat_range_ms: (5000, 15_000),
+            size_max: 100,
+            assignors: vec![Assignor::Uniform, Assignor::Range],
+            upgrade: true,
+            downgrade: true,
+        },
     }
 }
 
@@ -41,6 +60,15 @@ struct Bench {
     prompt: bool,
     next_token: u64,
     replies: BTreeMap<Token, Reply>,
+    image: Arc<ClusterImage>,
+}
+
+/// Metadata without topics.
+fn no_topics() -> Arc<ClusterImage> {
+    Arc::new(ClusterImage::new(Local {
+        node: NodeId(1),
+        configs: Configs::new(),
+    }))
 }
 
 impl Bench {
@@ -50,16 +78,23 @@ impl Bench {
 
     /// A coordinator that starts on this log.
     fn with(limits: Limits, log: Vec<GroupRecord>) -> Bench {
+        Bench::on(limits, log, no_topics())
+    }
+
+    /// The same where there are topics.
+    fn on(limits: Limits, log: Vec<GroupRecord>, image: Arc<ClusterImage>) -> Bench {
         let now = Now {
             mono: Mono(1_000_000_000),
             wall_ms: 1_700_000_000_000,
         };
         let mut coordinator = Coordinator::new(limits);
+        coordinator.set_image(image.clone());
         for record in &log {
             coordinator.replay(record);
         }
         coordinator.start(now);
         Bench {
+            image,
             coordinator,
             now,
             log,
@@ -72,9 +107,35 @@ impl Bench {
 
     /// The process dies; another starts on what was durable.
     fn crash(self) -> Bench {
-        let mut next = Bench::with(limits(), self.log);
+        let limits = self.coordinator.ctx.limits.clone();
+        let mut next = Bench::on(limits, self.log, self.image.clone());
         next.now = self.now;
+        next.prompt = self.prompt;
+        next.follow(self.image);
         next
+    }
+
+    fn follow(&mut self, image: Arc<ClusterImage>) {
+        self.image = image.clone();
+        let effects = self.coordinator.follow(self.now, image);
+        self.carry(effects);
+    }
+
+    /// The metadata change.
+    fn change_topics(&mut self, command: &Command) {
+        let mut image = ClusterImage::clone(&self.image);
+        image.apply(command);
+        self.follow(Arc::new(image));
+    }
+
+    fn create_topic(&mut self, name: &str, n: u8, partitions: i32) {
+        self.change_topics(&Command::CreateTopic {
+            name: name.to_owned(),
+            id: TopicId([n; 16]),
+            partitions,
+            configs: Configs::new(),
+            created_ms: 0,
+        });
     }
 
     fn carry(&mut self, effects: Effects) {

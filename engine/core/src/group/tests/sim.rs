@@ -13,9 +13,13 @@ const PARTITIONS: usize = 6;
 const MEMBERS: usize = 5;
 const STEPS: usize = 1500;
 
-struct Rng(u64);
+pub(super) struct Rng(u64);
 
 impl Rng {
+    pub fn of(seed: u64) -> Rng {
+        Rng(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1)
+    }
+
     fn next(&mut self) -> u64 {
         self.0 ^= self.0 << 13;
         self.0 ^= self.0 >> 7;
@@ -23,11 +27,11 @@ impl Rng {
         self.0.wrapping_mul(0x2545_f491_4f6c_dd1d) >> 11
     }
 
-    fn below(&mut self, n: u64) -> u64 {
+    pub fn below(&mut self, n: u64) -> u64 {
         self.next() % n
     }
 
-    fn one_in(&mut self, n: u64) -> bool {
+    pub fn one_in(&mut self, n: u64) -> bool {
         self.below(n) == 0
     }
 }
@@ -93,7 +97,7 @@ struct World {
 
 impl World {
     fn new(seed: u64) -> World {
-        let mut rng = Rng(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1);
+        let mut rng = Rng::of(seed);
         let clients = (0..MEMBERS).map(|n| Client {
             name: format!("m{n}"),
             instance: rng.one_in(3).then(|| format!("i{n}")),
@@ -287,7 +291,7 @@ impl World {
         self.syncs += 1;
         let durable = self.bench.log.iter().rev().find_map(|r| match r {
             GroupRecord::Group { value, .. } => value.as_ref(),
-            GroupRecord::Offset { .. } => None,
+            GroupRecord::Offset { .. } | GroupRecord::Consumer { .. } => None,
         });
         let durable = durable.expect("a generation that was told is durable");
         assert!(
@@ -410,7 +414,7 @@ impl World {
     fn newest(&self) -> i32 {
         let last = self.bench.log.iter().rev().find_map(|r| match r {
             GroupRecord::Group { value, .. } => value.as_ref().map(|v| v.generation),
-            GroupRecord::Offset { .. } => None,
+            GroupRecord::Offset { .. } | GroupRecord::Consumer { .. } => None,
         });
         last.unwrap_or(0)
     }

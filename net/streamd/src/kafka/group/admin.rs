@@ -28,8 +28,24 @@ const NO_OPERATIONS: i32 = i32::MIN;
 /// All operations on a group: read, delete, describe, describe and alter configs, by the numbers
 /// of Kafka's AclOperation.
 const GROUP_OPERATIONS: i32 = 1 << 3 | 1 << 6 | 1 << 8 | 1 << 10 | 1 << 11;
-/// The kind of all groups there are.
+/// Kinds of groups.
 const CLASSIC: &str = "classic";
+const CONSUMER: &str = "consumer";
+
+fn kind(group: &Listed) -> &'static str {
+    match group.is_modern {
+        true => CONSUMER,
+        false => CLASSIC,
+    }
+}
+
+/// What the client may do to a group, if it asks.
+pub(super) fn operations(wanted: bool) -> i32 {
+    match wanted {
+        true => GROUP_OPERATIONS,
+        false => NO_OPERATIONS,
+    }
+}
 
 /// Answers DescribeGroups, versions 0 to 6.
 pub async fn describe(
@@ -41,10 +57,7 @@ pub async fn describe(
     let names: Vec<&str> = request.groups.to_vec();
     let requests = names.iter().map(|n| (Arc::from(*n), Request::Describe));
     let done = ask_all(broker, requests.collect()).await;
-    let operations = match request.include_authorized_operations {
-        true => GROUP_OPERATIONS,
-        false => NO_OPERATIONS,
-    };
+    let operations = operations(request.include_authorized_operations);
     let missing: Vec<String> = names
         .iter()
         .map(|n| format!("Group {n} not found."))
@@ -131,12 +144,12 @@ pub async fn list(
     let v = header.version;
     let wanted = all
         .iter()
-        .filter(|g| has(&states, g.state) && has(&types, CLASSIC));
+        .filter(|g| has(&states, g.state) && has(&types, kind(g)));
     let groups = wanted.map(|g| ListedGroup {
         group_id: &g.group,
         protocol_type: &g.protocol_type,
         group_state: if v >= 4 { g.state } else { "" },
-        group_type: if v >= 5 { CLASSIC } else { "" },
+        group_type: if v >= 5 { kind(g) } else { "" },
     });
     let response = ListGroupsResponse {
         throttle_time_ms: 0,

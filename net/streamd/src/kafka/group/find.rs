@@ -1,5 +1,5 @@
 //! FindCoordinator: one node coordinates everything. The first that looks for the coordinator of a
-//! group makes `__consumer_offsets`.
+//! group makes `__consumer_offsets`, of a transaction `__transaction_state`.
 
 use std::rc::Rc;
 
@@ -13,7 +13,7 @@ use streamd_wire::kafka::generated::find_coordinator_response::{
     Coordinator, FindCoordinatorResponse,
 };
 
-use super::super::{encode, topics};
+use super::super::{encode, topics, txn};
 use super::check_items;
 use crate::broker::Broker;
 
@@ -66,21 +66,17 @@ async fn find<'a>(broker: &'a Rc<Broker>, kind: i8, key: &'a str) -> Coordinator
         error_code: code.code(),
         error_message: Some(text),
     };
-    match kind {
-        GROUP => {}
-        TRANSACTION => {
-            // Clients take this code as final, where a retriable one would keep them waiting.
-            let text = "there are no transactions here yet";
-            return failed(ErrorCode::TransactionalIdAuthorizationFailed, text);
-        }
+    let made = match kind {
+        GROUP => make_topic(broker).await,
+        TRANSACTION => txn::make_topic(broker).await,
         _ => {
             return failed(
                 ErrorCode::InvalidRequest,
                 "this kind of key has no coordinator here",
             );
         }
-    }
-    match make_topic(broker).await {
+    };
+    match made {
         Ok(()) => Coordinator {
             key,
             node_id: broker.identity.node_id,
@@ -91,7 +87,7 @@ async fn find<'a>(broker: &'a Rc<Broker>, kind: i8, key: &'a str) -> Coordinator
         },
         Err(_) => failed(
             ErrorCode::CoordinatorNotAvailable,
-            "__consumer_offsets cannot be made now",
+            "its internal topic cannot be made now",
         ),
     }
 }

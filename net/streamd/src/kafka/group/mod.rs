@@ -5,6 +5,7 @@
 //! it waits withdraws its request.
 
 pub mod admin;
+pub mod consumer;
 pub mod find;
 pub mod member;
 pub mod offsets;
@@ -34,7 +35,7 @@ fn check_items(what: &str, count: usize) -> Result<(), String> {
 }
 
 /// What became of a request to a coordinator.
-type Done = Result<Reply, ErrorCode>;
+pub(super) type Done = Result<Reply, ErrorCode>;
 
 /// Requests that wait; withdrawn when this is dropped before the answers came.
 struct Waiting {
@@ -62,7 +63,7 @@ impl Drop for Waiting {
 }
 
 /// Asks the coordinator of one group.
-async fn ask(broker: &Rc<Broker>, group: &str, request: Request) -> Done {
+pub(super) async fn ask(broker: &Rc<Broker>, group: &str, request: Request) -> Done {
     let mut done = ask_all(broker, vec![(group.into(), request)]).await;
     done.pop()
         .unwrap_or(Err(ErrorCode::CoordinatorNotAvailable))
@@ -121,7 +122,7 @@ async fn ask_all(broker: &Rc<Broker>, requests: Vec<(Arc<str>, Request)>) -> Vec
 /// The code of an answer that is nothing but a code.
 fn code_of(done: &Done) -> ErrorCode {
     match done {
-        Ok(Reply::Code(code)) | Err(code) => *code,
+        Ok(Reply::Code(code) | Reply::Refused(code, _)) | Err(code) => *code,
         Ok(_) => ErrorCode::None,
     }
 }

@@ -134,18 +134,22 @@ fn sort_out(
     (TopicCodes { name, id, codes }, commit)
 }
 
+fn fill_in(answers: &mut [TopicCodes], done: Done) {
+    fill_in_codes(answers.iter_mut().map(|t| &mut t.codes), done);
+}
+
 /// Puts the coordinator's codes where nothing was wrong so far. It answers in the order of the
 /// request.
-fn fill_in(answers: &mut [TopicCodes], done: Done) {
+pub fn fill_in_codes<'c>(answers: impl Iterator<Item = &'c mut Vec<(i32, ErrorCode)>>, done: Done) {
     let whole = code_of(&done);
     let mut found = match done {
         Ok(Reply::Partitions(topics)) => topics,
         _ => Vec::new(),
     }
     .into_iter();
-    for topic in answers {
+    for known in answers {
         let mut codes = found.next().map_or(Vec::new(), |t| t.1).into_iter();
-        let open = topic.codes.iter_mut().filter(|c| c.1 == ErrorCode::None);
+        let open = known.iter_mut().filter(|c| c.1 == ErrorCode::None);
         for (_, code) in open {
             *code = codes.next().map_or(whole, |c| c.1);
         }
@@ -155,6 +159,8 @@ fn fill_in(answers: &mut [TopicCodes], done: Done) {
 /// One group of an OffsetFetch: what is asked of the coordinator, and what is answered here.
 struct Asked {
     group: String,
+    /// The member that asks and its epoch, if it says so.
+    member: Option<(String, i32)>,
     /// Topics by name or by id, in the order of the request; all of them with `None`.
     topics: Option<Vec<AskedTopic>>,
 }
@@ -182,13 +188,17 @@ pub async fn fetch(
             let known = topics.iter().filter(|t| t.known);
             known.map(|t| wanted(&image, t)).collect()
         });
-        (Arc::from(one.group.as_str()), Request::Fetch(topics))
+        let request = match &one.member {
+            Some((id, epoch)) => Request::FetchAs(id.clone(), *epoch, topics),
+            None => Request::Fetch(topics),
+        };
+        (Arc::from(one.group.as_str()), request)
     });
     let done = ask_all(broker, requests.collect()).await;
     let answers: Vec<GroupOffsets> = asked
         .into_iter()
         .zip(done)
-        .map(|(asked, done)| GroupOffsets::new(&image, asked, done, v))
+        .map(|(asked, done)| GroupOffsets::new(&image, asked, done, (v, request.require_stable)))
         .collect();
     if v >= 8 {
         let response = OffsetFetchResponse {
@@ -232,6 +242,7 @@ fn asked(image: &ClusterImage, request: &OffsetFetchRequest<'_>, v: i16) -> Vec<
         });
         return vec![Asked {
             group: request.group_id.to_owned(),
+            member: None,
             topics,
         }];
     }
@@ -251,6 +262,10 @@ fn asked(image: &ClusterImage, request: &OffsetFetchRequest<'_>, v: i16) -> Vec<
         });
         Asked {
             group: group.group_id.to_owned(),
+            member: group
+                .member_id
+                .filter(|_| group.member_epoch >= 0)
+                .map(|id| (id.to_owned(), group.member_epoch)),
             topics,
         }
     });
@@ -271,13 +286,22 @@ struct TopicOffsets {
 }
 
 impl GroupOffsets {
-    fn new(image: &ClusterImage, asked: Asked, done: Done, v: i16) -> GroupOffsets {
+    fn new(
+        image: &ClusterImage,
+        asked: Asked,
+        done: Done,
+        (v, stable): (i16, bool),
+    ) -> GroupOffsets {
         let error = code_of(&done);
         let mut found = match done {
             Ok(Reply::Fetch(found)) => found,
             _ => Vec::new(),
+        };
+        if !stable {
+            // Who does not ask for it sees what is committed, whatever else is pending.
+            found.iter_mut().for_each(|f| f.unstable.clear());
         }
-        .into_iter();
+        let mut found = found.into_iter();
         let id_of = |name: &str| image.topic(name).map_or(TopicId::ZERO, |t| t.id);
         let topics = match asked.topics {
             None => {
@@ -321,6 +345,7 @@ impl AskedTopic {
         let none = || Fetched {
             name: self.name.as_str().into(),
             partitions: self.partitions.iter().map(|p| (*p, None)).collect(),
+            unstable: Vec::new(),
         };
         let (fetched, error) = match self.known {
             true => (found.next().unwrap_or_else(none), whole),
@@ -337,13 +362,17 @@ impl AskedTopic {
 impl TopicOffsets {
     fn encode(&self, v: i16) -> OffsetFetchResponseTopics<'_> {
         let partitions = self.fetched.partitions.iter().map(|(p, found)| {
-            let found = found.as_ref();
+            let unstable = self.fetched.unstable.contains(p);
+            let found = found.as_ref().filter(|_| !unstable);
             OffsetFetchResponsePartitions {
                 partition_index: *p,
                 committed_offset: found.map_or(-1, |c| c.offset),
                 committed_leader_epoch: found.map_or(-1, |c| c.leader_epoch),
                 metadata: Some(found.map_or("", |c| &*c.metadata)),
-                error_code: self.error.code(),
+                error_code: match unstable {
+                    true => ErrorCode::UnstableOffsetCommit.code(),
+                    false => self.error.code(),
+                },
             }
         });
         OffsetFetchResponseTopics {
@@ -355,7 +384,8 @@ impl TopicOffsets {
 
     fn encode_single(&self, v: i16) -> OffsetFetchResponseTopic<'_> {
         let partitions = self.fetched.partitions.iter().map(|(p, found)| {
-            let found = found.as_ref();
+            let unstable = self.fetched.unstable.contains(p);
+            let found = found.as_ref().filter(|_| !unstable);
             OffsetFetchResponsePartition {
                 partition_index: *p,
                 committed_offset: found.map_or(-1, |c| c.offset),
@@ -364,7 +394,10 @@ impl TopicOffsets {
                     false => -1,
                 },
                 metadata: Some(found.map_or("", |c| &*c.metadata)),
-                error_code: self.error.code(),
+                error_code: match unstable {
+                    true => ErrorCode::UnstableOffsetCommit.code(),
+                    false => self.error.code(),
+                },
             }
         });
         OffsetFetchResponseTopic {

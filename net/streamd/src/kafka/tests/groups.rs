@@ -147,7 +147,7 @@ fn every_version_finds_the_coordinator() {
             assert!(topic.partitions == 7 && topic.is_internal() && topic.config.compact);
             assert_eq!(topic.config.segment_bytes, 104_857_600);
             // There are no other coordinators.
-            for kind in [1, 2, 9] {
+            for kind in [2, 9] {
                 let request = FindCoordinatorRequest {
                     key: "x",
                     key_type: kind,

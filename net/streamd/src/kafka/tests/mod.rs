@@ -2,12 +2,16 @@
 //! out, on a broker of two shards in the simulator. Nothing leaves the process.
 
 mod configs;
+mod consumer_groups;
 mod crashes;
 mod group_crashes;
 mod groups;
 mod hostile;
 mod metadata;
 mod topics;
+mod txn_client;
+mod txn_crashes;
+mod txns;
 
 use std::future::Future;
 use std::ops::RangeInclusive;

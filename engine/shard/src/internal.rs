@@ -1,0 +1,138 @@
+//! What the broker itself appends to its internal topics, and markers to any partition.
+
+use std::cell::Cell;
+
+use streamd_log::batch::{NewRecord, Writer, build, build_marker, set_transactional};
+use streamd_log::validate::Facts;
+use streamd_log::{Appended, BatchHeader, NewBatch};
+use streamd_model::{ErrorCode, Offset};
+
+use crate::Refusal;
+use crate::partition::Partition;
+use crate::txn::Marker;
+
+/// A batch of records gets no larger than this by another record, bytes.
+const BATCH_BYTES: usize = 512 << 10;
+
+type KeyValue = (Vec<u8>, Option<Vec<u8>>);
+
+/// Records of a state machine, in order.
+pub(crate) struct Internal {
+    pub records: Vec<KeyValue>,
+    /// The transaction that they are part of: producer id and epoch.
+    pub txn: Option<(i64, i16)>,
+}
+
+impl Partition {
+    /// Appends what a step of a state machine has to say; gives the offset after it. When the log
+    /// rolls `wants_checkpoint` is set: what the step changed must not be in one that lies before.
+    pub(crate) fn append_internal(
+        &self,
+        internal: Internal,
+        now_ms: i64,
+        wants_checkpoint: &Cell<bool>,
+    ) -> Result<Offset, Refusal> {
+        let mut parts: Vec<KeyValue> = Vec::new();
+        let (mut bytes, txn) = (0, internal.txn);
+        let append = |parts: &[KeyValue]| self.append_batch((parts, txn), now_ms, wants_checkpoint);
+        for (key, value) in internal.records {
+            let size = key.len() + value.as_ref().map_or(0, Vec::len);
+            if !parts.is_empty() && bytes + size > BATCH_BYTES {
+                append(&std::mem::take(&mut parts))?;
+                bytes = 0;
+            }
+            bytes += size;
+            parts.push((key, value));
+        }
+        append(&parts)
+    }
+
+    fn append_batch(
+        &self,
+        (records, txn): (&[KeyValue], Option<(i64, i16)>),
+        now_ms: i64,
+        wants_checkpoint: &Cell<bool>,
+    ) -> Result<Offset, Refusal> {
+        let records: Vec<_> = records
+            .iter()
+            .map(|(key, value)| NewRecord {
+                timestamp: now_ms,
+                key: Some(key),
+                value: value.as_deref(),
+            })
+            .collect();
+        let writer = txn.map_or(Writer::default(), |(id, epoch)| Writer {
+            id,
+            epoch,
+            sequence: -1,
+        });
+        let mut bytes = build(&records, writer);
+        if txn.is_some() {
+            set_transactional(&mut bytes, false);
+        }
+        let appended = self.append_own(bytes, now_ms, &|| wants_checkpoint.set(true))?;
+        if let Some((id, epoch)) = txn {
+            let mut producers = self.producers.borrow_mut();
+            producers.record_txn(id, epoch, appended.base, now_ms);
+            self.guards.end(id);
+        }
+        Ok(appended.next)
+    }
+
+    /// Appends a batch of the broker's own; `rolled` is told when a segment begins with it.
+    fn append_own(
+        &self,
+        bytes: Vec<u8>,
+        now_ms: i64,
+        rolled: &dyn Fn(),
+    ) -> Result<Appended, Refusal> {
+        let header = BatchHeader::parse(&bytes)?;
+        let facts = Facts {
+            header,
+            max_timestamp: now_ms,
+            log_append_time: false,
+            restamp: false,
+        };
+        let mut log = self.log.borrow_mut();
+        if header.size as u64 > log.config().segment_bytes {
+            let text = format!("a record of the broker's own of {} bytes", header.size);
+            return Err(Refusal::new(ErrorCode::RecordListTooLarge, text));
+        }
+        if log.will_roll(header.size, header.count, now_ms) {
+            log.roll(now_ms);
+            rolled();
+        }
+        let bytes = bytes.into();
+        Ok(log.append(NewBatch { bytes, facts }, self.epoch, now_ms))
+    }
+
+    /// Appends the marker of a transaction, which is over then.
+    pub(crate) fn append_marker(&self, marker: &Marker, now_ms: i64) -> Result<Offset, Refusal> {
+        let who = (marker.producer, marker.epoch);
+        let known = self.producers.borrow().check_epoch(who.0, who.1, true);
+        if let Err(code) = known {
+            let text = format!(
+                "a marker of producer {} epoch {} for {}, which has seen a newer one",
+                who.0, who.1, self.name
+            );
+            return Err(Refusal::new(code, text));
+        }
+        let bytes = build_marker(who, marker.commit, marker.coordinator_epoch, now_ms);
+        let rolls = self.log.borrow().will_roll(bytes.len(), 1, now_ms);
+        if rolls {
+            self.log.borrow_mut().roll(now_ms);
+        }
+        if rolls || self.log.borrow().wants_checkpoint() {
+            let state = self.state(&self.producers.borrow());
+            self.log.borrow_mut().plan_checkpoint(state);
+        }
+        let appended = self.append_own(bytes, now_ms, &|| {})?;
+        let mut producers = self.producers.borrow_mut();
+        let at = (appended.base, self.log.borrow().flushed());
+        producers.record_marker(who, marker.commit, at, now_ms);
+        drop(producers);
+        self.guards.end(marker.producer);
+        self.group_marker(marker.producer, marker.commit, appended.next);
+        Ok(appended.next)
+    }
+}

@@ -1,0 +1,125 @@
+//! Transactions: InitProducerId, AddPartitionsToTxn, AddOffsetsToTxn, EndTxn, TxnOffsetCommit, and
+//! what operators ask.
+//!
+//! A request is decoded here and goes to the shard that owns the transactional id's partition of
+//! `__transaction_state`.
+
+pub mod add;
+pub mod admin;
+pub mod commit;
+pub mod confirm;
+pub mod end;
+
+use std::rc::Rc;
+
+use streamd_core::meta::validate::{NewTopic, create_topic};
+use streamd_core::txn::{Reply, Request, TXN_TOPIC, partition_of};
+use streamd_model::{ErrorCode, PartitionId, TopicId};
+use streamd_shard::{Reply as ShardReply, Request as ShardRequest, TxnAsk};
+
+use super::topics;
+use crate::broker::Broker;
+
+/// The most partitions, topics or transactions that one request may name.
+const ITEMS_MAX: usize = 20_000;
+
+/// What became of a request to a coordinator.
+type Done = Result<Reply, ErrorCode>;
+
+/// Refuses a request that names too much; the connection is closed.
+fn check_items(what: &str, count: usize) -> Result<(), String> {
+    if count <= ITEMS_MAX {
+        return Ok(());
+    }
+    Err(format!(
+        "a request with {count} {what}; {ITEMS_MAX} are allowed"
+    ))
+}
+
+/// Asks the coordinator of a transactional id.
+async fn ask(broker: &Rc<Broker>, id: &str, request: Request) -> Done {
+    let image = broker.shard.image();
+    let Some(topic) = image.topic(TXN_TOPIC) else {
+        return Err(ErrorCode::NotCoordinator);
+    };
+    let partition = PartitionId {
+        topic: topic.id,
+        index: partition_of(id, topic.partitions),
+    };
+    let owner = usize::from(broker.shard.owner(partition).0);
+    let ask = TxnAsk {
+        partition,
+        id: id.into(),
+        token: broker.new_token(),
+        request,
+    };
+    let answer = broker.begin(owner, ShardRequest::Txns(vec![ask])).await;
+    match answer.await {
+        Some(ShardReply::Txns(mut done)) => match done.pop() {
+            Some(Ok(reply)) => Ok(reply),
+            Some(Err(refusal)) => Err(refusal.code),
+            None => Err(ErrorCode::CoordinatorNotAvailable),
+        },
+        _ => Err(ErrorCode::CoordinatorNotAvailable),
+    }
+}
+
+/// Asks something that may need a new producer id, which `with` puts in.
+async fn ask_with_id(broker: &Rc<Broker>, id: &str, with: impl Fn(Option<i64>) -> Request) -> Done {
+    let done = ask(broker, id, with(None)).await?;
+    if done != Reply::NeedsProducer {
+        return Ok(done);
+    }
+    let fresh = super::cluster::next_producer_id(broker).await?;
+    ask(broker, id, with(Some(fresh))).await
+}
+
+/// The code of an answer.
+fn code_of(done: &Done) -> ErrorCode {
+    match done {
+        Ok(Reply::Code(code)) | Err(code) => *code,
+        Ok(_) => ErrorCode::None,
+    }
+}
+
+/// Before these versions clients know PRODUCER_FENCED by its older name.
+fn fenced(code: ErrorCode, known: bool) -> ErrorCode {
+    match code {
+        ErrorCode::ProducerFenced if !known => ErrorCode::InvalidProducerEpoch,
+        code => code,
+    }
+}
+
+/// Sees to it that `__transaction_state` is there.
+pub async fn make_topic(broker: &Rc<Broker>) -> Result<(), ErrorCode> {
+    let image = broker.shard.image();
+    if image.topic(TXN_TOPIC).is_some() {
+        return Ok(());
+    }
+    let env = &broker.shard.env;
+    let segment_bytes = image.broker().txns.segment_bytes.to_string();
+    let configs = [
+        ("cleanup.policy", Some("compact")),
+        ("compression.type", Some("uncompressed")),
+        ("segment.bytes", Some(segment_bytes.as_str())),
+    ];
+    let wanted = NewTopic {
+        name: TXN_TOPIC,
+        id: TopicId::from_random(env.random_u64(), env.random_u64()),
+        partitions: image.broker().txns.partitions,
+        replication: -1,
+        assignments: &[],
+        configs: &configs,
+        now_ms: env.wall_ms(),
+    };
+    let command = create_topic(&image, &wanted).map_err(|(code, _)| code)?;
+    match topics::propose(broker, command).await {
+        Ok(_) => Ok(()),
+        // Another was faster.
+        Err(refusal) if refusal.code == ErrorCode::TopicAlreadyExists => Ok(()),
+        Err(refusal) => {
+            eprintln!("warning: cannot make {TXN_TOPIC}: {refusal}");
+            Err(refusal.code)
+        }
+    }
+}
