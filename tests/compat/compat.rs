@@ -7,6 +7,7 @@
 //! through the same client's broker connection.
 
 mod cli;
+mod compaction;
 mod groups;
 mod kcat;
 mod txn;

@@ -51,7 +51,7 @@ fn write(boot: &str, topic: &str, codec: &str) {
 }
 
 /// kcat's reading of topics, in the drivers' form.
-fn read(boot: &str, topics: &[String]) -> Dumped {
+pub fn read(boot: &str, topics: &[String]) -> Dumped {
     let mut out = String::new();
     for topic in topics {
         let form = "%p\t%o\t%T\t%K\t%k\t%S\t%s\t%h\n";

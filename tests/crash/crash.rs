@@ -6,6 +6,7 @@
 //! every segment. `STREAMD_CRASH_ROUNDS` sets the rounds (10), `STREAMD_CRASH_SEED` repeats a
 //! run's choices.
 
+mod compact;
 mod dump;
 mod load;
 

@@ -33,6 +33,7 @@ pub fn external() -> Option<String> {
 /// A running broker of ours.
 pub struct Broker {
     dir: TempDir,
+    data: PathBuf,
     port: u16,
     options: Vec<String>,
     child: Option<Child>,
@@ -46,9 +47,25 @@ impl Broker {
     #[must_use]
     pub fn start(options: &[&str]) -> Self {
         let dir = TempDir::with_prefix("streamd-test-").expect("a temporary folder");
+        let data = dir.path().join("data");
+        Self::start_there(dir, data, options)
+    }
+
+    /// As [`Broker::start`], with its data in a folder that outlives it.
+    ///
+    /// # Panics
+    /// As [`Broker::start`].
+    #[must_use]
+    pub fn start_in(data: &Path, options: &[&str]) -> Self {
+        let dir = TempDir::with_prefix("streamd-test-").expect("a temporary folder");
+        Self::start_there(dir, data.to_owned(), options)
+    }
+
+    fn start_there(dir: TempDir, data: PathBuf, options: &[&str]) -> Self {
         let options = options.iter().map(|&o| o.to_owned()).collect();
         let mut broker = Self {
             dir,
+            data,
             port: free_port(),
             options,
             child: None,
@@ -118,7 +135,7 @@ impl Broker {
     /// Its data folder.
     #[must_use]
     pub fn data_dir(&self) -> PathBuf {
-        self.dir.path().join("data")
+        self.data.clone()
     }
 
     fn log_path(&self) -> PathBuf {

@@ -3,6 +3,7 @@
 //! - `compat/`: stock clients write and read in every codec, and use their admin calls.
 //! - `mainjob/`: real records through librdkafka, a SIGKILL in the middle, read back by Java.
 //! - `crash/`: rounds of SIGKILL under load; nothing acknowledged is lost or doubled.
+//! - `full/`: a small disk gets full under load; as root, which mounts one.
 //! - `many/`: thousands of partitions; memory, open files, restarts.
 //! - `hostile/`: what no client should send; the broker answers as Kafka does and serves on.
 //!

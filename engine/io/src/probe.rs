@@ -201,7 +201,11 @@ fn check_direct_io(dir: &Path) -> Result<(), ProbeError> {
         cause,
     };
     let path = dir.join(format!(".streamd-direct.{:x}", crate::process::seed()));
-    fs::write(&path, b"x").map_err(fail)?;
+    match fs::write(&path, b"x") {
+        // A full disk is no reason not to start: room is made, or waited for, later.
+        Err(e) if e.kind() == io::ErrorKind::StorageFull => {}
+        result => result.map_err(fail)?,
+    }
     let name = CString::new(path.as_os_str().as_bytes()).map_err(|e| fail(e.into()))?;
     // SAFETY: a C string; the descriptor is closed at once.
     let result = unsafe {

@@ -20,6 +20,7 @@ const ATTR_CODEC: i16 = 0x07;
 const ATTR_LOG_APPEND_TIME: i16 = 0x08;
 const ATTR_TRANSACTIONAL: i16 = 0x10;
 const ATTR_CONTROL: i16 = 0x20;
+const ATTR_DELETE_HORIZON: i16 = 0x40;
 
 /// Why a batch was refused. `code` is what the client gets, `text` is for a person.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -115,7 +116,7 @@ pub struct BatchHeader {
     pub attributes: i16,
     /// Offset of the last record less `base_offset`.
     pub last_offset_delta: i32,
-    /// Timestamp of the first record, ms.
+    /// Timestamp of the first record, ms; or the delete horizon.
     pub base_timestamp: i64,
     /// The greatest timestamp, ms.
     pub max_timestamp: i64,
@@ -219,6 +220,12 @@ impl BatchHeader {
         self.attributes & ATTR_CONTROL != 0
     }
 
+    /// From when on, ms, the tombstones of a compacted batch need not stay (KIP-534). The base
+    /// timestamp is this time then, and the records' timestamps count from it.
+    pub fn delete_horizon(&self) -> Option<i64> {
+        (self.attributes & ATTR_DELETE_HORIZON != 0).then_some(self.base_timestamp)
+    }
+
     /// Whether an idempotent producer wrote it.
     pub fn is_idempotent(&self) -> bool {
         self.producer_id >= 0
@@ -227,7 +234,12 @@ impl BatchHeader {
 
 /// Checks the CRC of the whole batch in `bytes` (exactly one batch).
 pub fn crc_matches(bytes: &[u8]) -> bool {
-    bytes.len() >= HEADER && crc32c::crc32c(&bytes[CRC_FROM..]) == i32_at(bytes, 17) as u32
+    bytes.len() >= HEADER && crc_of(bytes) == i32_at(bytes, 17) as u32
+}
+
+/// The CRC of a batch, from its bytes.
+pub(crate) fn crc_of(batch: &[u8]) -> u32 {
+    crc32c::crc32c(&batch[CRC_FROM..])
 }
 
 /// Stamps base offset and leader epoch. Neither is under the CRC.
@@ -244,6 +256,11 @@ pub fn restamp_time(bytes: &mut [u8], max_timestamp: i64, log_append_time: bool)
     }
     bytes[21..23].copy_from_slice(&attributes.to_be_bytes());
     bytes[35..43].copy_from_slice(&max_timestamp.to_be_bytes());
+    refresh_crc(bytes);
+}
+
+/// Writes the CRC of a batch anew.
+pub(crate) fn refresh_crc(bytes: &mut [u8]) {
     let crc = crc32c::crc32c(&bytes[CRC_FROM..]);
     bytes[17..21].copy_from_slice(&crc.to_be_bytes());
 }
@@ -288,8 +305,7 @@ pub fn set_transactional(bytes: &mut [u8], control: bool) {
         attributes |= ATTR_CONTROL;
     }
     bytes[21..23].copy_from_slice(&attributes.to_be_bytes());
-    let crc = crc32c::crc32c(&bytes[CRC_FROM..]);
-    bytes[17..21].copy_from_slice(&crc.to_be_bytes());
+    refresh_crc(bytes);
 }
 
 /// A marker that ends a transaction, as a batch of its own, in Kafka's format.
@@ -328,7 +344,7 @@ pub fn marker_commits(batch: &[u8]) -> Option<bool> {
     }
 }
 
-fn put_varint(out: &mut Vec<u8>, v: i64) {
+pub(crate) fn put_varint(out: &mut Vec<u8>, v: i64) {
     let mut z = ((v << 1) ^ (v >> 63)) as u64;
     while z >= 0x80 {
         out.push(z as u8 | 0x80);

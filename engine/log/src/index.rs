@@ -2,9 +2,10 @@
 //!
 //! Both have an entry about every `index.interval.bytes`, in Kafka's layouts (`.index`: relative
 //! offset and position, 4 bytes each; `.timeindex`: timestamp, 8 bytes, and relative offset, 4).
-//! An entry's offset is the base offset of the batch at its position, so that the next entry
-//! bounds from above where the batch of a wanted offset ends. They are hints that can be rebuilt
-//! from the log: [`Index::decode`] refuses what does not fit, and nobody trusts them over the log.
+//! An entry's offset is the one after the batch before its position (the base offset of the batch
+//! at its position, unless compaction left a gap), so that the next entry bounds from above where
+//! the batch of a wanted offset, or the first one after it, ends. They are hints that can be
+//! rebuilt from the log: [`Index::decode`] refuses what does not fit; the log is trusted over them.
 
 use crate::batch::BatchHeader;
 
@@ -17,6 +18,8 @@ pub struct Index {
     /// (greatest timestamp so far, offset of its batch's last record less segment base), rising.
     times: Vec<(i64, u32)>,
     since: u64,
+    /// The offset after the last batch, less segment base.
+    next: u32,
     /// The greatest timestamp of the segment, ms; -1 when there is none.
     pub max_timestamp: i64,
     /// The last offset, less segment base, of the batch that holds it.
@@ -35,7 +38,7 @@ impl Index {
 
     /// Takes note of a batch at `position` in a segment that begins at offset `base`.
     pub fn note(&mut self, base: i64, position: u64, header: &BatchHeader) {
-        let relative = (header.base_offset - base) as u32;
+        let relative = std::mem::replace(&mut self.next, (header.next_offset() - base) as u32);
         if header.max_timestamp > self.max_timestamp {
             self.max_timestamp = header.max_timestamp;
             self.max_at = (header.last_offset() - base) as u32;
@@ -99,6 +102,16 @@ impl Index {
     /// Position of the last entry, 0 without one.
     pub fn last_position(&self) -> u64 {
         self.positions.last().map_or(0, |&(_, p)| u64::from(p))
+    }
+
+    /// The greatest timestamp of the first batch, ms; `None` if it has none.
+    pub fn first_timestamp(&self) -> Option<i64> {
+        self.times.first().map(|&(t, _)| t)
+    }
+
+    /// Bytes that the larger of the two files takes.
+    pub fn file_bytes(&self) -> u64 {
+        (self.positions.len() * 8).max(self.times.len() * 12) as u64
     }
 
     /// Bytes of memory that the entries take.
@@ -168,6 +181,7 @@ impl Index {
             (index.max_timestamp, index.max_at) = (t, o);
         }
         index.since = size - index.last_position();
+        index.next = next;
         Some(index)
     }
 }

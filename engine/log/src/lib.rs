@@ -1,24 +1,27 @@
 //! The logs of partitions: the journal that makes appends of many of them durable at once, segment
 //! files of Kafka record batches written with direct I/O, their sparse indexes, the tail in memory,
-//! recovery and retention.
+//! recovery, retention and compaction.
 //!
 //! Deliberately absent: replication, producers' sequence numbers, anything of a protocol. This
 //! crate never sees `core`; the state that recovery must bring back with the log is opaque bytes.
-//! Offsets are dense, and what was flushed never changes.
+//! Offsets are dense but where a log was compacted; what was flushed never changes otherwise.
 
 pub mod batch;
 pub mod checkpoint;
+pub mod compact;
 pub mod compress;
 pub mod index;
 pub mod journal;
 pub mod log;
 pub mod lookup;
 pub mod open_files;
+pub mod pack;
 pub mod read_plan;
 pub mod record_view;
 pub mod records;
 pub mod recover;
 pub mod retain;
+pub mod scrub;
 pub mod segment;
 pub mod tail;
 pub mod validate;
@@ -48,6 +51,21 @@ pub enum LogError {
 }
 
 impl LogError {
+    /// Whether there was no room, and nothing else is wrong: what was to be written is not written,
+    /// and may be written once there is room. A sync that failed is never that.
+    pub fn is_full(&self) -> bool {
+        matches!(self, LogError::Io { error, .. } if error.kind() == io::ErrorKind::StorageFull)
+    }
+
+    /// For syncs. Whatever the reason, the pages may be lost: no second sync tells.
+    pub fn sync(what: impl Into<String>) -> impl FnOnce(io::Error) -> LogError {
+        let what = what.into();
+        move |error| LogError::Io {
+            error: io::Error::other(error.to_string()),
+            what,
+        }
+    }
+
     pub(crate) fn io(what: impl Into<String>) -> impl FnOnce(io::Error) -> LogError {
         let what = what.into();
         move |error| LogError::Io { what, error }

@@ -16,6 +16,7 @@ use streamd_io::local::Budget;
 use streamd_model::{Epoch, Offset};
 
 use crate::checkpoint::Checkpoint;
+use crate::compact::swap::CleanedTo;
 use crate::index::Index;
 use crate::segment::Segment;
 use crate::tail::Tail;
@@ -31,6 +32,10 @@ pub struct LogConfig {
     pub segment_bytes: u64,
     /// `segment.ms`: a segment is rolled when it gets older.
     pub segment_ms: i64,
+    /// `segment.jitter.ms`: a segment is rolled up to so much earlier.
+    pub segment_jitter_ms: i64,
+    /// `segment.index.bytes`: a segment is rolled before an index of it gets larger.
+    pub segment_index_bytes: u64,
     /// `index.interval.bytes`.
     pub index_interval: u64,
     /// After so many bytes recovery gets a new point to begin from.
@@ -44,6 +49,8 @@ impl Default for LogConfig {
         LogConfig {
             segment_bytes: 1 << 30,
             segment_ms: 7 * 24 * 3600 * 1000,
+            segment_jitter_ms: 0,
+            segment_index_bytes: 10 << 20,
             index_interval: 4096,
             checkpoint_bytes: 64 << 20,
             metadata: String::new(),
@@ -124,6 +131,31 @@ pub(crate) struct Prepared {
     pub located: Option<(Offset, Offset, u64)>,
 }
 
+/// When the active segment is to be rolled.
+#[derive(Default)]
+pub(crate) struct Roll {
+    /// When it came into being, ms.
+    pub made_ms: i64,
+    /// The greatest timestamp of its first batch, ms; `None`: the index has it, if it has any.
+    pub first_ms: Option<i64>,
+    /// How much earlier than `segment.ms` says, ms.
+    pub jitter_ms: i64,
+}
+
+/// What is about segments that are sealed.
+pub(crate) struct Sealed {
+    /// What was made ready of them.
+    pub prepared: Prepared,
+    /// How far it was compacted.
+    pub cleaned: CleanedTo,
+    /// Goes up when segments go or are replaced.
+    pub generation: u64,
+    /// Held while files of segments are removed or replaced.
+    pub turn: Budget,
+    /// The directory is about to go: no file is touched any more.
+    pub retired: bool,
+}
+
 /// The log of one partition.
 pub struct Log {
     pub(crate) env: Env,
@@ -136,13 +168,13 @@ pub struct Log {
     pub(crate) end: Offset,
     /// Position of the next batch in the last segment.
     pub(crate) position: u64,
-    pub(crate) rolled_ms: i64,
+    pub(crate) roll: Roll,
     pub(crate) epochs: Vec<(Epoch, Offset)>,
     pub(crate) queue: Queue,
     pub(crate) back: Back,
     pub(crate) tail: Tail,
     pub(crate) has_dir: bool,
-    pub(crate) prepared: Prepared,
+    pub(crate) sealed: Sealed,
     pub(crate) points: Checkpoints,
 }
 
@@ -158,7 +190,7 @@ impl Log {
             flushed: base,
             end: base,
             position: 0,
-            rolled_ms: 0,
+            roll: Roll::default(),
             epochs: Vec::new(),
             queue: Queue {
                 taken: base,
@@ -173,7 +205,16 @@ impl Log {
             },
             tail: Tail::default(),
             has_dir: false,
-            prepared: Prepared::default(),
+            sealed: Sealed {
+                prepared: Prepared::default(),
+                cleaned: CleanedTo {
+                    done: base,
+                    touched: base,
+                },
+                generation: 0,
+                turn: Budget::new(1),
+                retired: false,
+            },
             points: Checkpoints {
                 last: Checkpoint::empty(base),
                 next: None,
@@ -274,6 +315,24 @@ impl Log {
         self.back.turn.clone()
     }
 
+    /// Everything before this offset was compacted once.
+    pub fn cleaned(&self) -> Offset {
+        self.sealed.cleaned.done
+    }
+
+    /// Whether the segment is one of the log's: it may have gone, or been replaced, meanwhile.
+    pub fn has_segment(&self, segment: &Rc<Segment>) -> bool {
+        self.segments.iter().any(|s| Rc::ptr_eq(s, segment))
+    }
+
+    /// Waits until no file of a sealed segment is being removed or replaced, and sees to it that
+    /// none will be: the directory is about to go.
+    pub async fn retire(log: &RefCell<Log>) {
+        let turn = log.borrow().sealed.turn.clone();
+        let _turn = turn.acquire(1).await;
+        log.borrow_mut().sealed.retired = true;
+    }
+
     /// Notes that a recovery found everything before `end` in the segments, durable.
     pub(crate) fn set_end(&mut self, end: Offset) {
         (self.end, self.queue.taken, self.flushed) = (end, end, end);
@@ -302,17 +361,40 @@ impl Log {
         self.points.next.is_none() && self.points.since >= self.config.checkpoint_bytes
     }
 
-    /// Whether the next append of `size` bytes begins a new segment.
+    /// Whether the next append of `size` bytes begins a new segment, when its records are of now.
     pub fn will_roll(&self, size: usize, records: i32, now_ms: i64) -> bool {
+        self.will_roll_at(size, records, (now_ms, now_ms))
+    }
+
+    /// Whether the next append of `size` bytes begins a new segment. As in Kafka its age counts
+    /// from the time of its first batch to the greatest time `max_ms` of the new one; without such
+    /// a time, from its making to `now_ms`.
+    pub fn will_roll_at(&self, size: usize, records: i32, (now_ms, max_ms): (i64, i64)) -> bool {
         let Some(active) = self.segments.back() else {
             return false;
         };
         if self.position == 0 {
             return false;
         }
+        let (first_ms, index_bytes) = active.index().map_or((None, 0), |i| {
+            let index = i.borrow();
+            (index.first_timestamp(), index.file_bytes())
+        });
+        let age = match self.roll.first_ms.or(first_ms) {
+            Some(first) if first >= 0 && max_ms >= 0 => max_ms.saturating_sub(first),
+            _ => now_ms.saturating_sub(self.roll.made_ms),
+        };
         self.position + size as u64 > self.config.segment_bytes
-            || now_ms - self.rolled_ms >= self.config.segment_ms
+            || age > self.config.segment_ms.saturating_sub(self.roll.jitter_ms)
+            || index_bytes + 12 > self.config.segment_index_bytes
             || self.end + i64::from(records) - active.base > i64::from(i32::MAX)
+    }
+
+    /// Whether segments were rolled that no checkpoint lies behind, so that they can neither go nor
+    /// be compacted: after a crash there may be none for long. Time for [`Log::plan_checkpoint`].
+    pub fn checkpoint_lags(&self) -> bool {
+        let active = self.segments.back();
+        self.points.next.is_none() && active.is_some_and(|s| s.base > self.points.last.segment)
     }
 
     /// Takes note that `state` is the owner's state at the end of the log as it is now. It becomes
@@ -343,7 +425,15 @@ impl Log {
         segment.set_index(Index::new(self.config.index_interval));
         self.segments.push_back(segment);
         self.position = 0;
-        self.rolled_ms = now_ms;
+        let jitter_max = self.config.segment_jitter_ms.min(self.config.segment_ms);
+        self.roll = Roll {
+            made_ms: now_ms,
+            first_ms: None,
+            jitter_ms: match u64::try_from(jitter_max) {
+                Ok(max) if max > 0 => (self.env.random_u64() % max) as i64,
+                _ => 0,
+            },
+        };
     }
 
     /// Gives the batch its offsets and queues it for writing. The caller has validated it.
@@ -364,6 +454,9 @@ impl Log {
         let next = base + i64::from(header.last_offset_delta) + 1;
         let segment = self.segments[self.segments.len() - 1].clone();
         let position = self.position;
+        if position == 0 {
+            self.roll.first_ms = Some(batch.facts.max_timestamp).filter(|&t| t >= 0);
+        }
         self.position += header.size as u64;
         self.points.since += header.size as u64;
         self.queue.bytes += header.size;
@@ -406,10 +499,13 @@ impl Log {
         if is_active || self.is_unsealed(segment) {
             return;
         }
-        self.prepared.segments.retain(|s| !Rc::ptr_eq(s, segment));
-        self.prepared.segments.push_back(segment.clone());
-        if self.prepared.segments.len() > PREPARED_MAX
-            && let Some(old) = self.prepared.segments.pop_front()
+        self.sealed
+            .prepared
+            .segments
+            .retain(|s| !Rc::ptr_eq(s, segment));
+        self.sealed.prepared.segments.push_back(segment.clone());
+        if self.sealed.prepared.segments.len() > PREPARED_MAX
+            && let Some(old) = self.sealed.prepared.segments.pop_front()
         {
             old.release();
         }

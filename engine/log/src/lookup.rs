@@ -23,6 +23,28 @@ pub type Found = Option<(Offset, i64)>;
 /// The first record, from the log start to the flushed end, whose timestamp is at least
 /// `timestamp` ms.
 pub async fn at_or_after(env: &Env, log: &RefCell<Log>, timestamp: i64) -> Result<Found, LogError> {
+    loop {
+        let generation = log.borrow().sealed.generation;
+        let found = first_from(env, log, timestamp).await;
+        // Segments that were replaced meanwhile may have been read half old, half new.
+        if log.borrow().sealed.generation == generation {
+            return found;
+        }
+    }
+}
+
+/// The first record with the greatest timestamp of the log.
+pub async fn latest(env: &Env, log: &RefCell<Log>) -> Result<Found, LogError> {
+    loop {
+        let generation = log.borrow().sealed.generation;
+        let found = latest_of_all(env, log).await;
+        if log.borrow().sealed.generation == generation {
+            return found;
+        }
+    }
+}
+
+async fn first_from(env: &Env, log: &RefCell<Log>, timestamp: i64) -> Result<Found, LogError> {
     for segment in readable(log) {
         if prepare(env, log, &segment).await? < timestamp {
             continue;
@@ -34,8 +56,7 @@ pub async fn at_or_after(env: &Env, log: &RefCell<Log>, timestamp: i64) -> Resul
     Ok(None)
 }
 
-/// The first record with the greatest timestamp of the log.
-pub async fn latest(env: &Env, log: &RefCell<Log>) -> Result<Found, LogError> {
+async fn latest_of_all(env: &Env, log: &RefCell<Log>) -> Result<Found, LogError> {
     let start = log.borrow().start();
     let mut best: Found = None;
     for segment in readable(log) {
@@ -44,11 +65,14 @@ pub async fn latest(env: &Env, log: &RefCell<Log>) -> Result<Found, LogError> {
             continue;
         }
         // Of a segment that begins before the log start the index may name a record that is gone.
-        let found = if segment.base < start {
-            latest_in(env, log, &segment, start).await?
-        } else {
-            in_segment(env, log, &segment, max).await?
-        };
+        let mut found = None;
+        if segment.base >= start {
+            found = in_segment(env, log, &segment, max).await?;
+        }
+        // The greatest timestamp may be that of a batch whose records are compacted away.
+        if found.is_none() {
+            found = latest_in(env, log, &segment, start).await?;
+        }
         if found.is_some_and(|(_, t)| best.is_none_or(|(_, b)| b < t)) {
             best = found;
         }
@@ -66,14 +90,8 @@ pub async fn locate(
 ) -> Result<(), LogError> {
     let relative = u32::try_from(limit - segment.base).unwrap_or(0);
     let position = segment.index().map_or(0, |i| i.borrow().find(relative).0);
-    let mut cursor = Cursor {
-        env,
-        log,
-        segment: segment.clone(),
-        position,
-        buf: Bytes::new(),
-        buf_at: position,
-    };
+    let generation = log.borrow().sealed.generation;
+    let mut cursor = Cursor::new((env, log), segment, position);
     let mut at = position;
     while let Some((header, _)) = cursor.batch(|_| false).await? {
         if header.base_offset >= limit {
@@ -82,7 +100,11 @@ pub async fn locate(
         at = cursor.position;
         env.yield_if_needed().await;
     }
-    log.borrow_mut().prepared.located = Some((limit, segment.base, at));
+    let mut log = log.borrow_mut();
+    // The segment may have been replaced by another with its base.
+    if log.sealed.generation == generation {
+        log.sealed.prepared.located = Some((limit, segment.base, at));
+    }
     Ok(())
 }
 
@@ -94,17 +116,11 @@ async fn latest_in(
 ) -> Result<Found, LogError> {
     let relative = u32::try_from(start - segment.base).unwrap_or(0);
     let position = segment.index().map_or(0, |i| i.borrow().find(relative).0);
-    let mut cursor = Cursor {
-        env,
-        log,
-        segment: segment.clone(),
-        position,
-        buf: Bytes::new(),
-        buf_at: position,
-    };
+    let mut cursor = Cursor::new((env, log), segment, position);
     let mut best: Found = None;
     while let Some((header, bytes)) = cursor.batch(|h| h.next_offset() > start).await? {
-        if !bytes.is_empty() && best.is_none_or(|(_, b)| b < header.max_timestamp) {
+        let may_be = !bytes.is_empty() && !header.is_control();
+        if may_be && best.is_none_or(|(_, b)| b < header.max_timestamp) {
             let found = latest_from(&bytes, &header, start).map_err(|e| cursor.corrupt(&e.text))?;
             if found.is_some_and(|(_, t)| best.is_none_or(|(_, b)| b < t)) {
                 best = found;
@@ -137,12 +153,30 @@ struct Cursor<'a> {
     env: &'a Env,
     log: &'a RefCell<Log>,
     segment: Rc<Segment>,
+    /// Stays open, though the segment closes it, is replaced or removed.
+    file: Option<Rc<File>>,
     position: u64,
     buf: Bytes,
     buf_at: u64,
 }
 
-impl Cursor<'_> {
+impl<'a> Cursor<'a> {
+    fn new(
+        (env, log): (&'a Env, &'a RefCell<Log>),
+        segment: &Rc<Segment>,
+        position: u64,
+    ) -> Cursor<'a> {
+        Cursor {
+            env,
+            log,
+            segment: segment.clone(),
+            file: segment.reader(),
+            position,
+            buf: Bytes::new(),
+            buf_at: position,
+        }
+    }
+
     /// The batch at the cursor; `None` at the durable end. With `whole` its records are read too.
     async fn batch(
         &mut self,
@@ -181,7 +215,7 @@ impl Cursor<'_> {
             return Ok(self.buf.slice(..len));
         }
         let path = self.segment.path("log");
-        let file = self.reader().await?;
+        let file = self.file().await?;
         // Not beyond what is written: what is read ahead there is out of date a moment later.
         let durable = self.segment.written().saturating_sub(self.position) as usize;
         self.buf = file
@@ -195,14 +229,15 @@ impl Cursor<'_> {
         Ok(self.buf.slice(..len))
     }
 
-    /// The segment's file, opened again if it was closed meanwhile.
-    async fn reader(&self) -> Result<Rc<File>, LogError> {
-        if let Some(file) = self.segment.reader() {
-            return Ok(file);
+    /// The segment's file: it was not open, or not there, when all that was asked for was in
+    /// memory.
+    async fn file(&mut self) -> Result<Rc<File>, LogError> {
+        if self.file.is_none() {
+            let interval = self.log.borrow().config().index_interval;
+            self.segment.prepare(self.env, interval).await?;
+            self.file = self.segment.reader();
         }
-        let interval = self.log.borrow().config().index_interval;
-        self.segment.prepare(self.env, interval).await?;
-        let file = self.segment.reader();
+        let file = self.file.clone();
         file.ok_or_else(|| self.corrupt("nothing of the segment is in its file or in memory"))
     }
 
@@ -228,27 +263,17 @@ async fn in_segment(
     let from = index.borrow().before_time(timestamp);
     let position = index.borrow().find(from).0;
     let start = log.borrow().start();
-    let segment = segment.clone();
-    let mut cursor = Cursor {
-        env,
-        log,
-        segment,
-        position,
-        buf: Bytes::new(),
-        buf_at: position,
-    };
+    let mut cursor = Cursor::new((env, log), segment, position);
     while let Some((header, bytes)) = cursor
         .batch(|h| h.max_timestamp >= timestamp && h.next_offset() > start)
         .await?
     {
         if !bytes.is_empty() && !header.is_control() {
-            let found = first_at_or_after(&bytes, &header, timestamp)
-                .map_err(|e| cursor.corrupt(&e.text))?;
             // Records before the log start are gone, though their batch may still be there.
-            if let Some((offset, t)) = found
-                && offset >= start
-            {
-                return Ok(Some((offset, t)));
+            let found = first_at_or_after(&bytes, &header, (timestamp, start))
+                .map_err(|e| cursor.corrupt(&e.text))?;
+            if found.is_some() {
+                return Ok(found);
             }
         }
         env.yield_if_needed().await;

@@ -77,7 +77,7 @@ impl Log {
         if self.limit_lies(segment, limit, tail_from)
             && index.borrow().find(relative_to(segment, limit)).0 < reach
         {
-            match self.prepared.located {
+            match self.sealed.prepared.located {
                 Some((at, base, position)) if (at, base) == (limit, segment.base) => {
                     end = end.min(position);
                 }

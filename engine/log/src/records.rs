@@ -427,25 +427,27 @@ impl<'a> Walker<'a> {
     }
 }
 
-/// The first record in `batch` whose timestamp is at least `at_least` ms: its offset and timestamp.
-/// With LogAppendTime every record has the batch's timestamp.
+/// The first record in `batch`, from offset `from` on, whose timestamp is at least `at_least` ms:
+/// its offset and timestamp. With LogAppendTime every record has the batch's timestamp.
 pub fn first_at_or_after(
     batch: &[u8],
     header: &BatchHeader,
-    at_least: i64,
+    (at_least, from): (i64, i64),
 ) -> Result<Option<(i64, i64)>, BatchError> {
     if header.max_timestamp < at_least {
         return Ok(None);
     }
-    if header.is_log_append_time() {
-        return Ok(Some((header.base_offset, header.max_timestamp)));
-    }
     let mut walker = Walker::new(batch, header)?;
     for _ in 0..header.count {
         let r = walker.whole_record()?;
-        let t = header.base_timestamp.saturating_add(r.timestamp_delta);
-        if t >= at_least {
-            return Ok(Some((header.base_offset + i64::from(r.offset_delta), t)));
+        // Its first record may be gone: compaction leaves the batch its base offset.
+        let t = match header.is_log_append_time() {
+            true => header.max_timestamp,
+            false => header.base_timestamp.saturating_add(r.timestamp_delta),
+        };
+        let offset = header.base_offset + i64::from(r.offset_delta);
+        if t >= at_least && offset >= from {
+            return Ok(Some((offset, t)));
         }
     }
     Ok(None)

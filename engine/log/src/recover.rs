@@ -15,6 +15,7 @@ use streamd_model::Offset;
 use crate::LogError;
 use crate::batch::{BatchHeader, HEADER, crc_matches};
 use crate::checkpoint::{self, Checkpoint};
+use crate::compact::swap::{self, CleanedTo};
 use crate::index::Index;
 use crate::log::{Log, LogConfig};
 use crate::segment::{Segment, file_name};
@@ -65,7 +66,7 @@ pub async fn open(
     visit: &mut dyn FnMut(&BatchHeader, &[u8]),
 ) -> Result<Recovered, LogError> {
     let mut notes = Vec::new();
-    let Some((files, has_metadata)) = list_segments(env, dir).await? else {
+    let Some((files, has_metadata, cleaned)) = list_segments(env, dir).await? else {
         let log = Log::new(env, dir, config, 0);
         return Ok(Recovered {
             log,
@@ -96,7 +97,7 @@ pub async fn open(
     let mut log = Log::new(env, dir, config, 0);
     // The directory may have been made, and not its metadata.
     log.has_dir = has_metadata || log.config.metadata.is_empty();
-    log.rolled_ms = now_ms;
+    log.roll.made_ms = now_ms;
     let mut checkpoint =
         point.unwrap_or_else(|| Checkpoint::empty(files.first().map_or(0, |f| f.0)));
     log.start = checkpoint.log_start.max(files.first().map_or(0, |f| f.0));
@@ -108,6 +109,10 @@ pub async fn open(
     };
     let state = std::mem::take(&mut checkpoint.state);
     log.epochs = checkpoint.epochs.clone();
+    log.sealed.cleaned = cleaned.unwrap_or(CleanedTo {
+        done: log.start,
+        touched: log.start,
+    });
     let scan = scan.run(&mut log, &checkpoint, &files, visit).await?;
     log.start = log.start.min(log.end);
     log.points.since = scan.scanned;
@@ -125,19 +130,30 @@ pub async fn open(
 /// Base offsets and sizes of segments, rising.
 type Files = Vec<(Offset, u64)>;
 
-/// The segments, and whether `partition.metadata` is there; `None` when there is no directory.
-async fn list_segments(env: &Env, dir: &Path) -> Result<Option<(Files, bool)>, LogError> {
-    let entries = match env.list_dir(dir).await {
+/// The segments, whether `partition.metadata` is there, and up to where the log was compacted.
+type Listed = (Files, bool, Option<CleanedTo>);
+
+/// What is in the directory, after what was under way there; `None` when there is none.
+async fn list_segments(env: &Env, dir: &Path) -> Result<Option<Listed>, LogError> {
+    let mut entries = match env.list_dir(dir).await {
         Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),
         r => r.map_err(LogError::io(format!("list {}", dir.display())))?,
     };
+    if swap::finish_all(env, dir, &entries).await? {
+        let listed = env.list_dir(dir).await;
+        entries = listed.map_err(LogError::io(format!("list {}", dir.display())))?;
+    }
     let mut files: Files = entries
         .iter()
         .filter_map(|e| Some((e.name.strip_suffix(".log")?.parse().ok()?, e.len)))
         .collect();
     files.sort_unstable();
-    let has_metadata = entries.iter().any(|e| e.name == "partition.metadata");
-    Ok(Some((files, has_metadata)))
+    let has = |name: &str| entries.iter().any(|e| e.name == name);
+    let cleaned = match has(swap::CLEANED) {
+        true => swap::read_cleaned(env, dir).await?,
+        false => None,
+    };
+    Ok(Some((files, has("partition.metadata"), cleaned)))
 }
 
 async fn read_checkpoint(
@@ -199,8 +215,10 @@ impl Scan<'_> {
                 (0, base)
             };
             let segment = Segment::new(&log.dir, base, start.0, start.1);
+            // What is compacted has gaps, but ends where the next segment begins.
+            let gaps = base < log.sealed.cleaned.touched && following.is_some();
             let good = self
-                .segment(log, &segment, (start, from.max_timestamp), visit)
+                .segment(log, &segment, (start, from.max_timestamp, gaps), visit)
                 .await?;
             ended = good < size && !segment.is_padded() && self.cut(&segment, good, size).await?;
             log.segments.push_back(segment.clone());
@@ -224,7 +242,7 @@ impl Scan<'_> {
         &mut self,
         log: &mut Log,
         segment: &Rc<Segment>,
-        (start, max_timestamp): ((u64, Offset), i64),
+        (start, max_timestamp, gaps): ((u64, Offset), i64, bool),
         visit: &mut dyn FnMut(&BatchHeader, &[u8]),
     ) -> Result<u64, LogError> {
         let interval = log.config.index_interval;
@@ -248,6 +266,7 @@ impl Scan<'_> {
             }
         };
         let mut reader = BatchReader::open(self.env, segment, position).await?;
+        reader.gaps = gaps;
         while let Some((header, at, bytes)) = reader.next_batch(next).await? {
             index.note(segment.base, at, &header);
             next = header.next_offset();
@@ -388,6 +407,8 @@ struct BatchReader {
     buf: Bytes,
     buf_at: u64,
     position: u64,
+    /// Whether offsets may be missing, as they are where the log was compacted.
+    gaps: bool,
 }
 
 impl BatchReader {
@@ -408,6 +429,7 @@ impl BatchReader {
             buf: Bytes::new(),
             buf_at: position,
             position,
+            gaps: false,
         })
     }
 
@@ -442,8 +464,11 @@ impl BatchReader {
         let Ok(header) = BatchHeader::parse(&self.window(HEADER).await?) else {
             return Ok(None);
         };
-        if header.base_offset != expected || header.size > BATCH_MAX || header.last_offset_delta < 0
-        {
+        let follows = match self.gaps {
+            true => header.base_offset >= expected,
+            false => header.base_offset == expected,
+        };
+        if !follows || header.size > BATCH_MAX || header.last_offset_delta < 0 {
             return Ok(None);
         }
         let window = self.window(header.size).await?;
@@ -464,9 +489,12 @@ pub(crate) async fn rebuild_index(
 ) -> Result<Index, LogError> {
     let mut index = Index::new(interval);
     let mut reader = BatchReader::open(env, segment, 0).await?;
+    // A sealed segment may have been compacted.
+    reader.gaps = true;
     let mut next = segment.base;
     while reader.position < segment.size() {
         let Some((header, at, _)) = reader.next_batch(next).await? else {
+            crate::scrub::check_segment(env, segment, u64::MAX).await?;
             return Err(LogError::Corrupt(format!(
                 "{}: no good batch with offset {next} at byte {}",
                 segment.path("log").display(),

@@ -1,5 +1,5 @@
 //! Deletion from the front of the log: by age, by size, by request. Whole segments go; the active
-//! one never does. The new log start is durable before a file is removed.
+//! one only after it was rolled. The new log start is durable before a file is removed.
 
 use std::cell::RefCell;
 use std::rc::Rc;
@@ -31,34 +31,83 @@ pub async fn apply(
 ) -> Result<u64, LogError> {
     let mut freed = 0;
     loop {
-        let (oldest, second, total, interval) = {
+        let (oldest, second, total) = {
             let log = log.borrow();
-            let (Some(a), Some(b)) = (log.segments.front(), log.segments.get(1)) else {
-                break;
-            };
-            // Not yet sealed, or still needed by a recovery: it goes next time.
-            if a.base >= log.points.last.segment || log.is_unsealed(a) {
-                break;
-            }
-            (a.clone(), b.base, log.size(), log.config.index_interval)
+            let Some((a, b)) = deletable(&log) else { break };
+            (a, b, log.size())
         };
         let too_big = retention
             .bytes
             .is_some_and(|max| total - oldest.size() >= max);
         if !too_big {
             let Some(ms) = retention.ms else { break };
-            oldest.prepare(env, interval).await?;
-            log.borrow_mut().note_prepared(&oldest);
-            let newest = oldest.index().map_or(-1, |i| i.borrow().max_timestamp);
+            let Some(newest) = newest_ms(env, log, &oldest).await? else {
+                continue;
+            };
             // Without a timestamp nothing tells its age: Kafka takes the file's time, we keep it.
             if newest < 0 || now_ms.saturating_sub(newest) <= ms {
                 break;
             }
         }
         freed += oldest.size();
-        delete_before(env, log, second).await?;
+        delete_segment(env, log, second).await?;
     }
     Ok(freed)
+}
+
+/// The oldest segment, and where the next one begins, if it may go: the active one never does.
+pub fn deletable(log: &Log) -> Option<(Rc<Segment>, Offset)> {
+    let (a, b) = (log.segments.front()?, log.segments.get(1)?);
+    // Not yet sealed, or still needed by a recovery: it goes next time.
+    let may = a.base < log.points.last.segment && !log.is_unsealed(a);
+    may.then(|| (a.clone(), b.base))
+}
+
+/// The closed segments, oldest first: whole in their files, and nothing is written to them.
+pub(crate) fn closed(log: &Log) -> impl Iterator<Item = &Rc<Segment>> {
+    let closed = log.segments.len().saturating_sub(1);
+    let sealed = log.segments.iter().take(closed);
+    sealed.take_while(|s| s.base < log.points.last.segment && !log.is_unsealed(s))
+}
+
+/// The newest timestamp of a closed segment, ms; -1 when it has none. `None` when the log does not
+/// have the segment any more.
+pub async fn newest_ms(
+    env: &Env,
+    log: &RefCell<Log>,
+    segment: &Rc<Segment>,
+) -> Result<Option<i64>, LogError> {
+    if segment.times().is_none() {
+        let interval = log.borrow().config.index_interval;
+        let prepared = segment.prepare(env, interval).await;
+        if !log.borrow().has_segment(segment) {
+            return Ok(None);
+        }
+        prepared?;
+        segment.note_times();
+        log.borrow_mut().note_prepared(segment);
+    }
+    Ok(Some(segment.times().map_or(-1, |t| t.1)))
+}
+
+/// Deletes the oldest segment if it is the one that begins at `base` and may go. Gives the number
+/// of bytes that were freed.
+pub async fn drop_oldest(env: &Env, log: &RefCell<Log>, base: Offset) -> Result<u64, LogError> {
+    let found = deletable(&log.borrow()).filter(|(s, _)| s.base == base);
+    let Some((segment, next)) = found else {
+        return Ok(0);
+    };
+    delete_segment(env, log, next).await?;
+    Ok(segment.size())
+}
+
+/// Deletes the oldest segment, so that the log begins at `next`, a segment's base. On a disk too
+/// full to note that: the first segment that is there says it as well.
+async fn delete_segment(env: &Env, log: &RefCell<Log>, next: Offset) -> Result<(), LogError> {
+    match delete_before(env, log, next).await {
+        Err(e) if e.is_full() => remove_dead(env, log).await,
+        result => result.map(drop),
+    }
 }
 
 /// Moves the log start up to `offset` (at most the flushed end), durably, and deletes the segments
@@ -77,15 +126,40 @@ pub async fn delete_before(
         log.start = offset;
     }
     store_checkpoint(env, log, None).await?;
+    remove_dead(env, log).await?;
+    Ok(offset)
+}
+
+/// Deletes the segments that lie wholly before the log start.
+pub async fn remove_dead(env: &Env, log: &RefCell<Log>) -> Result<(), LogError> {
+    let turn = log.borrow().sealed.turn.clone();
+    let _turn = turn.acquire(1).await;
     for segment in take_dead(log) {
         segment.remove(env).await?;
     }
-    Ok(offset)
+    Ok(())
+}
+
+/// Whether nothing of the active segment is to be kept: it is to be rolled then, so that it can go
+/// like any other. Not while something is on its way to the disk.
+pub fn wants_roll(log: &Log, retention: Retention, now_ms: i64) -> bool {
+    let Some(active) = log.segments.back() else {
+        return false;
+    };
+    if log.position == 0 || log.flushed != log.end {
+        return false;
+    }
+    let newest = active.index().map_or(-1, |i| i.borrow().max_timestamp);
+    let old = |ms: i64| newest >= 0 && now_ms.saturating_sub(newest) > ms;
+    retention.bytes == Some(0) || retention.ms.is_some_and(old)
 }
 
 fn take_dead(log: &RefCell<Log>) -> Vec<Rc<Segment>> {
     let mut log = log.borrow_mut();
     let mut dead = Vec::new();
+    if log.sealed.retired {
+        return dead;
+    }
     // The scan of a recovery begins at the checkpoint: what lies behind it is still needed.
     let needed_from = log.points.last.segment;
     while let (Some(a), Some(b)) = (log.segments.front(), log.segments.get(1)) {
@@ -93,7 +167,8 @@ fn take_dead(log: &RefCell<Log>) -> Vec<Rc<Segment>> {
             break;
         }
         let a = a.clone();
-        log.prepared.segments.retain(|s| !Rc::ptr_eq(s, &a));
+        log.sealed.prepared.segments.retain(|s| !Rc::ptr_eq(s, &a));
+        log.sealed.generation += 1;
         log.segments.pop_front();
         dead.push(a);
     }

@@ -40,6 +40,10 @@ pub struct Segment {
     listed: Cell<bool>,
     /// and was asked for lately.
     asked: Cell<bool>,
+    /// Greatest timestamps of the first batch and of all, once they are known of a sealed segment.
+    times: Cell<Option<(i64, i64)>>,
+    /// Its files do not have their names yet: what is open stays open.
+    pinned: Cell<bool>,
 }
 
 /// The name of a segment's file with this extension.
@@ -64,7 +68,47 @@ impl Segment {
             unnamed: Cell::new(false),
             listed: Cell::new(false),
             asked: Cell::new(false),
+            times: Cell::new(None),
+            pinned: Cell::new(false),
         })
+    }
+
+    /// A sealed segment whose file and index are at hand, though the files may not have their names
+    /// yet: it holds on to them until [`Segment::unpin`].
+    pub(crate) fn pinned(
+        dir: &Path,
+        (base, next): (Offset, Offset),
+        (file, size): (File, u64),
+        index: Index,
+    ) -> Rc<Segment> {
+        let segment = Segment::new(dir, base, size, next);
+        let shared = file.shared();
+        *segment.reader.borrow_mut() = Some((Rc::new(file), shared));
+        segment.set_index(index);
+        segment.note_times();
+        segment.pinned.set(true);
+        segment.opened();
+        segment
+    }
+
+    /// The files have their names.
+    pub(crate) fn unpin(&self) {
+        self.pinned.set(false);
+    }
+
+    /// The greatest timestamps of the first batch and of all, ms, -1 for none; `None` while they
+    /// are not known. Of a sealed segment.
+    pub fn times(&self) -> Option<(i64, i64)> {
+        self.times.get()
+    }
+
+    /// Notes them, of a sealed segment whose index is in memory.
+    pub(crate) fn note_times(&self) {
+        if let Some(index) = self.index() {
+            let index = index.borrow();
+            let first = index.first_timestamp().unwrap_or(-1);
+            self.times.set(Some((first, index.max_timestamp)));
+        }
     }
 
     /// The path of the file with this extension.
@@ -150,7 +194,8 @@ impl Segment {
         self.index.borrow().is_some() && self.reader.borrow().is_some()
     }
 
-    fn asked_for(self: &Rc<Self>) {
+    /// A file was opened: it is closed again in its turn.
+    fn opened(self: &Rc<Self>) {
         self.asked.set(true);
         if !self.listed.replace(true) {
             open_files::add(self);
@@ -159,7 +204,8 @@ impl Segment {
 
     /// Whether its files may be closed: nobody asked for them since this was asked last.
     pub(crate) fn may_close(&self) -> bool {
-        !self.asked.replace(false) && (!self.is_dirty() || self.writer.borrow().is_none())
+        let needed = self.pinned.get() || (self.is_dirty() && self.writer.borrow().is_some());
+        !self.asked.replace(false) && !needed
     }
 
     /// Closes what is open; it is opened again when it is needed.
@@ -177,13 +223,16 @@ impl Segment {
 
     /// Lets go of what [`Segment::prepare`] got. Not for the active segment.
     pub fn release(&self) {
+        if self.pinned.get() {
+            return;
+        }
         *self.index.borrow_mut() = None;
         *self.reader.borrow_mut() = None;
     }
 
     /// Opens the file for reading and reads the index, or makes it anew from the log.
     pub async fn prepare(self: &Rc<Self>, env: &Env, interval: u64) -> Result<(), LogError> {
-        self.asked_for();
+        self.asked.set(true);
         // Before its first piece is written there is no file, and nobody needs it.
         if self.reader.borrow().is_none() && self.written() > 0 {
             let path = self.path("log");
@@ -199,6 +248,7 @@ impl Segment {
                 .map_err(LogError::io(format!("open {}", path.display())))?;
             let shared = file.shared();
             *self.reader.borrow_mut() = Some((Rc::new(file), shared));
+            self.opened();
         }
         if self.index.borrow().is_none() {
             let index = match self
@@ -252,12 +302,13 @@ impl Segment {
     /// The file opened for appending, and kept open; made if it is not there. Its name is durable
     /// after [`Segment::sync`].
     pub async fn writer(self: &Rc<Self>, env: &Env) -> Result<Rc<File>, LogError> {
-        self.asked_for();
+        self.asked.set(true);
         if let Some(w) = self.writer.borrow().as_ref() {
             return Ok(w.clone());
         }
         let file = self.open_writer(env).await?;
         *self.writer.borrow_mut() = Some(file.clone());
+        self.opened();
         Ok(file)
     }
 
@@ -291,7 +342,7 @@ impl Segment {
     }
 
     async fn sync_file(&self, env: &Env, file: &File) -> Result<(), LogError> {
-        let fail = |what: &str| LogError::io(format!("{what} {}", self.path("log").display()));
+        let fail = |what: &str| LogError::sync(format!("{what} {}", self.path("log").display()));
         file.sync().await.map_err(fail("sync"))?;
         if self.unnamed.replace(false) {
             env.sync_dir(&self.dir)
@@ -314,7 +365,7 @@ impl Segment {
         let file = self.open_writer(env).await?;
         *self.writer.borrow_mut() = None;
         self.padded.set(false);
-        let fail = LogError::io(format!("cut {}", self.path("log").display()));
+        let fail = LogError::sync(format!("cut {}", self.path("log").display()));
         file.truncate(self.size()).await.map_err(fail)?;
         Ok(Some(file))
     }
@@ -322,15 +373,30 @@ impl Segment {
     /// Ends the segment: cuts the file to its durable bytes, writes the indexes, closes it for
     /// writing. Readers go on.
     pub async fn seal(&self, env: &Env) -> Result<(), LogError> {
+        self.note_times();
         if let Some(file) = self.cut(env).await? {
             self.sync_file(env, &file).await?;
         }
-        self.store_index(env).await
+        match self.store_index(env).await {
+            // An index is made anew from the log. What is there may be of an earlier time.
+            Err(e) if e.is_full() => self.remove_files(env, &["index", "timeindex"]).await,
+            result => result,
+        }
+    }
+
+    /// The index is not right: [`Segment::prepare`] makes it anew from the log.
+    pub async fn forget_index(&self, env: &Env) -> Result<(), LogError> {
+        *self.index.borrow_mut() = None;
+        self.remove_files(env, &["index", "timeindex"]).await
     }
 
     /// Removes the files. Whoever has the file open can read on.
     pub async fn remove(&self, env: &Env) -> Result<(), LogError> {
-        for extension in ["log", "index", "timeindex"] {
+        self.remove_files(env, &["log", "index", "timeindex"]).await
+    }
+
+    async fn remove_files(&self, env: &Env, extensions: &[&str]) -> Result<(), LogError> {
+        for extension in extensions {
             let path = self.path(extension);
             match env.remove_file(&path).await {
                 Err(e) if e.kind() != io::ErrorKind::NotFound => {

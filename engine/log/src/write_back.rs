@@ -143,19 +143,16 @@ impl Log {
     }
 
     /// A segment that was rolled and is durable as a whole.
-    fn next_to_seal(&mut self) -> Option<Rc<Segment>> {
-        let &(_, end) = self.back.to_seal.front()?;
-        if end > self.back.synced {
-            return None;
-        }
-        self.back.to_seal.pop_front().map(|(segment, _)| segment)
+    fn next_to_seal(&self) -> Option<Rc<Segment>> {
+        let (segment, end) = self.back.to_seal.front()?;
+        (*end <= self.back.synced).then(|| segment.clone())
     }
 }
 
 /// Writes to the segments what the journal has. Not durable before [`settle`]. A piece is written
 /// when `room` has its bytes, or all of its bytes. With `keep` the file stays open, as that of a
-/// log that is written to often. After an error the log must not be used any more, and the journal
-/// is all that has its last records.
+/// log that is written to often. If the disk is full it may be called again; after any other error
+/// the log must not be used any more, and the journal is all that has its last records.
 pub async fn write_back(
     env: &Env,
     log: &RefCell<Log>,
@@ -185,7 +182,7 @@ pub async fn write_back(
 }
 
 /// Makes durable what [`write_back`] has written; then seals segments that are complete, and stores
-/// the checkpoint that is due.
+/// the checkpoint that is due. Errors are as with [`write_back`].
 pub async fn settle(env: &Env, log: &RefCell<Log>) -> Result<(), LogError> {
     let turn = log.borrow().back.turn.clone();
     let _turn = turn.acquire(1).await;
@@ -209,19 +206,26 @@ pub async fn settle_synced(env: &Env, log: &RefCell<Log>, written: Offset) -> Re
     let _turn = turn.acquire(1).await;
     {
         let log = log.borrow();
-        assert!(written == log.back.written, "nothing was written meanwhile");
-        log.unsealed().for_each(|s| s.all_durable());
+        // What was written meanwhile is left to whoever wrote it.
+        if written == log.back.written {
+            log.unsealed().for_each(|s| s.all_durable());
+        }
     }
     settled(env, log, written).await
 }
 
 async fn settled(env: &Env, log: &RefCell<Log>, written: Offset) -> Result<(), LogError> {
-    log.borrow_mut().back.synced = written;
+    {
+        let mut log = log.borrow_mut();
+        log.back.synced = log.back.synced.max(written);
+    }
     loop {
-        let next = log.borrow_mut().next_to_seal();
+        let next = log.borrow().next_to_seal();
         let Some(segment) = next else { break };
         segment.seal(env).await?;
-        log.borrow_mut().note_prepared(&segment);
+        let mut log = log.borrow_mut();
+        log.back.to_seal.pop_front();
+        log.note_prepared(&segment);
     }
     store_ready_checkpoint(env, log).await
 }
@@ -243,7 +247,7 @@ pub async fn make_dir(env: &Env, log: &RefCell<Log>) -> Result<(), LogError> {
     if let Some(parent) = dir.parent() {
         env.sync_dir(parent)
             .await
-            .map_err(fail("sync the parent of"))?;
+            .map_err(LogError::sync(format!("sync {}", parent.display())))?;
     }
     if !metadata.is_empty() {
         env.write_file_atomic(&dir.join("partition.metadata"), metadata.into_bytes())
@@ -274,11 +278,22 @@ async fn store_ready_checkpoint(env: &Env, log: &RefCell<Log>) -> Result<(), Log
         .iter()
         .find(|s| s.base == checkpoint.segment)
         .cloned();
-    if let Some(active) = active {
-        checkpoint.max_timestamp = active.index().map_or(-1, |i| i.borrow().max_timestamp);
-        active.store_index(env).await?;
+    let stored = async {
+        if let Some(active) = active {
+            checkpoint.max_timestamp = active.index().map_or(-1, |i| i.borrow().max_timestamp);
+            active.store_index(env).await?;
+        }
+        store_checkpoint(env, log, Some(checkpoint.clone())).await
+    };
+    match stored.await {
+        // Recovery begins further back until there is room.
+        Err(e) if e.is_full() => {
+            let mut log = log.borrow_mut();
+            log.points.next.get_or_insert(checkpoint);
+            Ok(())
+        }
+        result => result,
     }
-    store_checkpoint(env, log, Some(checkpoint)).await
 }
 
 /// Replaces the checkpoint file: by `new`, or by what it says now; with today's log start. One at
@@ -332,7 +347,7 @@ pub struct Ended {
     pub files: Vec<(PathBuf, Vec<u8>)>,
 }
 
-/// The first part of [`close`], for a log that is settled: the caller makes the cut durable and
+/// The last part of [`close`], for a log that is settled: the caller makes the cut durable and
 /// replaces the files, of many logs at once. There are no files when the next start has less than
 /// `rescan_max` bytes to scan: then that takes less than to write them. `None` without a segment.
 pub async fn end(
@@ -340,6 +355,9 @@ pub async fn end(
     log: &RefCell<Log>,
     (state, rescan_max): (Vec<u8>, u64),
 ) -> Result<Option<Ended>, LogError> {
+    if !log.borrow().back.to_seal.is_empty() {
+        settle(env, log).await?;
+    }
     let (active, is_known) = {
         let log = log.borrow();
         assert!(log.is_settled(), "everything is in the segments");

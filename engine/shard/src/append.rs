@@ -118,10 +118,7 @@ impl Accepted {
                     });
                 }
                 partition.usable()?;
-                Err(Refusal::new(
-                    ErrorCode::KafkaStorageError,
-                    "the write did not finish",
-                ))
+                Err(partition.not_durable())
             }
         }
     }
@@ -133,7 +130,8 @@ pub fn sent(header: &BatchHeader) -> Sent {
         producer: ProducerId(header.producer_id),
         epoch: header.producer_epoch,
         base_seq: header.base_sequence,
-        records: header.count,
+        // Not its count: of a compacted batch that is what is left.
+        records: header.last_offset_delta.saturating_add(1),
     }
 }
 
@@ -179,6 +177,7 @@ impl Shard {
     ) -> Result<Accepted, Refusal> {
         let partition = self.partition(item.partition)?;
         partition.usable()?;
+        self.admit(item.batch.bytes.len())?;
         let facts = item.batch.facts;
         let log_append_ms = if facts.log_append_time {
             facts.max_timestamp
@@ -188,7 +187,7 @@ impl Shard {
         if partition.is_opening() {
             let place = Rc::default();
             countdown.expect(1);
-            partition.arrivals.borrow_mut().push(Arrival {
+            partition.arrive(Arrival {
                 batch: item.batch,
                 guard: item.guard,
                 now_ms,
@@ -220,15 +219,13 @@ impl Shard {
     /// The partition is open, or has failed: what came meanwhile is appended, in order, before
     /// anybody else can come.
     pub(crate) fn let_in(&self, partition: &Rc<Partition>) {
-        let arrivals = partition.arrivals.take();
-        partition.end_opening();
         for Arrival {
             batch,
             guard,
             now_ms,
             countdown,
             place,
-        } in arrivals
+        } in partition.end_opening()
         {
             let accepted = partition.usable();
             let accepted = accepted.and_then(|()| partition.accept(batch, guard, now_ms));
@@ -268,7 +265,8 @@ impl Partition {
             return Ok(before);
         }
         let mut producers = self.producers.borrow_mut();
-        if log.will_roll(header.size, header.count, now_ms) {
+        let max_ms = batch.facts.max_timestamp;
+        if log.will_roll_at(header.size, header.count, (now_ms, max_ms)) {
             log.roll(now_ms);
             log.plan_checkpoint(self.state(&producers));
         } else if log.wants_checkpoint() {

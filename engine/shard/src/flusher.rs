@@ -4,7 +4,8 @@
 //! While a group is written the next one gathers by itself; nobody waits on a timer. Whoever owns a
 //! log is told when it is durable, or that it has failed. A file of the journal is used again only
 //! when every log in it is durable in its segments. If one of them failed, its last records are
-//! nowhere else: the file is kept, and the next start tries again.
+//! nowhere else: the file is kept, and the next start tries again. A full disk is waited for: see
+//! decision 0007.
 
 use std::cell::{Cell, OnceCell, RefCell};
 use std::collections::VecDeque;
@@ -13,10 +14,10 @@ use std::time::Duration;
 
 use streamd_io::local::{Budget, Notify};
 use streamd_io::{Class, Env};
-use streamd_log::journal::{Flushed, Group, Journal, JournalFile};
+use streamd_log::journal::{Flushed, Group, Journal, JournalFile, WriteError};
 use streamd_log::log::SharedLog;
 use streamd_log::{LogError, open_files, write_back};
-use streamd_model::Offset;
+use streamd_model::{Mono, Offset};
 
 use crate::tail_budget::TailBudget;
 
@@ -31,6 +32,10 @@ const ALL_FROM: usize = 64;
 const FILES_IDLE: u32 = 30;
 /// What was written to the journal goes to the segments when nothing more came for so long.
 const IDLE: Duration = Duration::from_secs(1);
+/// How often a full disk is asked for room.
+const FULL_POLL: Duration = Duration::from_millis(250);
+/// So many files of the journal are begun in a row that cannot be used, before logs fail.
+const BEGIN_TRIES: usize = 2;
 
 /// Who owns a log that goes through the journal.
 pub trait Owner {
@@ -42,6 +47,8 @@ pub trait Owner {
     fn flushed(&self, before: Offset, flushed: Flushed);
     /// The log must not be used any more.
     fn failed(&self, error: &LogError);
+    /// The disk is full: what was appended waits for room. Nobody has to wait with it.
+    fn delayed(&self, _error: &LogError) {}
     /// Whether it failed or was deleted.
     fn is_gone(&self) -> bool;
     /// Whether it was deleted: then nobody needs what it holds.
@@ -89,9 +96,14 @@ pub struct Flusher {
     drains: RefCell<VecDeque<Drain>>,
     draining: Cell<bool>,
     back_room: Budget,
+    /// From so many logs on a write-back makes them durable by one call.
+    all_from: Cell<usize>,
     /// Groups that were written.
     groups: Cell<u64>,
     changed: Notify,
+    /// Until then the disk counts as full.
+    full_until: Cell<Mono>,
+    closing: Cell<bool>,
 }
 
 impl Flusher {
@@ -108,9 +120,41 @@ impl Flusher {
             drains: RefCell::default(),
             draining: Cell::new(false),
             back_room: Budget::new(BACK_BYTES),
+            all_from: Cell::new(ALL_FROM),
             groups: Cell::new(0),
             changed: Notify::default(),
+            full_until: Cell::new(env.now()),
+            closing: Cell::new(false),
         })
+    }
+
+    /// Whether something waits for room on the disk.
+    pub fn is_held(&self) -> bool {
+        self.env.now() < self.full_until.get()
+    }
+
+    /// The disk is full. Waits a while; false when the flusher is being closed, so that it is no
+    /// use to wait.
+    async fn hold(&self, error: &LogError) -> bool {
+        if self.closing.get() {
+            return false;
+        }
+        if !self.is_held() {
+            eprintln!(
+                "error: the disk is full: {error}. Nothing is lost; producers are refused until \
+                 there is room: free some, or add some"
+            );
+        }
+        // Longer than until the next try.
+        self.full_until.set(self.env.now() + 4 * FULL_POLL);
+        self.env.sleep(FULL_POLL).await;
+        !self.closing.get()
+    }
+
+    /// From so many logs on a write-back makes them durable all together, by one call for the file
+    /// system; 64 when nobody says otherwise.
+    pub fn sync_all_from(&self, logs: usize) {
+        self.all_from.set(logs);
     }
 
     /// Takes the journal into use.
@@ -143,7 +187,17 @@ impl Flusher {
         let this = self.clone();
         self.making.set(self.making.get() + 1);
         let make = async move {
-            let result = write_back::make_dir(&this.env, owner.log()).await;
+            let result = loop {
+                match write_back::make_dir(&this.env, owner.log()).await {
+                    Err(error) if error.is_full() && !owner.is_gone() => {
+                        owner.delayed(&error);
+                        if !this.hold(&error).await {
+                            break Err(error);
+                        }
+                    }
+                    result => break result,
+                }
+            };
             this.making.set(this.making.get() - 1);
             match result {
                 Ok(()) => this.enqueue(owner),
@@ -168,6 +222,7 @@ impl Flusher {
     }
 
     async fn write_all(self: Rc<Self>) {
+        let mut tries = 0;
         while let Some((group, owners)) = self.gather() {
             if !self.journal().has_room(group.len()) {
                 self.close_file();
@@ -177,17 +232,54 @@ impl Flusher {
                 owner.turn().in_flight.set(false);
             }
             match result {
-                Ok(flushed) => self.written(owners, &flushed),
-                Err(error) => {
-                    for (owner, _) in &owners {
-                        owner.failed(&error);
-                    }
-                    self.close_file();
+                Ok(flushed) => {
+                    tries = 0;
+                    self.written(owners, &flushed);
                 }
+                Err(WriteError::NotBegun(error)) => {
+                    tries += 1;
+                    self.not_begun(owners, &error, tries).await;
+                }
+                Err(WriteError::Failed(error)) => self.abandon(&owners, &error),
             }
             self.groups.set(self.groups.get() + 1);
             self.changed.notify_all();
         }
+    }
+
+    /// A group was gathered and is not in the journal: it is gathered again when there is room, or
+    /// for another file of the journal.
+    async fn not_begun(self: &Rc<Self>, owners: Owners, error: &LogError, tries: usize) {
+        let again = if error.is_full() {
+            for (owner, _) in owners.iter().filter(|(o, _)| !o.is_gone()) {
+                owner.delayed(error);
+            }
+            self.hold(error).await
+        } else {
+            eprintln!("error: {error}: this file of the journal is not used any more");
+            tries < BEGIN_TRIES
+        };
+        if !again {
+            return self.abandon(&owners, error);
+        }
+        if !error.is_full() {
+            self.close_file();
+        }
+        let mut queue = self.queue.borrow_mut();
+        for (owner, _) in owners.into_iter().rev() {
+            if !owner.turn().queued.replace(true) {
+                queue.push_front(owner);
+            }
+        }
+    }
+
+    /// Nobody knows what of a group is on the disk: its logs are not used any more, nor is the file
+    /// of the journal. What it holds of others is good, and goes to the segments.
+    fn abandon(self: &Rc<Self>, owners: &Owners, error: &LogError) {
+        for (owner, _) in owners.iter().filter(|(o, _)| !o.is_gone()) {
+            owner.failed(error);
+        }
+        self.close_file();
     }
 
     /// The next group and whose batches are in it. `None` ends the writing.
@@ -266,12 +358,7 @@ impl Flusher {
             match drain.file {
                 Some(file) if drain.owners.iter().any(is_stuck) => self.journal().keep(&file),
                 Some(file) => self.journal().release(&file),
-                // The current file has their records still, and they are on no other list.
-                None => {
-                    let stuck = drain.owners.into_iter().filter(is_stuck);
-                    let stuck = stuck.filter(|o| !o.turn().listed.replace(true));
-                    self.listed.borrow_mut().extend(stuck);
-                }
+                None => self.list_again(drain.owners.into_iter().filter(is_stuck)),
             }
         }
         self.draining.set(false);
@@ -280,7 +367,7 @@ impl Flusher {
 
     /// Writes what the logs have to their segments and makes it durable there.
     async fn write_back(self: &Rc<Self>, owners: &[Rc<dyn Owner>]) {
-        let together = owners.len() >= ALL_FROM;
+        let together = owners.len() >= self.all_from.get();
         self.each(owners, Step::Write { keep: !together }).await;
         if !together {
             return self.each(owners, Step::Settle).await;
@@ -291,53 +378,60 @@ impl Flusher {
         if let Err(error) = self.env.sync_all(dir).await {
             // Nobody knows whose bytes they are.
             let what = format!("sync the file system of {}", dir.display());
-            let error = LogError::Io { what, error };
+            let error = LogError::sync(what)(error);
             for owner in owners.iter().filter(|o| !o.is_gone()) {
                 owner.failed(&error);
             }
             return;
         }
         for (owner, written) in owners.iter().zip(marks) {
-            if owner.is_gone() {
-                continue;
-            }
-            let settled = write_back::settle_synced(&self.env, owner.log(), written).await;
-            if let Err(error) = settled
-                && !owner.is_gone()
-            {
-                owner.failed(&error);
-            }
+            self.back(owner, Step::Synced { written }).await;
             self.env.yield_if_needed().await;
         }
     }
 
     async fn each(self: &Rc<Self>, owners: &[Rc<dyn Owner>], step: Step) {
         for some in owners.chunks(BACK_AT_ONCE) {
-            let tasks: Vec<_> = some.iter().map(|o| self.back(o.clone(), step)).collect();
+            let begin = |owner: &Rc<dyn Owner>| {
+                let (this, owner) = (self.clone(), owner.clone());
+                let back = async move { this.back(&owner, step).await };
+                self.env.spawn(Class::Latency, back)
+            };
+            let tasks: Vec<_> = some.iter().map(begin).collect();
             for task in tasks {
                 task.await;
             }
         }
     }
 
-    fn back(self: &Rc<Self>, owner: Rc<dyn Owner>, step: Step) -> streamd_io::Task<()> {
-        let (env, room) = (self.env.clone(), self.back_room.clone());
-        self.env.spawn(Class::Latency, async move {
-            if owner.is_gone() {
-                return;
-            }
+    /// The file that was the current one has the records of these logs still, and they are on no
+    /// other list. It may have been closed since.
+    fn list_again(&self, stuck: impl Iterator<Item = Rc<dyn Owner>>) {
+        let mut drains = self.drains.borrow_mut();
+        if let Some(closed) = drains.iter_mut().find(|d| d.file.is_some()) {
+            closed.owners.extend(stuck);
+        } else {
+            let stuck = stuck.filter(|o| !o.turn().listed.replace(true));
+            self.listed.borrow_mut().extend(stuck);
+        }
+    }
+
+    /// One step for one log; again and again while the disk is full.
+    async fn back(&self, owner: &Rc<dyn Owner>, step: Step) {
+        let (env, log) = (&self.env, owner.log());
+        while !owner.is_gone() {
             let result = match step {
                 Step::Write { keep } => {
-                    write_back::write_back(&env, owner.log(), &room, keep).await
+                    write_back::write_back(env, log, &self.back_room, keep).await
                 }
-                Step::Settle => write_back::settle(&env, owner.log()).await,
+                Step::Settle => write_back::settle(env, log).await,
+                Step::Synced { written } => write_back::settle_synced(env, log, written).await,
             };
-            if let Err(error) = result
-                && !owner.is_gone()
-            {
+            let Err(error) = result else { break };
+            if (!error.is_full() || !self.hold(&error).await) && !owner.is_gone() {
                 owner.failed(&error);
             }
-        })
+        }
     }
 
     /// Sends what an idle shard has in its journal to the segments, and closes files that nobody
@@ -363,6 +457,7 @@ impl Flusher {
         let Some(journal) = self.journal.get() else {
             return Ok(());
         };
+        self.closing.set(true);
         while self.writing.get() || self.making.get() > 0 {
             self.changed.wait().await;
         }
@@ -376,6 +471,10 @@ impl Flusher {
 
 #[derive(Clone, Copy)]
 enum Step {
+    /// To the segments, whose files stay open if `keep` says so.
     Write { keep: bool },
+    /// Makes it durable there.
     Settle,
+    /// It is: everything before `written`.
+    Synced { written: Offset },
 }

@@ -5,6 +5,8 @@
 //! no borrow lives across an await.
 
 pub mod append;
+pub mod compact;
+pub mod disk;
 pub mod drive_group;
 pub mod drive_meta;
 pub mod drive_txn;
@@ -15,6 +17,7 @@ pub mod mesh;
 mod open;
 pub mod partition;
 pub mod read;
+pub mod scrub;
 pub mod shard;
 pub mod tail_budget;
 pub mod txn;

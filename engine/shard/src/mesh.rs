@@ -18,6 +18,7 @@ use streamd_model::{Map, Offset, PartitionId, ShardId};
 
 use crate::Refusal;
 use crate::append::{AppendDone, AppendItem};
+use crate::disk::Candidate;
 use crate::drive_group::{GroupAsk, GroupDone};
 use crate::drive_txn::{TxnAsk, TxnDone};
 use crate::read::{
@@ -64,6 +65,10 @@ pub enum Request {
     Markers(Vec<Marker>),
     /// The producers of partitions.
     Producers(Vec<PartitionId>),
+    /// Which segment may go first when the disk is full.
+    Oldest,
+    /// Delete it.
+    DropOldest(Candidate),
     /// Flush and close everything.
     Close,
 }
@@ -100,6 +105,10 @@ pub enum Reply {
     Markers(Vec<Result<(), Refusal>>),
     /// To [`Request::Producers`], in the order of its items.
     Producers(Vec<Result<Vec<Described>, Refusal>>),
+    /// To [`Request::Oldest`].
+    Oldest(Option<Candidate>),
+    /// To [`Request::DropOldest`]: the bytes that went.
+    Dropped(u64),
     /// To what has no other answer.
     Done,
 }
@@ -191,6 +200,11 @@ impl Mesh {
         };
         self.endpoint.send(usize::from(to.0), call).await;
         async move { receiver.await.ok() }
+    }
+
+    /// Whether the process is to end.
+    pub fn is_stopping(&self) -> bool {
+        self.stopping.get()
     }
 
     /// Waits until the process is to end.

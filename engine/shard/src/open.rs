@@ -19,10 +19,11 @@ use streamd_io::Class;
 use streamd_io::local::{Budget, Notify};
 use streamd_log::batch::marker_commits;
 use streamd_log::journal::replay::{self, Backlog, PutOff};
-use streamd_log::{Log, LogError, recover};
+use streamd_log::{Log, LogError, recover, scrub};
 use streamd_model::{Map, PartitionId, ShardId, TopicId};
 
 use crate::drive_meta::METADATA_DIR;
+use crate::flusher::Owner;
 use crate::keeper::Keeper;
 use crate::partition::Partition;
 use crate::shard::Shard;
@@ -40,8 +41,10 @@ pub(crate) struct Past {
     backlog: RefCell<Backlog>,
     /// Partitions whose part of it is on its way.
     restoring: Cell<usize>,
-    /// Of some partition it could not be written: the files stay for the next start.
-    stuck: Cell<bool>,
+    /// What could not be written to the segments, by the names of the partitions: the files stay.
+    stuck: RefCell<Map<String, PutOff>>,
+    /// Partitions that could not be opened because the disk is full.
+    held: RefCell<Vec<Rc<Partition>>>,
     room: Budget,
     groups_done: Cell<bool>,
     all_done: Cell<bool>,
@@ -54,7 +57,8 @@ impl Default for Past {
             topics: RefCell::default(),
             backlog: RefCell::default(),
             restoring: Cell::new(0),
-            stuck: Cell::new(false),
+            stuck: RefCell::default(),
+            held: RefCell::default(),
             room: Budget::new(AT_ONCE),
             groups_done: Cell::new(false),
             all_done: Cell::new(false),
@@ -84,6 +88,12 @@ impl Past {
     /// The topic is deleted; gives the number of its partitions that may have directories.
     pub fn remove(&self, id: TopicId) -> i32 {
         self.topics.borrow_mut().remove(&id).unwrap_or(0)
+    }
+
+    /// Takes what the journals hold of a partition.
+    fn take(&self, name: &str) -> Option<PutOff> {
+        let stuck = self.stuck.borrow_mut().remove(name);
+        stuck.or_else(|| self.backlog.borrow_mut().take(name))
     }
 
     /// Waits until every partition of the log of groups is open.
@@ -230,18 +240,18 @@ impl Shard {
         let topic = partition.topic.borrow().clone();
         let dir = self.dir_of(&topic, partition.id.index);
         let mut keeper = Keeper::of(&topic.name, &self.image());
-        let put_off = self.past.backlog.borrow_mut().take(&partition.name);
-        let restored = match put_off {
-            Some(put_off) => self.restore(&dir, put_off).await,
-            None => Ok(()),
-        };
-        let opened = match restored {
+        let opened = match self.restore(&partition.name, &dir).await {
             Ok(()) => self.check_and_recover(&topic, &dir, &mut keeper).await,
             Err(error) => Err(error),
         };
         match opened {
             Ok((log, producers)) => partition.open(log, producers),
-            Err(error) => partition.fail(&error),
+            Err(error) => {
+                if error.is_full() {
+                    self.past.held.borrow_mut().push(partition.clone());
+                }
+                partition.fail(&error);
+            }
         }
         let now = partition.topic.borrow().clone();
         if !Arc::ptr_eq(&topic, &now) {
@@ -253,12 +263,17 @@ impl Shard {
         self.let_in(partition);
     }
 
-    async fn restore(&self, dir: &Path, put_off: PutOff) -> Result<(), LogError> {
-        self.past.restoring.set(self.past.restoring.get() + 1);
-        let restored = replay::restore_one(&self.env, dir, put_off).await;
-        self.past.restoring.set(self.past.restoring.get() - 1);
+    /// Writes to the segments what the journals hold of a partition.
+    async fn restore(&self, name: &str, dir: &Path) -> Result<(), LogError> {
+        let past = &self.past;
+        let Some(put_off) = past.take(name) else {
+            return Ok(());
+        };
+        past.restoring.set(past.restoring.get() + 1);
+        let restored = replay::restore_one(&self.env, dir, &put_off).await;
+        past.restoring.set(past.restoring.get() - 1);
         if restored.is_err() {
-            self.past.stuck.set(true);
+            past.stuck.borrow_mut().insert(name.to_owned(), put_off);
         }
         self.use_files_again().await;
         restored.map(drop)
@@ -266,16 +281,34 @@ impl Shard {
 
     /// Drops what the journals hold of a partition that is deleted.
     pub(crate) async fn forget(&self, name: &str) {
-        let had = self.past.backlog.borrow_mut().take(name).is_some();
-        if had {
+        if self.past.take(name).is_some() {
             self.use_files_again().await;
+        }
+    }
+
+    /// Opens what could not be opened because the disk was full, when it is not so any more.
+    pub(crate) async fn reopen_held(&self) {
+        if self.past.held.borrow().is_empty() || self.admit(0).is_err() {
+            return;
+        }
+        for old in self.past.held.take() {
+            if old.is_deleted() || self.closing.get() {
+                continue;
+            }
+            eprintln!("{}: there is room again, so it is opened", old.name);
+            self.drop_partition(old.id);
+            // It may have been deleted just now.
+            if let Ok(partition) = self.partition(old.id) {
+                partition.opened().await;
+            }
         }
     }
 
     /// When nobody waits for the files that the replay has put off, the journal gets them.
     async fn use_files_again(&self) {
         let past = &self.past;
-        if !past.backlog.borrow().is_empty() || past.restoring.get() > 0 || past.stuck.get() {
+        let all_written = past.backlog.borrow().is_empty() && past.stuck.borrow().is_empty();
+        if !all_written || past.restoring.get() > 0 {
             return;
         }
         let files = past.backlog.take().files().to_vec();
@@ -334,6 +367,7 @@ impl Shard {
         dir: &Path,
         keeper: &mut Option<Keeper>,
     ) -> Result<(Log, ProducerState), LogError> {
+        scrub::check_mark(&self.env, dir).await?;
         let now_ms = self.env.wall_ms();
         let mut replayed = Vec::new();
         let mut bad = None;

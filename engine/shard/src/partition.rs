@@ -22,6 +22,16 @@ use crate::flusher::{Owner, Turn};
 use crate::txn::Guards;
 use crate::waiters::Waiters;
 
+/// What keeps everybody out while a partition is being opened.
+#[derive(Default)]
+struct Gate {
+    opening: Cell<bool>,
+    /// Who waits for that,
+    opened: Notify,
+    /// and what was to be appended meanwhile.
+    arrivals: RefCell<Vec<Arrival>>,
+}
+
 /// A partition that this shard owns.
 pub struct Partition {
     /// Which one.
@@ -47,14 +57,11 @@ pub struct Partition {
     /// The topic as of the image that this shard has.
     pub topic: RefCell<std::sync::Arc<TopicMeta>>,
     turn: Turn,
-    /// Whether it is still being opened,
-    opening: Cell<bool>,
-    /// who waits for that,
-    opened: Notify,
-    /// and what was to be appended meanwhile.
-    pub(crate) arrivals: RefCell<Vec<Arrival>>,
+    gate: Gate,
     deleted: Cell<bool>,
     offline: RefCell<Option<Refusal>>,
+    /// Why appends waited for the disk, when they last did.
+    delay: RefCell<String>,
 }
 
 impl Partition {
@@ -78,22 +85,21 @@ impl Partition {
             groups: RefCell::new(None),
             topic: RefCell::new(topic),
             turn: Turn::default(),
-            opening: Cell::new(false),
-            opened: Notify::default(),
-            arrivals: RefCell::default(),
+            gate: Gate::default(),
             deleted: Cell::new(false),
             offline: RefCell::new(None),
+            delay: RefCell::default(),
         })
     }
 
     /// Nothing of it is to be used before [`Partition::end_opening`].
     pub(crate) fn close_until_opened(&self) {
-        self.opening.set(true);
+        self.gate.opening.set(true);
     }
 
     /// Whether it is still being opened.
     pub fn is_opening(&self) -> bool {
-        self.opening.get()
+        self.gate.opening.get()
     }
 
     /// Takes what a recovery found.
@@ -102,16 +108,22 @@ impl Partition {
         *self.producers.borrow_mut() = producers;
     }
 
-    /// It is open, or has failed: everybody may come in.
-    pub(crate) fn end_opening(&self) {
-        self.opening.set(false);
-        self.opened.notify_all();
+    /// It is being opened: what is to be appended waits here.
+    pub(crate) fn arrive(&self, arrival: Arrival) {
+        self.gate.arrivals.borrow_mut().push(arrival);
+    }
+
+    /// It is open, or has failed: everybody may come in. Gives what came meanwhile, in order.
+    pub(crate) fn end_opening(&self) -> Vec<Arrival> {
+        self.gate.opening.set(false);
+        self.gate.opened.notify_all();
+        self.gate.arrivals.take()
     }
 
     /// Waits until it is open, or has failed.
     pub async fn opened(&self) {
-        while self.opening.get() {
-            self.opened.wait().await;
+        while self.gate.opening.get() {
+            self.gate.opened.wait().await;
         }
     }
 
@@ -140,13 +152,34 @@ impl Partition {
         }
     }
 
+    /// Whether work behind the scenes may be done on its log: it is open and has not failed.
+    pub(crate) fn is_at_work(&self) -> bool {
+        !self.gate.opening.get() && self.offline.borrow().is_none()
+    }
+
+    /// What is said of a batch that is not durable, though the partition did not fail.
+    pub(crate) fn not_durable(&self) -> Refusal {
+        let text = format!(
+            "the disk is full: {}. The batch may be written when there is room",
+            self.delay.borrow()
+        );
+        Refusal::new(ErrorCode::RequestTimedOut, text)
+    }
+
     /// Takes the partition offline: everybody who waits is told, nobody is served any more.
     pub fn fail(&self, error: &LogError) {
-        eprintln!(
-            "error: partition {} is offline: {error}. Other partitions go on; mend the disk and \
-             start again",
-            self.name
-        );
+        if error.is_full() {
+            eprintln!(
+                "error: partition {} is offline until there is room: {error}. Nothing is lost",
+                self.name
+            );
+        } else {
+            eprintln!(
+                "error: partition {} is offline: {error}. Other partitions go on; mend the disk \
+                 and start again",
+                self.name
+            );
+        }
         self.go_offline(Refusal::new(
             ErrorCode::KafkaStorageError,
             error.to_string(),
@@ -166,6 +199,14 @@ impl Partition {
         self.log.borrow_mut().clear_tail();
         self.waiters.release_all();
         self.stop_hosts();
+    }
+
+    /// Begins a new segment, and plans the checkpoint there.
+    pub(crate) fn roll(&self, now_ms: i64) {
+        let state = self.state(&self.producers.borrow());
+        let mut log = self.log.borrow_mut();
+        log.roll(now_ms);
+        log.plan_checkpoint(state);
     }
 
     /// Ends the coordinator, if there is one.
@@ -217,6 +258,11 @@ impl Owner for Partition {
 
     fn failed(&self, error: &LogError) {
         self.fail(error);
+    }
+
+    fn delayed(&self, error: &LogError) {
+        *self.delay.borrow_mut() = error.to_string();
+        self.waiters.release_all();
     }
 
     fn is_gone(&self) -> bool {

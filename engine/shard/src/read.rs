@@ -5,7 +5,7 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use streamd_core::producer::AbortedTxn;
-use streamd_log::{Planned, ReadPlan, lookup, retain};
+use streamd_log::{Planned, ReadPlan, lookup, retain, scrub};
 use streamd_model::{Epoch, ErrorCode, Offset, PartitionId, Watermarks};
 
 use crate::Refusal;
@@ -206,6 +206,7 @@ impl Shard {
         // While there is room the first batch comes whole, however large (KIP-74).
         let whole = left > 0 && item.bytes_max > 0;
         let max = item.bytes_max.min(left);
+        let mut checked = false;
         loop {
             let marks = partition.watermarks();
             let limit = match item.committed {
@@ -215,25 +216,40 @@ impl Shard {
             let log = &partition.log;
             let planned = log.borrow().plan_read_below(item.offset, limit, max, whole);
             let prepared = match planned {
-                Planned::Ready(plan) => return Ok(plan),
+                Planned::Ready(plan) if checked => return Ok(plan),
+                Planned::Ready(plan) => {
+                    // Once: an index that was made anew is right.
+                    checked = true;
+                    match scrub::begins_right(&self.env, log, item.offset, &plan).await {
+                        Ok(true) => return Ok(plan),
+                        Ok(false) => continue,
+                        Err(error) => return Err(self.damaged(partition, &error)),
+                    }
+                }
                 Planned::OutOfRange => {
                     let text = format!("offset {} of {}", item.offset, partition.name);
                     return Err(Refusal::new(ErrorCode::OffsetOutOfRange, text));
                 }
-                Planned::Locate(segment) => lookup::locate(&self.env, log, &segment, limit).await,
+                Planned::Locate(segment) => {
+                    let done = lookup::locate(&self.env, log, &segment, limit).await;
+                    (segment, done)
+                }
                 Planned::Prepare(segment) => {
                     let interval = log.borrow().config().index_interval;
                     let done = segment.prepare(&self.env, interval).await;
-                    if done.is_ok() {
+                    if done.is_ok() && log.borrow().has_segment(&segment) {
                         log.borrow_mut().note_prepared(&segment);
                     }
-                    done
+                    (segment, done)
                 }
             };
+            let (segment, prepared) = prepared;
+            if !log.borrow().has_segment(&segment) {
+                // It was deleted or replaced meanwhile.
+                continue;
+            }
             if let Err(error) = prepared {
-                partition.fail(&error);
-                let text = error.to_string();
-                return Err(Refusal::new(ErrorCode::KafkaStorageError, text));
+                return Err(self.damaged(partition, &error));
             }
         }
     }
@@ -259,6 +275,32 @@ impl Shard {
         for (partition, key) in watched {
             partition.waiters.unwatch(key);
         }
+    }
+
+    /// Answers questions about offsets.
+    pub(crate) async fn offsets(
+        &self,
+        queries: Vec<OffsetQuery>,
+    ) -> Vec<Result<OffsetFound, Refusal>> {
+        self.touch(queries.iter().map(|q| q.partition));
+        let mut found = Vec::with_capacity(queries.len());
+        for query in queries {
+            found.push(self.offset(query).await);
+        }
+        found
+    }
+
+    /// Answers questions about the ends of leader epochs.
+    pub(crate) async fn epoch_ends(
+        &self,
+        queries: Vec<EpochQuery>,
+    ) -> Vec<Result<EpochEnd, Refusal>> {
+        self.touch(queries.iter().map(|q| q.partition));
+        let mut found = Vec::with_capacity(queries.len());
+        for query in queries {
+            found.push(self.epoch_end(query).await);
+        }
+        found
     }
 
     /// Answers a question about an offset.
@@ -305,13 +347,7 @@ impl Shard {
                 epoch: -1,
                 ..at(-1)
             }),
-            Err(error) => {
-                partition.fail(&error);
-                Err(Refusal::new(
-                    ErrorCode::KafkaStorageError,
-                    error.to_string(),
-                ))
-            }
+            Err(error) => Err(self.damaged(&partition, &error)),
         }
     }
 
@@ -331,6 +367,13 @@ impl Shard {
     pub async fn delete_records(&self, id: PartitionId, offset: Offset) -> Result<Offset, Refusal> {
         let partition = self.open_partition(id).await?;
         partition.usable()?;
+        if !partition.topic.borrow().config.delete {
+            let text = format!(
+                "records of {} cannot be deleted: its cleanup.policy is compact alone",
+                partition.name
+            );
+            return Err(Refusal::new(ErrorCode::PolicyViolation, text));
+        }
         let marks = partition.watermarks();
         let to = if offset == -1 { marks.high } else { offset };
         if to < 0 || to > marks.high {
@@ -343,7 +386,9 @@ impl Shard {
         let start = retain::delete_before(&self.env, &partition.log, to)
             .await
             .map_err(|error| {
-                partition.fail(&error);
+                if !error.is_full() {
+                    partition.fail(&error);
+                }
                 Refusal::new(ErrorCode::KafkaStorageError, error.to_string())
             })?;
         partition.forget_aborted();

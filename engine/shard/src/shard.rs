@@ -12,7 +12,7 @@ use streamd_core::group::OFFSETS_TOPIC;
 use streamd_core::meta::{ClusterImage, Local, TopicMeta};
 use streamd_core::producer::ProducerState;
 use streamd_core::txn::TXN_TOPIC;
-use streamd_io::local::Notify;
+use streamd_io::local::{Budget, Notify};
 use streamd_io::mailbox::Endpoint;
 use streamd_io::{Class, Env};
 use streamd_log::journal::{Journal, JournalOptions, replay};
@@ -21,6 +21,7 @@ use streamd_log::{Log, LogConfig, LogError, write_back};
 use streamd_model::{ErrorCode, Map, PartitionId, ShardId};
 
 use crate::Refusal;
+use crate::disk::DiskGuard;
 use crate::drive_meta::MetaLog;
 use crate::flusher::Flusher;
 use crate::keeper::Keeper;
@@ -33,6 +34,8 @@ use crate::tail_budget::TailBudget;
 /// The log of a state machine is folded at a start: it is short from its checkpoint on.
 const FOLD_CHECKPOINT_BYTES: u64 = 16 << 20;
 
+/// How often a start on a full disk looks for room.
+const FULL_POLL: Duration = Duration::from_secs(1);
 /// So many logs are closed together.
 const CLOSE_TOGETHER: usize = 2048;
 /// A log gets no checkpoint at a stop when the next start finds less than so many bytes behind the
@@ -62,6 +65,8 @@ pub struct Shard {
     pub mesh: Mesh,
     /// The way to the disk.
     pub flusher: Rc<Flusher>,
+    /// What is free on the disk.
+    pub disk: DiskGuard,
     pub(crate) settings: Settings,
     image: RefCell<Arc<ClusterImage>>,
     partitions: RefCell<Map<PartitionId, Rc<Partition>>>,
@@ -89,6 +94,7 @@ impl Shard {
             me: me.clone(),
             mesh: Mesh::new(id, shards, endpoint),
             flusher: Flusher::new(&env, TailBudget::new(settings.tail_bytes)),
+            disk: DiskGuard::default(),
             env,
             settings,
             image: RefCell::new(image),
@@ -190,7 +196,9 @@ impl Shard {
     pub(crate) fn log_config(&self, topic: &TopicMeta) -> LogConfig {
         LogConfig {
             segment_bytes: topic.config.segment_bytes as u64,
-            segment_ms: topic.config.segment_ms,
+            segment_ms: topic.config.roll_ms(),
+            segment_jitter_ms: topic.config.segment_jitter_ms,
+            segment_index_bytes: topic.config.segment_index_bytes as u64,
             index_interval: topic.config.index_interval_bytes as u64,
             checkpoint_bytes: match topic.name == OFFSETS_TOPIC || topic.name == TXN_TOPIC {
                 true => FOLD_CHECKPOINT_BYTES,
@@ -231,21 +239,8 @@ impl Shard {
                 self.watch(r).await;
                 Reply::Done
             }
-            Request::Offsets(queries) => {
-                self.touch(queries.iter().map(|q| q.partition));
-                let mut out = Vec::with_capacity(queries.len());
-                for q in queries {
-                    out.push(self.offset(q).await);
-                }
-                Reply::Offsets(out)
-            }
-            Request::EpochEnds(queries) => {
-                let mut out = Vec::with_capacity(queries.len());
-                for q in queries {
-                    out.push(self.epoch_end(q).await);
-                }
-                Reply::EpochEnds(out)
-            }
+            Request::Offsets(queries) => Reply::Offsets(self.offsets(queries).await),
+            Request::EpochEnds(queries) => Reply::EpochEnds(self.epoch_ends(queries).await),
             Request::DeleteRecords(items) => {
                 let mut out = Vec::with_capacity(items.len());
                 for (id, offset) in items {
@@ -293,6 +288,8 @@ impl Shard {
                 self.open_them(ids.iter().copied()).await;
                 Reply::Producers(ids.into_iter().map(|id| self.producers(id)).collect())
             }
+            Request::Oldest => Reply::Oldest(self.oldest().await),
+            Request::DropOldest(which) => Reply::Dropped(self.drop_oldest(which).await),
             Request::Propose(command) => Reply::Propose(self.propose(command).await),
             Request::Close => {
                 self.close().await;
@@ -312,13 +309,26 @@ impl Shard {
             let owner = open::partition_of(dir, metadata).map(|p| self.owner(p));
             shard == id && owner == Some(self.mesh.id())
         };
-        let (replayed, backlog) =
-            replay::replay_some(&self.env, data_dir, (mine, keep), later).await?;
+        // What the journals hold was acknowledged. What is not put off goes to the segments before
+        // anything else.
+        let (replayed, backlog) = loop {
+            match replay::replay_some(&self.env, data_dir, (mine, keep), later).await {
+                Err(error) if error.is_full() && !self.mesh.is_stopping() => {
+                    eprintln!(
+                        "error: the disk is full: {error}. The start waits for room: free some, \
+                         or add some"
+                    );
+                    self.env.sleep(FULL_POLL).await;
+                }
+                result => break result?,
+            }
+        };
         for note in &replayed.notes {
             eprintln!("warning: {note}");
         }
         let options = self.settings.journal;
         let held = (id, backlog.files());
+        self.look_at_disk().await;
         let journal = Journal::open_without(&self.env, data_dir, held, options).await?;
         self.past.waits(backlog);
         self.flusher.start(journal);
@@ -444,15 +454,21 @@ impl Shard {
         mine
     }
 
+    /// Lets go of a partition that is not used any more.
+    pub(crate) fn drop_partition(&self, id: PartitionId) {
+        self.partitions.borrow_mut().remove(&id);
+    }
+
     async fn delete_partition(&self, partition: &Rc<Partition>) {
         partition.delete();
         while partition.is_flushing() {
             self.env.sleep(Duration::from_millis(1)).await;
         }
-        self.partitions.borrow_mut().remove(&partition.id);
+        self.drop_partition(partition.id);
         let turn = partition.log.borrow().back_turn();
         let _turn = turn.acquire(1).await;
         self.forget(&partition.name).await;
+        Log::retire(&partition.log).await;
         let from = partition.log.borrow().dir().to_owned();
         let to = self
             .settings
@@ -500,23 +516,36 @@ impl Shard {
     async fn retain_one(&self, partition: &Rc<Partition>) {
         let retention = {
             let topic = partition.topic.borrow();
-            if !topic.config.delete {
-                return;
-            }
-            Retention {
-                ms: u64::try_from(topic.config.retention_ms)
-                    .ok()
-                    .map(|ms| ms as i64),
-                bytes: u64::try_from(topic.config.retention_bytes).ok(),
-            }
+            let (ms, bytes) = (topic.config.retention_ms, topic.config.retention_bytes);
+            topic.config.delete.then(|| Retention {
+                ms: (ms >= 0).then_some(ms),
+                bytes: u64::try_from(bytes).ok(),
+            })
         };
-        if partition.usable().is_err() {
+        if !partition.is_at_work() {
             return;
         }
-        let now_ms = self.env.wall_ms();
-        if let Err(e) = retain::apply(&self.env, &partition.log, retention, now_ms).await {
-            partition.fail(&e);
+        let done = match retention {
+            Some(retention) => self.delete_old(partition, retention).await,
+            None => retain::remove_dead(&self.env, &partition.log).await,
+        };
+        match done {
+            Err(e) if !e.is_full() && partition.usable().is_ok() => partition.fail(&e),
+            _ => {}
         }
+    }
+
+    async fn delete_old(&self, partition: &Partition, keep: Retention) -> Result<(), LogError> {
+        let (env, log, now_ms) = (&self.env, &partition.log, self.env.wall_ms());
+        let rolls = retain::wants_roll(&log.borrow(), keep, now_ms);
+        if rolls {
+            partition.roll(now_ms);
+            write_back::write_back(env, log, &Budget::new(1 << 20), true).await?;
+            write_back::settle(env, log).await?;
+        }
+        self.catch_up(partition).await?;
+        retain::apply(env, log, keep, now_ms).await?;
+        retain::remove_dead(env, log).await
     }
 
     /// Flushes and closes everything. Nothing is accepted any more.
@@ -568,7 +597,7 @@ impl Shard {
                         files.extend(ended.files);
                         closing.push(partition);
                     }
-                    Err(error) => partition.fail(&error),
+                    Err(error) => not_closed(&[partition], &error),
                 }
                 self.env.yield_if_needed().await;
             }
@@ -579,9 +608,17 @@ impl Shard {
             let data_dir = &self.settings.data_dir;
             if let Err(error) = self.env.replace_files(data_dir, files).await {
                 let what = format!("write checkpoints in {}", data_dir.display());
-                let error = LogError::Io { what, error };
-                closing.iter().for_each(|partition| partition.fail(&error));
+                not_closed(&closing, &LogError::Io { what, error });
             }
         }
     }
+}
+
+/// Nothing is lost on a full disk: the next start scans what no checkpoint vouches for.
+fn not_closed(partitions: &[&Rc<Partition>], error: &LogError) {
+    if error.is_full() {
+        eprintln!("warning: {error}: the next start has more to read");
+        return;
+    }
+    partitions.iter().for_each(|p| p.fail(error));
 }

@@ -139,12 +139,12 @@ fn open_files(config: &Config) -> Result<u64, String> {
              Raise the hard limit: `ulimit -Hn 65536`, or LimitNOFILE=65536 in the unit of systemd"
         ));
     }
-    let wanted = config.broker.connections_max as u64 + limit / 4;
-    if wanted > limit && config.broker.connections_max < i32::MAX as usize {
+    let wanted = config.broker.connections.max as u64 + limit / 4;
+    if wanted > limit && config.broker.connections.max < i32::MAX as usize {
         eprintln!(
             "note: max.connections={} and {} files of segments do not fit the limit of {limit} \
              open files: some connections may have to wait",
-            config.broker.connections_max,
+            config.broker.connections.max,
             limit / 4
         );
     }
@@ -338,7 +338,7 @@ async fn run_shard(env: Env, index: usize, plan: Arc<Plan>) {
 
 impl Plan {
     fn max_connections(&self) -> usize {
-        (self.config.broker.connections_max / self.shards).max(1)
+        (self.config.broker.connections.max / self.shards).max(1)
     }
 }
 
@@ -365,13 +365,12 @@ async fn start_shard(
             files_max: JOURNAL_FILES,
             durable: config.broker.durable,
         },
-        retention_check: Duration::from_millis(config.broker.retention_check_interval_ms),
+        retention_check: Duration::from_millis(config.broker.cleaner.retention_check_ms),
     };
     let id = ShardId(index as u16);
     let shard = Shard::new(env.clone(), id, plan.shards, endpoint, settings);
     env.spawn(Class::Latency, shard.clone().run()).detach();
-    env.spawn(Class::Background, shard.clone().retain())
-        .detach();
+    work_behind(env, &shard);
     if index == 0 {
         shard
             .lead()
@@ -401,12 +400,23 @@ async fn start_shard(
         .listen(config.listen)
         .await
         .map_err(|e| format!("cannot listen on {}: {e}", config.listen))?;
-    if let Some(bytes) = config.broker.send_buffer {
+    if let Some(bytes) = config.broker.connections.send_buffer {
         listener
             .set_send_buffer(bytes)
             .map_err(|e| format!("cannot set socket.send.buffer.bytes={bytes}: {e}"))?;
     }
     Ok((broker, listener))
+}
+
+/// Begins what a shard does behind the scenes for as long as it lives.
+fn work_behind(env: &Env, shard: &Rc<Shard>) {
+    env.spawn(Class::Background, shard.clone().retain())
+        .detach();
+    env.spawn(Class::Background, shard.clone().compact())
+        .detach();
+    env.spawn(Class::Background, shard.clone().watch_disk())
+        .detach();
+    env.spawn(Class::Background, shard.clone().scrub()).detach();
 }
 
 /// Bytes of requests that a shard holds at once: a quarter of its memory, unless

@@ -154,7 +154,7 @@ pub async fn sweep(broker: Rc<Broker>) {
     loop {
         env.sleep(SWEEP_EVERY).await;
         let now = env.now();
-        let idle = broker.shard.image().broker().connection_idle_ms;
+        let idle = broker.shard.image().broker().connections.idle_ms;
         let idle = idle.map_or(Duration::MAX, Duration::from_millis);
         for life in broker.lives.borrow().values() {
             let limit = if life.partial.get() { STUCK } else { idle };

@@ -532,6 +532,21 @@ pub enum Log {
         #[arg(required = true, value_name = "FILE|DIR")]
         paths: Vec<PathBuf>,
     },
+    /// Say how damaged segments can be mended, and do it with --apply
+    #[command(
+        after_help = "Example:\n  streamctl log repair ./streamd-data/flights-3\n\n\
+        Without --apply nothing is changed. With it, what is replaced is kept beside the new file \
+        as *.damaged-N. Records in damaged batches are lost, all others keep their offsets. The \
+        broker must be stopped."
+    )]
+    Repair {
+        /// Directories of partitions, or a data directory, or segment files
+        #[arg(required = true, value_name = "FILE|DIR")]
+        paths: Vec<PathBuf>,
+        /// Change the files
+        #[arg(long)]
+        apply: bool,
+    },
 }
 
 fn parse_bootstrap(text: &str) -> Result<Bootstrap, String> {

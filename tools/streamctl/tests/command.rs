@@ -160,6 +160,54 @@ fn a_sound_segment_is_dumped_and_verified() {
 }
 
 #[test]
+fn repair_changes_nothing_unless_told_and_keeps_what_it_replaces() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let path = segment(dir.path(), 4, 0);
+    let mark = dir.path().join("damaged");
+    let partition = dir.path().to_str().expect("UTF-8");
+    let (code, stdout, stderr) = run(&["log", "repair", partition]);
+    assert_eq!((code, stdout.as_str()), (0, ""));
+    assert_eq!(stderr, "no damage: nothing to do\n");
+    let mut bytes = std::fs::read(&path).expect("read");
+    let batch = bytes.len() / 4;
+    bytes[2 * batch + 70] ^= 0x20;
+    std::fs::write(&path, &bytes).expect("written");
+    std::fs::write(&mark, "words\n").expect("written");
+    let (code, stdout, stderr) = run(&["log", "repair", partition]);
+    assert_eq!(code, 1);
+    assert!(stderr.contains("--apply"), "{stderr}");
+    let lost = format!(
+        "byte {}: {batch} bytes are no batch: offsets 6 to 8",
+        2 * batch
+    );
+    assert!(stdout.contains(&lost), "{stdout}");
+    assert!(mark.exists() && std::fs::read(&path).expect("read") == bytes);
+    let (code, stdout, stderr) = run(&["log", "repair", partition, "--apply"]);
+    assert_eq!((code, stderr.as_str()), (0, ""), "{stdout}");
+    let kept = format!("{path}.damaged-0");
+    assert!(stdout.contains(&kept) && !mark.exists(), "{stdout}");
+    assert!(std::fs::read(&kept).expect("read") == bytes);
+    let (code, stdout, stderr) = run(&["log", "verify", &path]);
+    assert_eq!((code, stderr.as_str()), (0, "1 file, 9 records: sound\n"));
+    assert!(!stdout.contains("missing"), "offsets stay dense: {stdout}");
+}
+
+#[test]
+fn repair_needs_a_broker_that_is_stopped() {
+    let data = tempfile::tempdir().expect("a directory");
+    let dir = data.path().join("t-0");
+    std::fs::create_dir(&dir).expect("made");
+    let path = segment(&dir, 2, 0);
+    let lock = std::fs::File::create(data.path().join("LOCK")).expect("made");
+    lock.lock().expect("locked");
+    let (code, _, stderr) = run(&["log", "repair", &path, "--apply"]);
+    assert_eq!(code, 1);
+    assert!(stderr.contains("stop it first"), "{stderr}");
+    drop(lock);
+    assert_eq!(run(&["log", "repair", &path, "--apply"]).0, 0);
+}
+
+#[test]
 fn a_damaged_segment_is_1_and_says_where() {
     let dir = tempfile::tempdir().expect("a directory");
     let path = segment(dir.path(), 4, 0);

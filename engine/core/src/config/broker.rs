@@ -17,8 +17,6 @@ pub struct BrokerConfig {
     pub request_bytes_max: usize,
     /// The bytes of requests that are held at once; `None`: a part of the memory.
     pub queued_request_bytes_max: Option<u64>,
-    /// The send buffer of sockets, bytes; `None`: as the system has it.
-    pub send_buffer: Option<usize>,
     /// The largest answer to a fetch, bytes.
     pub fetch_bytes_max: usize,
     /// How many fetch sessions are kept.
@@ -27,16 +25,53 @@ pub struct BrokerConfig {
     pub groups: GroupConfig,
     /// What coordinators of transactions go by.
     pub txns: TxnConfig,
-    /// How many connections are open at most.
-    pub connections_max: usize,
-    /// After how long an idle connection is closed, ms; `None`: never.
-    pub connection_idle_ms: Option<u64>,
+    /// What connections go by.
+    pub connections: ConnectionConfig,
     /// How long a partition remembers an idle producer, ms.
     pub producer_id_expiration_ms: i64,
-    /// How often retention looks, ms.
-    pub retention_check_interval_ms: u64,
+    /// What retention and compaction go by.
+    pub cleaner: CleanerConfig,
+    /// What is done about a disk that gets full, or damaged.
+    pub disk: DiskConfig,
     /// Whether records are acknowledged only when they are on stable storage.
     pub durable: bool,
+}
+
+/// The settings for disks that get full, or damaged.
+#[derive(Clone, Debug, PartialEq)]
+pub struct DiskConfig {
+    /// Free bytes of the disk below which old segments go; `None`: as suits the disk.
+    pub free_high: Option<u64>,
+    /// Free bytes of the disk below which producers are refused; `None`: as suits the disk.
+    pub free_low: Option<u64>,
+    /// How fast closed segments are read to find damage, bytes a second; 0: not at all.
+    pub scrub_rate: u64,
+}
+
+/// The settings of connections.
+#[derive(Clone, Debug, PartialEq)]
+pub struct ConnectionConfig {
+    /// How many are open at most.
+    pub max: usize,
+    /// After how long an idle one is closed, ms; `None`: never.
+    pub idle_ms: Option<u64>,
+    /// The send buffer of their sockets, bytes; `None`: as the system has it.
+    pub send_buffer: Option<usize>,
+}
+
+/// The settings of retention and of the compactor.
+#[derive(Clone, Debug, PartialEq)]
+pub struct CleanerConfig {
+    /// How often retention looks, ms.
+    pub retention_check_ms: u64,
+    /// Whether the compactor runs.
+    pub enabled: bool,
+    /// How long it rests when there is nothing to do, ms.
+    pub backoff_ms: u64,
+    /// Memory for keys, bytes, all cores together.
+    pub map_bytes: usize,
+    /// Bytes read and written in a second, all cores together.
+    pub bytes_per_second: f64,
 }
 
 /// The settings of groups and their offsets.
@@ -62,20 +97,27 @@ pub struct GroupConfig {
     pub offsets_segment_bytes: i64,
     /// The protocols that groups may use.
     pub protocols: Vec<String>,
-    /// The assignors of the `consumer` protocol, the preferred one first.
+    /// Those of the `consumer` protocol.
+    pub consumer: ConsumerGroupConfig,
+}
+
+/// The settings of groups of the `consumer` protocol.
+#[derive(Clone, Debug, PartialEq)]
+pub struct ConsumerGroupConfig {
+    /// The assignors, the preferred one first.
     pub assignors: Vec<String>,
     /// Which way groups may change their protocol while they live.
     pub migration_policy: String,
-    /// The most members of a group of the `consumer` protocol.
-    pub consumer_max_size: usize,
-    /// How long a member of such a group may be silent, ms.
-    pub consumer_session_ms: i32,
+    /// The most members of a group.
+    pub max_size: usize,
+    /// How long a member may be silent, ms.
+    pub session_ms: i32,
     /// The shortest and longest that a group may set, ms.
-    pub consumer_session_range_ms: (i32, i32),
-    /// How often a member of such a group is to be heard of, ms.
-    pub consumer_heartbeat_ms: i32,
+    pub session_range_ms: (i32, i32),
+    /// How often a member is to be heard of, ms.
+    pub heartbeat_ms: i32,
     /// The shortest and longest that a group may set, ms.
-    pub consumer_heartbeat_range_ms: (i32, i32),
+    pub heartbeat_range_ms: (i32, i32),
 }
 
 /// The settings of transactions.
@@ -108,17 +150,42 @@ impl BrokerConfig {
             replication_factor: i16::try_from(number("default.replication.factor")).unwrap_or(1),
             request_bytes_max: size("socket.request.max.bytes"),
             queued_request_bytes_max: optional("queued.max.request.bytes"),
-            send_buffer: usize::try_from(number("socket.send.buffer.bytes")).ok(),
             fetch_bytes_max: size("fetch.max.bytes"),
             fetch_sessions_max: size("max.incremental.fetch.session.cache.slots"),
             groups: GroupConfig::resolve(layers),
             txns: TxnConfig::resolve(layers),
-            connections_max: size("max.connections"),
-            connection_idle_ms: optional("connections.max.idle.ms"),
+            connections: ConnectionConfig {
+                max: size("max.connections"),
+                idle_ms: optional("connections.max.idle.ms"),
+                send_buffer: usize::try_from(number("socket.send.buffer.bytes")).ok(),
+            },
             producer_id_expiration_ms: number("producer.id.expiration.ms"),
-            retention_check_interval_ms: optional("log.retention.check.interval.ms")
-                .unwrap_or(300_000),
+            cleaner: CleanerConfig::resolve(layers),
+            disk: DiskConfig {
+                free_high: optional("disk.free.high.bytes"),
+                free_low: optional("disk.free.low.bytes"),
+                scrub_rate: optional("log.scrub.bytes.per.second").unwrap_or(0),
+            },
             durable: layers.broker_value("log.flush").has("durable"),
+        }
+    }
+}
+
+impl CleanerConfig {
+    fn resolve(layers: &Layers<'_>) -> CleanerConfig {
+        let number = |name| layers.broker_value(name).number();
+        let rate = layers.broker_value("log.cleaner.io.max.bytes.per.second");
+        CleanerConfig {
+            retention_check_ms: u64::try_from(number("log.retention.check.interval.ms"))
+                .unwrap_or(300_000),
+            enabled: layers.broker_value("log.cleaner.enable").is_true(),
+            backoff_ms: u64::try_from(number("log.cleaner.backoff.ms")).unwrap_or(15_000),
+            map_bytes: usize::try_from(number("log.cleaner.dedupe.buffer.size"))
+                .unwrap_or(usize::MAX),
+            bytes_per_second: match rate {
+                super::Value::Float(x) => x,
+                _ => f64::MAX,
+            },
         }
     }
 }
@@ -143,18 +210,28 @@ impl GroupConfig {
             protocols: layers
                 .broker_value("group.coordinator.rebalance.protocols")
                 .words(),
+            consumer: ConsumerGroupConfig::resolve(layers),
+        }
+    }
+}
+
+impl ConsumerGroupConfig {
+    fn resolve(layers: &Layers<'_>) -> ConsumerGroupConfig {
+        let number = |name| layers.broker_value(name).number();
+        let int = |name| i32::try_from(number(name)).unwrap_or(i32::MAX);
+        ConsumerGroupConfig {
             assignors: layers.broker_value("group.consumer.assignors").words(),
             migration_policy: layers
                 .broker_value("group.consumer.migration.policy")
                 .to_string(),
-            consumer_max_size: size("group.consumer.max.size"),
-            consumer_session_ms: int("group.consumer.session.timeout.ms"),
-            consumer_session_range_ms: (
+            max_size: usize::try_from(number("group.consumer.max.size")).unwrap_or(usize::MAX),
+            session_ms: int("group.consumer.session.timeout.ms"),
+            session_range_ms: (
                 int("group.consumer.min.session.timeout.ms"),
                 int("group.consumer.max.session.timeout.ms"),
             ),
-            consumer_heartbeat_ms: int("group.consumer.heartbeat.interval.ms"),
-            consumer_heartbeat_range_ms: (
+            heartbeat_ms: int("group.consumer.heartbeat.interval.ms"),
+            heartbeat_range_ms: (
                 int("group.consumer.min.heartbeat.interval.ms"),
                 int("group.consumer.max.heartbeat.interval.ms"),
             ),
@@ -194,7 +271,7 @@ mod tests {
         assert!(c.auto_create_topics && c.delete_topics && c.durable);
         assert_eq!((c.num_partitions, c.replication_factor), (1, 1));
         assert_eq!(c.queued_request_bytes_max, None);
-        assert_eq!(c.connection_idle_ms, Some(600_000));
+        assert_eq!(c.connections.idle_ms, Some(600_000));
         let file: Configs = [("connections.max.idle.ms", "-1"), ("log.flush", "written")]
             .map(|(k, v)| (k.to_owned(), v.to_owned()))
             .into();
@@ -202,7 +279,7 @@ mod tests {
             file: Some(&file),
             ..Layers::default()
         });
-        assert_eq!(c.connection_idle_ms, None);
+        assert_eq!(c.connections.idle_ms, None);
         assert!(!c.durable);
     }
 }

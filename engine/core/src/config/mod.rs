@@ -17,7 +17,10 @@ mod value;
 
 use std::collections::BTreeMap;
 
-pub use broker::{BrokerConfig, GroupConfig, TxnConfig};
+pub use broker::{
+    BrokerConfig, CleanerConfig, ConnectionConfig, ConsumerGroupConfig, DiskConfig, GroupConfig,
+    TxnConfig,
+};
 pub use describe::{Entry, SynonymEntry, describe_broker, describe_topic};
 pub use group::{describe_group, parse_group};
 pub use nearest::nearest;

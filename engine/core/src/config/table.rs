@@ -212,7 +212,6 @@ const NO_TIMED_FLUSH: Effect =
     Effect::None("what is acknowledged is on stable storage already (see log.flush)");
 const NO_TIERS: Effect = Effect::None("there is no remote storage");
 const NO_REPLICATION: Effect = Effect::None("a topic has one replica");
-const NO_COMPACTION: Effect = Effect::None("compaction does not run yet");
 const RECYCLED: Effect = Effect::None("segments are laid out ahead of writing in any case");
 
 macro_rules! topic_keys {
@@ -234,7 +233,7 @@ macro_rules! topic_keys {
 topic_keys! {
     "cleanup.policy", (Kind::List, POLICIES), "delete", ["log.cleanup.policy"], Effect::Honoured,
     "What happens to old segments: delete removes them by retention, compact keeps the last \
-     record of each key (compaction does not run yet: such a topic keeps everything).";
+     record of each key, and both together do both.";
     "compression.gzip.level", (INT, Allowed::MinusOneOr(1, 9)), "-1", ["compression.gzip.level"],
     NOT_RECODED, "The level of gzip when the broker compresses.";
     "compression.lz4.level", (INT, Allowed::Between(1, 17)), "9", ["compression.lz4.level"],
@@ -244,7 +243,7 @@ topic_keys! {
     "compression.zstd.level", (INT, Allowed::Between(-131_072, 22)), "3",
     ["compression.zstd.level"], NOT_RECODED, "The level of zstd when the broker compresses.";
     "delete.retention.ms", (LONG, Allowed::AtLeast(0)), "86400000",
-    ["log.cleaner.delete.retention.ms"], NO_COMPACTION,
+    ["log.cleaner.delete.retention.ms"], Effect::Honoured,
     "How long a compacted topic keeps tombstones, in milliseconds.";
     "file.delete.delay.ms", (LONG, Allowed::AtLeast(0)), "60000", ["log.segment.delete.delay.ms"],
     Effect::None("a reader keeps its segment alive by itself"),
@@ -265,7 +264,7 @@ topic_keys! {
     "local.retention.ms", (LONG, Allowed::AtLeast(-2)), "-2", ["log.local.retention.ms"],
     NO_TIERS, "How long segments stay local when they are tiered; -2 means retention.ms.";
     "max.compaction.lag.ms", (LONG, Allowed::AtLeast(1)), MAX,
-    ["log.cleaner.max.compaction.lag.ms"], NO_COMPACTION,
+    ["log.cleaner.max.compaction.lag.ms"], Effect::Honoured,
     "The longest time that a record may stay uncompacted, in milliseconds.";
     "max.message.bytes", (INT, Allowed::AtLeast(0)), "1048588", ["message.max.bytes"],
     Effect::Honoured, "The largest record batch that is taken, in bytes, after compression.";
@@ -280,10 +279,10 @@ topic_keys! {
     ["log.message.timestamp.type"], Effect::Honoured,
     "Whose time a record carries: the producer's (CreateTime) or the broker's (LogAppendTime).";
     "min.cleanable.dirty.ratio", (Kind::Double, Allowed::Between(0, 1)), "0.5",
-    ["log.cleaner.min.cleanable.ratio"], NO_COMPACTION,
+    ["log.cleaner.min.cleanable.ratio"], Effect::Honoured,
     "Which part of the log must be uncompacted before it is compacted.";
     "min.compaction.lag.ms", (LONG, Allowed::AtLeast(0)), "0",
-    ["log.cleaner.min.compaction.lag.ms"], NO_COMPACTION,
+    ["log.cleaner.min.compaction.lag.ms"], Effect::Honoured,
     "How long a record stays uncompacted at least, in milliseconds.";
     "min.insync.replicas", (INT, Allowed::AtLeast(1)), "1", ["min.insync.replicas"],
     NO_REPLICATION, "How many replicas must have a record before acks=all is answered.";
@@ -301,17 +300,24 @@ topic_keys! {
     "retention.ms", (LONG, Allowed::AtLeast(-1)), "604800000",
     ["log.retention.ms", "log.retention.minutes" * 60_000, "log.retention.hours" * HOUR],
     Effect::Honoured, "How long records are kept, in milliseconds; -1 is for ever.";
+    "retention.on.full",
+    (Kind::String, Allowed::OneOf(&["delete-oldest", "refuse"])), "delete-oldest",
+    ["log.retention.on.full"], Effect::Honoured,
+    "What happens when the disk is nearly full (disk.free.high.bytes): delete-oldest deletes \
+     oldest closed segments, whatever their age, if cleanup.policy has delete; refuse keeps them, \
+     so that producers are refused. (streamd's own.)";
     "segment.bytes", (INT, Allowed::AtLeast(1_048_576)), "1073741824", ["log.segment.bytes"],
     Effect::Honoured, "The size at which a new segment begins, in bytes.";
     "segment.index.bytes", (INT, Allowed::AtLeast(4)), "10485760", ["log.index.size.max.bytes"],
-    Effect::None("an index grows as needed"), "The largest size of an index file, in bytes.";
+    Effect::Honoured, "The largest size of an index file, in bytes: then a new segment begins.";
     "segment.jitter.ms", (LONG, Allowed::AtLeast(0)), "0",
     ["log.roll.jitter.ms", "log.roll.jitter.hours" * HOUR],
-    Effect::None("partitions roll at different times in any case"),
+    Effect::Honoured,
     "A random time that is taken off segment.ms, in milliseconds.";
     "segment.ms", (LONG, Allowed::AtLeast(1)), "604800000",
     ["log.roll.ms", "log.roll.hours" * HOUR], Effect::Honoured,
-    "The age at which a new segment begins, in milliseconds.";
+    "The age at which a new segment begins, in milliseconds: from the time of a segment's first \
+     batch to that of the one to append, as in Kafka.";
     "unclean.leader.election.enable", BOOL, "false", ["unclean.leader.election.enable"],
     NO_REPLICATION, "Whether a replica that is not in sync may become leader.";
 }
@@ -347,6 +353,14 @@ broker_keys! {
     "The replication factor of topics that do not name one.";
     "delete.topic.enable", BOOL, "true", false, Effect::Honoured,
     "Whether topics can be deleted.";
+    "disk.free.high.bytes", (LONG, Allowed::AtLeast(-1)), "-1", true, Effect::Honoured,
+    "Below so many free bytes of the data directory's file system oldest closed segments are \
+     deleted, of topics with retention.on.full=delete-oldest; then producers are throttled. -1 is \
+     3% of the file system above disk.free.low.bytes, at least 64 MiB. (streamd's own.)";
+    "disk.free.low.bytes", (LONG, Allowed::AtLeast(-1)), "-1", true, Effect::Honoured,
+    "Below so many free bytes producers are refused until there is room; what is left is for \
+     committed offsets, metadata and what the journals hold. -1 is 1% of the file system, at least \
+     160 MiB a core, at most 2 GiB or a quarter of it. (streamd's own.)";
     "fetch.max.bytes", (INT, Allowed::AtLeast(1024)), "57671680", false, Effect::Honoured,
     "The largest answer to one fetch, in bytes; a first batch that is larger still goes out.";
     "log.flush", (Kind::String, Allowed::OneOf(&["durable", "written"])), "durable", false,
@@ -354,6 +368,9 @@ broker_keys! {
      when the operating system has them, so that a power cut can lose them. (streamd's own.)";
     "log.retention.check.interval.ms", (LONG, FROM_1), "300000", false, Effect::Honoured,
     "How often old segments are looked for, in milliseconds.";
+    "log.scrub.bytes.per.second", (LONG, FROM_0), "2097152", true, Effect::Honoured,
+    "How fast closed segments are read in the background, again and again, to find damage, in \
+     bytes a second of all cores; 0 is not at all. (streamd's own.)";
     "max.connections", (INT, FROM_0), "2147483647", false, Effect::Honoured,
     "How many connections are open at most.";
     "max.incremental.fetch.session.cache.slots", (INT, FROM_0), "1000", false, Effect::Honoured,
@@ -370,7 +387,14 @@ broker_keys! {
     "The largest request that is taken, in bytes.";
     "background.threads", (INT, FROM_1), "10", false, BY_CORES,
     "Threads for background work.";
-    "log.cleaner.enable", BOOL, "true", false, NO_COMPACTION, "Whether the compactor runs.";
+    "log.cleaner.backoff.ms", (LONG, FROM_0), "15000", false, Effect::Honoured,
+    "How long the compactor rests when no log has enough to compact, in milliseconds.";
+    "log.cleaner.dedupe.buffer.size", (LONG, FROM_1), "134217728", false, Effect::Honoured,
+    "Memory for the keys of the logs that are being compacted, in bytes, all cores together.";
+    "log.cleaner.enable", BOOL, "true", false, Effect::Honoured, "Whether the compactor runs.";
+    "log.cleaner.io.max.bytes.per.second", (Kind::Double, FROM_1), "67108864", false,
+    Effect::Honoured, "How many bytes a second compaction reads and writes at most, all cores \
+     together. (Kafka sets no limit unless told to.)";
     "num.io.threads", (INT, FROM_1), "8", false, BY_CORES, "Threads that process requests.";
     "num.network.threads", (INT, FROM_1), "3", false, BY_CORES, "Threads that serve sockets.";
     "num.recovery.threads.per.data.dir", (INT, FROM_1), "2", false, BY_CORES,

@@ -1,6 +1,9 @@
 //! The settings of a topic as values.
 
+use streamd_model::ErrorCode;
+
 use super::resolve::Layers;
+use crate::Refused;
 
 /// The effective settings of a topic.
 #[derive(Clone, Debug, PartialEq)]
@@ -9,6 +12,8 @@ pub struct TopicConfig {
     pub compact: bool,
     /// `cleanup.policy` has `delete`: old segments go.
     pub delete: bool,
+    /// Old segments go also when the disk is nearly full.
+    pub delete_on_full: bool,
     /// The largest batch, bytes.
     pub max_message_bytes: i32,
     /// Records carry the broker's time.
@@ -25,6 +30,10 @@ pub struct TopicConfig {
     pub segment_bytes: i32,
     /// The age at which a segment ends, ms.
     pub segment_ms: i64,
+    /// How much earlier than its age says a segment may end, ms.
+    pub segment_jitter_ms: i64,
+    /// The size of an index at which a segment ends, bytes.
+    pub segment_index_bytes: i32,
     /// Bytes of the log between two entries of the offset index.
     pub index_interval_bytes: i32,
     /// Replicas that must have a record before `acks=all` is answered.
@@ -57,6 +66,8 @@ impl TopicConfig {
         TopicConfig {
             compact: policy.has("compact"),
             delete: policy.has("delete"),
+            delete_on_full: policy.has("delete")
+                && layers.topic_value("retention.on.full").has("delete-oldest"),
             max_message_bytes: int("max.message.bytes"),
             log_append_time: layers
                 .topic_value("message.timestamp.type")
@@ -67,6 +78,8 @@ impl TopicConfig {
             retention_bytes: number("retention.bytes"),
             segment_bytes: int("segment.bytes"),
             segment_ms: number("segment.ms"),
+            segment_jitter_ms: number("segment.jitter.ms"),
+            segment_index_bytes: int("segment.index.bytes"),
             index_interval_bytes: int("index.interval.bytes"),
             min_insync_replicas: int("min.insync.replicas"),
             compaction: CompactionConfig {
@@ -78,6 +91,32 @@ impl TopicConfig {
                     _ => 0.5,
                 },
             },
+        }
+    }
+}
+
+impl TopicConfig {
+    /// Whether the settings go together.
+    ///
+    /// # Errors
+    /// INVALID_CONFIG, as Kafka says it.
+    pub fn check(&self) -> Result<(), Refused> {
+        let (min, max) = (self.compaction.min_lag_ms, self.compaction.max_lag_ms);
+        if min <= max {
+            return Ok(());
+        }
+        let text = format!(
+            "conflict topic config setting min.compaction.lag.ms ({min}) > \
+             max.compaction.lag.ms ({max})"
+        );
+        Err((ErrorCode::InvalidConfig, text))
+    }
+
+    /// The age at which a segment ends, ms: a compacted topic must have it sealed in time.
+    pub fn roll_ms(&self) -> i64 {
+        match self.compact {
+            true => self.segment_ms.min(self.compaction.max_lag_ms),
+            false => self.segment_ms,
         }
     }
 }
@@ -130,6 +169,44 @@ mod tests {
         assert_eq!(TopicConfig::resolve(&layers).retention_ms, 6000);
         layers.topic = Some(&topic);
         assert_eq!(TopicConfig::resolve(&layers).retention_ms, 7000);
+    }
+
+    #[test]
+    fn lags_must_go_together() {
+        let check = |pairs: &[(&str, &str)]| {
+            let topic = configs(pairs);
+            let layers = Layers {
+                topic: Some(&topic),
+                ..Layers::default()
+            };
+            TopicConfig::resolve(&layers).check()
+        };
+        let lags = |min, max| {
+            let pairs = [
+                ("min.compaction.lag.ms", min),
+                ("max.compaction.lag.ms", max),
+            ];
+            check(&pairs)
+        };
+        assert_eq!(lags("5", "5"), Ok(()));
+        let (code, text) = lags("6", "5").unwrap_err();
+        assert_eq!(code, ErrorCode::InvalidConfig);
+        assert!(text.contains("min.compaction.lag.ms (6) > max.compaction.lag.ms (5)"));
+    }
+
+    #[test]
+    fn a_segment_of_a_compacted_topic_ends_in_time() {
+        let topic = configs(&[
+            ("max.compaction.lag.ms", "7"),
+            ("cleanup.policy", "compact"),
+        ]);
+        let layers = Layers {
+            topic: Some(&topic),
+            ..Layers::default()
+        };
+        assert_eq!(TopicConfig::resolve(&layers).roll_ms(), 7);
+        let c = TopicConfig::default();
+        assert_eq!(c.roll_ms(), c.segment_ms);
     }
 
     #[test]

@@ -153,6 +153,7 @@ fn is_allowed(value: &Value, allowed: Allowed) -> bool {
         (Value::Number(n), Allowed::AtLeast(min)) => *n >= min,
         (Value::Number(n), Allowed::Between(min, max)) => (min..=max).contains(n),
         (Value::Number(n), Allowed::MinusOneOr(min, max)) => *n == -1 || (min..=max).contains(n),
+        (Value::Float(x), Allowed::AtLeast(min)) => *x >= min as f64,
         (Value::Float(x), Allowed::Between(min, max)) => (min as f64..=max as f64).contains(x),
         (Value::Text(text), Allowed::OneOf(words)) => words.contains(&text.as_str()),
         (Value::List(items), Allowed::OneOf(words)) => {

@@ -64,8 +64,6 @@ pub(super) struct Group {
     /// offsets.
     pub modern: Option<Box<Modern>>,
     pub offsets: Offsets,
-    /// Offsets of transactions that have not ended.
-    pub pending_offsets: usize,
     /// The batch with its newest record.
     pub written: u64,
     pub state: State,
@@ -92,7 +90,6 @@ impl Group {
             hard: None,
             modern: None,
             offsets: Offsets::default(),
-            pending_offsets: 0,
             written: 0,
             state: State::Empty,
             state_ms: -1,
@@ -188,7 +185,7 @@ impl Group {
         self.hard.is_none()
             && self.modern.is_none()
             && self.offsets.is_empty()
-            && self.pending_offsets == 0
+            && self.offsets.pending == 0
             && self.members.is_empty()
             && self.pending.is_empty()
             && self.state == State::Empty

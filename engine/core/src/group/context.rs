@@ -70,8 +70,9 @@ pub struct ConsumerLimits {
 
 impl ConsumerLimits {
     fn of(config: &GroupConfig) -> ConsumerLimits {
-        let policy = config.migration_policy.to_ascii_lowercase();
+        let policy = config.consumer.migration_policy.to_ascii_lowercase();
         let known = config
+            .consumer
             .assignors
             .iter()
             .filter_map(|name| Assignor::named(name));
@@ -80,11 +81,11 @@ impl ConsumerLimits {
                 .protocols
                 .iter()
                 .any(|p| p.eq_ignore_ascii_case("consumer")),
-            session_ms: config.consumer_session_ms,
-            session_range_ms: config.consumer_session_range_ms,
-            heartbeat_ms: config.consumer_heartbeat_ms,
-            heartbeat_range_ms: config.consumer_heartbeat_range_ms,
-            size_max: config.consumer_max_size,
+            session_ms: config.consumer.session_ms,
+            session_range_ms: config.consumer.session_range_ms,
+            heartbeat_ms: config.consumer.heartbeat_ms,
+            heartbeat_range_ms: config.consumer.heartbeat_range_ms,
+            size_max: config.consumer.max_size,
             assignors: known.collect(),
             upgrade: policy == "upgrade" || policy == "bidirectional",
             downgrade: policy == "downgrade" || policy == "bidirectional",

@@ -162,7 +162,7 @@ impl Coordinator {
             Request::TxnCommit(txn) => group.txn_commit(ctx, now, token, txn),
             Request::Fetch(topics) | Request::FetchAs(_, _, topics) => {
                 let mut found = group.offsets.fetch(topics.as_deref());
-                if group.pending_offsets > 0 {
+                if group.offsets.pending > 0 {
                     ctx.pending.mark(name, &mut found);
                 }
                 ctx.reply_after(group.written, token, Reply::Fetch(found));

@@ -47,7 +47,7 @@ impl Group {
         }
         let unused = self.state == State::Empty
             && self.pending.is_empty()
-            && self.pending_offsets == 0
+            && self.offsets.pending == 0
             && !self.has_mates();
         if unused && self.offsets.is_empty() {
             self.forget(ctx);

@@ -15,6 +15,8 @@ use super::request::{FetchTopic, Fetched};
 pub(super) struct Offsets {
     topics: BTreeMap<Arc<str>, BTreeMap<i32, Committed>>,
     count: usize,
+    /// How many offsets of transactions that have not ended there are besides.
+    pub pending: usize,
 }
 
 impl Offsets {

@@ -1,7 +1,7 @@
 //! Offsets that are committed in transactions: pending until the transaction's marker is in the
 //! log, then committed or dropped, in the order of the log at the marker.
 //!
-//! Invariant: `Group::pending_offsets` counts what is pending of a group, so that it is not
+//! Invariant: `Offsets::pending` counts what is pending of a group, so that it is not
 //! forgotten meanwhile.
 
 use std::collections::BTreeMap;
@@ -59,7 +59,8 @@ impl Coordinator {
         let group = self.groups.entry(name.clone());
         group
             .or_insert_with(|| Group::new(name.clone()))
-            .pending_offsets += 1;
+            .offsets
+            .pending += 1;
         self.ctx.pending.add(producer, record);
     }
 
@@ -68,7 +69,7 @@ impl Coordinator {
         for record in self.ctx.pending.take(producer) {
             let name = record.group().clone();
             if let Some(group) = self.groups.get_mut(&name) {
-                group.pending_offsets = group.pending_offsets.saturating_sub(1);
+                group.offsets.pending = group.offsets.pending.saturating_sub(1);
             }
             if commit {
                 self.replay(&record);
@@ -174,7 +175,7 @@ impl Group {
                     }),
                 };
                 ctx.pending.add(txn.producer, &record);
-                self.pending_offsets += 1;
+                self.offsets.pending += 1;
                 self.written = ctx.next_seq();
                 ctx.push_txn_record((txn.producer, txn.epoch), record);
             }

@@ -10,7 +10,7 @@ use streamd_model::{ErrorCode, NodeId, TopicId};
 use super::command::{Command, ConfigChange, Resource};
 use super::image::{ClusterImage, TopicMeta};
 use crate::Refused;
-use crate::config::{Configs, Kind, Value, broker_key, topic_key};
+use crate::config::{Configs, Kind, Layers, TopicConfig, Value, broker_key, topic_key};
 
 /// The longest name of a topic, characters.
 pub const NAME_MAX: usize = 249;
@@ -97,7 +97,7 @@ pub fn create_topic(image: &ClusterImage, new: &NewTopic<'_>) -> Result<Command,
         name: new.name.to_owned(),
         id: new.id,
         partitions,
-        configs: topic_configs(new.configs)?,
+        configs: topic_configs(image, new.configs)?,
         created_ms: new.now_ms,
     };
     Ok(command)
@@ -213,7 +213,7 @@ fn assigned(node: NodeId, partition: i32, brokers: &[i32]) -> Result<(), Refused
     }
 }
 
-fn topic_configs(given: &[(&str, Option<&str>)]) -> Result<Configs, Refused> {
+fn topic_configs(image: &ClusterImage, given: &[(&str, Option<&str>)]) -> Result<Configs, Refused> {
     let mut configs = Configs::new();
     for (name, value) in given {
         let key = topic_key(name)?;
@@ -224,7 +224,17 @@ fn topic_configs(given: &[(&str, Option<&str>)]) -> Result<Configs, Refused> {
         key.parse(value)?;
         configs.insert((*name).to_owned(), value.trim().to_owned());
     }
+    go_together(image, &configs)?;
     Ok(configs)
+}
+
+/// Whether the settings in force would go together, if a topic had these of its own.
+fn go_together(image: &ClusterImage, configs: &Configs) -> Result<(), Refused> {
+    let layers = Layers {
+        topic: Some(configs),
+        ..image.layers(None)
+    };
+    TopicConfig::resolve(&layers).check()
 }
 
 /// Finds a topic by name.
@@ -356,10 +366,16 @@ pub fn alter_topic(
             .map_or(Ok(None), |v| key.parse(v).map(Some))
             .map(|v| (key.kind, v))
     };
-    Ok(Command::AlterConfig {
-        resource,
-        changes: changes(ops, &parse, &current)?,
-    })
+    let changes = changes(ops, &parse, &current)?;
+    let mut configs = topic.configs.clone();
+    for change in &changes {
+        match &change.value {
+            Some(value) => configs.insert(change.name.clone(), value.clone()),
+            None => configs.remove(&change.name),
+        };
+    }
+    go_together(image, &configs)?;
+    Ok(Command::AlterConfig { resource, changes })
 }
 
 /// Makes the command that changes the settings of a group of consumers, which need not be there.

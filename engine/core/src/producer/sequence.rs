@@ -284,6 +284,14 @@ impl ProducerState {
         all.into_iter().map(one).collect()
     }
 
+    /// The producers, with the offsets of their last records.
+    pub fn last_offsets(&self) -> impl Iterator<Item = (ProducerId, Offset)> {
+        self.producers.iter().filter_map(|(id, p)| {
+            let last = p.batches.back()?;
+            Some((ProducerId(*id), last.base_offset + last.records() - 1))
+        })
+    }
+
     /// Forgets producers that were silent for `max_age_ms`, but none with an open transaction.
     /// Gives their number.
     pub fn expire(&mut self, now_ms: i64, max_age_ms: i64) -> usize {

@@ -15,6 +15,7 @@ use std::rc::Rc;
 use bytes::Bytes;
 
 use super::SimOptions;
+use super::faults::Fault;
 use super::rng::Rng;
 use crate::env::DirEntry;
 
@@ -120,12 +121,32 @@ impl Change {
             Change::SetLen(len) => (*len, *len),
         }
     }
+
+    /// What is left of it outside of a range.
+    fn outside(self, (from, to): (u64, u64)) -> Vec<Change> {
+        let (start, end) = self.range();
+        if matches!(self, Change::SetLen(_)) || end <= from || to <= start {
+            return vec![self];
+        }
+        let sides = [(start, from), (to, end)];
+        let left = sides.into_iter().filter(|(a, b)| a < b);
+        left.map(|(a, b)| match &self {
+            Change::Write { bytes, .. } => Change::Write {
+                pos: a,
+                bytes: bytes.slice((a - start) as usize..(b - start) as usize),
+            },
+            _ => Change::Zero { pos: a, len: b - a },
+        })
+        .collect()
+    }
 }
 
 struct Pending {
     id: u64,
     /// Programs see it; before, it is on its way.
     done: bool,
+    /// Nobody waits for it any more.
+    given_up: bool,
     change: Change,
 }
 
@@ -202,6 +223,7 @@ pub(crate) struct DiskState {
     next_change: u64,
     pub(super) eio_per_million: u32,
     pub(super) capacity: Option<u64>,
+    pub(super) faults: Vec<Fault>,
 }
 
 fn not_found(path: &Path) -> io::Error {
@@ -224,6 +246,7 @@ impl DiskState {
             next_change: 1,
             eio_per_million: options.eio_per_million,
             capacity: options.capacity,
+            faults: Vec::new(),
         }
     }
 
@@ -337,6 +360,14 @@ impl DiskState {
                 change.apply(&mut self.stable);
             }
             self.collect();
+        }
+    }
+
+    /// A sync of everything failed: see [`DiskState::fail_sync`].
+    pub(super) fn fail_sync_all(&mut self, until: u64, rng: &mut Rng) {
+        let all: Vec<u64> = self.inodes.keys().copied().collect();
+        for ino in all {
+            self.fail_sync(ino, until, rng);
         }
     }
 
@@ -457,6 +488,7 @@ impl DiskState {
         self.inode(ino).pending.push(Pending {
             id,
             done: false,
+            given_up: false,
             change,
         });
         Ok(id)
@@ -489,7 +521,7 @@ impl DiskState {
         if durable {
             inode.commit_lengths(at);
             change.apply(&mut inode.stable);
-            inode.pending.retain(|p| p.id != id);
+            inode.supersede(id, change.range());
         }
     }
 
@@ -503,7 +535,25 @@ impl DiskState {
                 .pending
                 .iter_mut()
                 .filter(|p| p.id == id)
-                .for_each(|p| p.done = true);
+                .for_each(|p| (p.done, p.given_up) = (true, true));
+        }
+    }
+
+    /// The process has ended. What it had under way is over before another begins: the system waits
+    /// for the device. It happened, or it did not.
+    pub(super) fn end_process(&mut self, rng: &mut Rng) {
+        for inode in self.inodes.values_mut() {
+            let live = &mut inode.live;
+            inode.pending.retain_mut(|p| {
+                if !std::mem::take(&mut p.given_up) {
+                    return true;
+                }
+                let happened = rng.chance(1, 2);
+                if happened {
+                    p.change.apply(live);
+                }
+                happened
+            });
         }
     }
 
@@ -522,6 +572,19 @@ impl DiskState {
             pending.change.apply(&mut inode.stable);
         }
         inode.pending = rest;
+    }
+
+    /// A sync failed: of the visible changes with numbers below `until` some are durable, and no
+    /// later sync makes the others so; programs see them until the power goes.
+    pub(super) fn fail_sync(&mut self, ino: u64, until: u64, rng: &mut Rng) {
+        let inode = self.inode(ino);
+        for pending in std::mem::take(&mut inode.pending) {
+            if !pending.done || pending.id >= until {
+                inode.pending.push(pending);
+            } else if rng.chance(1, 2) {
+                pending.change.apply(&mut inode.stable);
+            }
+        }
     }
 
     pub(super) fn power_cut(&mut self, rng: &mut Rng) {
@@ -581,6 +644,19 @@ impl DiskState {
 }
 
 impl Inode {
+    /// Change `id` of a range is durable: no power cut brings back what was visible there before.
+    fn supersede(&mut self, id: u64, range: (u64, u64)) {
+        for p in std::mem::take(&mut self.pending) {
+            if p.id < id && p.done && !p.given_up {
+                let parts = p.change.outside(range).into_iter();
+                self.pending
+                    .extend(parts.map(|change| Pending { change, ..p }));
+            } else if p.id != id {
+                self.pending.push(p);
+            }
+        }
+    }
+
     /// Makes the changes of the length before `pending[end]` durable. Writes before them lose what
     /// they cut off.
     fn commit_lengths(&mut self, end: usize) {

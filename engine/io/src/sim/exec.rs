@@ -21,6 +21,7 @@ use streamd_model::Mono;
 
 use super::SimOptions;
 use super::disk::DiskState;
+use super::faults::DiskOp;
 use super::net::Net;
 use super::rng::{Rng, mix};
 use crate::env::{Class, DirEntry, DiskSpace, Stats};
@@ -290,14 +291,14 @@ impl World {
     }
 
     /// A disk operation takes its time, and may fail.
-    pub(super) async fn disk_time(&self) -> io::Result<()> {
+    pub(super) async fn disk_op(&self, op: DiskOp, path: &Path) -> io::Result<()> {
         let us = self.random(|r| r.range(self.options.disk_us.clone()));
         self.until(self.now.get() + us * 1000).await;
         let eio = u64::from(self.disk.borrow().eio_per_million);
         if eio > 0 && self.random(|r| r.chance(eio, 1_000_000)) {
             return Err(io::Error::from_raw_os_error(libc::EIO));
         }
-        Ok(())
+        self.random(|r| self.disk.borrow().strike(op, path, r))
     }
 }
 
@@ -374,36 +375,40 @@ impl Env {
     }
 
     pub(crate) async fn create_dir_all(&self, path: &Path) -> io::Result<()> {
-        self.0.disk_time().await?;
+        self.0.disk_op(DiskOp::Name, path).await?;
         self.0.disk.borrow_mut().create_dir_all(path)
     }
 
     pub(crate) async fn remove_dir_all(&self, path: &Path) -> io::Result<()> {
-        self.0.disk_time().await?;
+        self.0.disk_op(DiskOp::Name, path).await?;
         self.0.disk.borrow_mut().remove_dir_all(path)
     }
 
     pub(crate) async fn remove_file(&self, path: &Path) -> io::Result<()> {
-        self.0.disk_time().await?;
+        self.0.disk_op(DiskOp::Name, path).await?;
         self.0.disk.borrow_mut().remove_file(path)
     }
 
     pub(crate) async fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
-        self.0.disk_time().await?;
+        self.0.disk_op(DiskOp::Name, from).await?;
         self.0.disk.borrow_mut().rename(from, to)
     }
 
     pub(crate) async fn sync_dir(&self, path: &Path) -> io::Result<()> {
         let until = self.0.disk.borrow().journal_end();
-        self.0.disk_time().await?;
+        self.0.disk_op(DiskOp::Name, path).await?;
         self.0.disk.borrow_mut().sync_dir(path, until)
     }
 
-    pub(crate) async fn sync_all(&self, _path: &Path) -> io::Result<()> {
+    pub(crate) async fn sync_all(&self, path: &Path) -> io::Result<()> {
         let until = self.0.disk.borrow().marks();
-        self.0.disk_time().await?;
-        self.0.disk.borrow_mut().sync_all(until);
-        Ok(())
+        let result = self.0.disk_op(DiskOp::Sync, path).await;
+        let mut disk = self.0.disk.borrow_mut();
+        match &result {
+            Ok(()) => disk.sync_all(until),
+            Err(_) => self.0.random(|r| disk.fail_sync_all(until.1, r)),
+        }
+        result
     }
 
     pub(crate) async fn list_dirs(&self, path: &Path) -> io::Result<Vec<String>> {
@@ -435,7 +440,7 @@ impl Env {
     }
 
     pub(crate) async fn list_dir(&self, path: &Path) -> io::Result<Vec<DirEntry>> {
-        self.0.disk_time().await?;
+        self.0.disk_op(DiskOp::Name, path).await?;
         self.0.disk.borrow().list_dir(path)
     }
 
@@ -459,8 +464,8 @@ impl Env {
         self.sync_dir(path.parent().unwrap_or(Path::new("/"))).await
     }
 
-    pub(crate) async fn disk_space(&self, _path: &Path) -> io::Result<DiskSpace> {
-        self.0.disk_time().await?;
+    pub(crate) async fn disk_space(&self, path: &Path) -> io::Result<DiskSpace> {
+        self.0.disk_op(DiskOp::Name, path).await?;
         let disk = self.0.disk.borrow();
         let total = disk.capacity.unwrap_or(1 << 40);
         Ok(DiskSpace {

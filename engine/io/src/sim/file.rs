@@ -2,7 +2,7 @@
 
 use std::cell::RefCell;
 use std::io;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::sync::Arc;
 
@@ -10,6 +10,7 @@ use bytes::Bytes;
 
 use super::disk::DiskState;
 use super::exec::World;
+use super::faults::DiskOp;
 use crate::buf::AlignedBuf;
 use crate::file::{OpenOptions, SharedFile, SharedKind, check_aligned};
 
@@ -19,6 +20,7 @@ const ZERO_CHUNK: u64 = 1 << 20;
 pub(crate) struct File {
     world: Rc<World>,
     ino: u64,
+    path: PathBuf,
     options: OpenOptions,
     /// Shared handles keep the inode: they hold the other end of this.
     shared: RefCell<Option<Arc<u64>>>,
@@ -49,12 +51,13 @@ impl File {
         if o.create && !o.write {
             return Err(io::ErrorKind::InvalidInput.into());
         }
-        world.disk_time().await?;
+        world.disk_op(DiskOp::Open, path).await?;
         let ino = world.disk.borrow_mut().open(path, o.create)?;
         world.trace(ino);
         Ok(File {
             world,
             ino,
+            path: path.to_owned(),
             options: *o,
             shared: RefCell::new(None),
         })
@@ -68,8 +71,17 @@ impl File {
         self.may_write()?;
         self.world
             .trace(pos ^ ((bytes.len() as u64) << 40) ^ self.ino);
-        let id = self.disk().begin_write(self.ino, pos, bytes)?;
-        self.settle(id, self.options.durable).await
+        let id = self.disk().begin_write(self.ino, pos, bytes.clone())?;
+        let result = self.settle(id, self.options.durable).await;
+        if result.is_err() && self.world.random(|r| r.chance(1, 3)) {
+            // It happened in part.
+            let blocks = bytes.len() as u64 / 512;
+            let part = bytes.slice(..512 * self.world.random(|r| r.below(blocks + 1)) as usize);
+            let mut disk = self.disk();
+            let id = disk.begin_write(self.ino, pos, part)?;
+            disk.abandon(self.ino, id, true);
+        }
+        result
     }
 
     async fn settle(&self, id: u64, durable: bool) -> io::Result<()> {
@@ -79,7 +91,7 @@ impl File {
             id,
             settled: false,
         };
-        self.world.disk_time().await?;
+        self.world.disk_op(DiskOp::Write, &self.path).await?;
         flight.settled = true;
         self.disk().finish(self.ino, id, durable);
         Ok(())
@@ -115,7 +127,7 @@ impl File {
         if !self.options.read {
             return Err(io::Error::from_raw_os_error(libc::EBADF));
         }
-        self.world.disk_time().await?;
+        self.world.disk_op(DiskOp::Read, &self.path).await?;
         Ok(self.disk().read(self.ino, pos, len).into())
     }
 
@@ -134,16 +146,21 @@ impl File {
 
     pub(crate) async fn truncate(&self, len: u64) -> io::Result<()> {
         self.may_write()?;
-        self.world.disk_time().await?;
+        self.world.disk_op(DiskOp::Write, &self.path).await?;
         self.world.trace(len ^ self.ino << 50);
         self.disk().set_len(self.ino, len)
     }
 
     pub(crate) async fn sync(&self) -> io::Result<()> {
         let until = self.disk().last_change();
-        self.world.disk_time().await?;
-        self.disk().sync(self.ino, until);
-        Ok(())
+        let result = self.world.disk_op(DiskOp::Sync, &self.path).await;
+        match &result {
+            Ok(()) => self.disk().sync(self.ino, until),
+            Err(_) => self
+                .world
+                .random(|r| self.disk().fail_sync(self.ino, until, r)),
+        }
+        result
     }
 
     pub(crate) async fn size(&self) -> io::Result<u64> {

@@ -6,6 +6,7 @@
 
 mod disk;
 mod exec;
+mod faults;
 mod file;
 mod net;
 mod rng;
@@ -25,6 +26,7 @@ pub(crate) use net::{Listener, ReadHalf, Stream, WriteHalf};
 
 use disk::DiskState;
 use exec::{Outcome, World};
+pub use faults::{DiskOp, Fault};
 use rng::Rng;
 
 /// What the simulated machine is like.
@@ -132,6 +134,7 @@ impl Sim {
         let task = env.spawn(crate::Class::Latency, future);
         let outcome = world.run(task, turns);
         world.close();
+        self.disk.borrow_mut().end_process(&mut self.rng);
         self.now = world.now() + 1_000_000;
         self.hash = world.hash();
         match outcome {
@@ -182,6 +185,7 @@ impl Drop for PrintSeed {
 }
 
 /// The simulated disk from outside.
+#[derive(Clone)]
 pub struct Disk(Rc<RefCell<DiskState>>);
 
 impl Disk {
@@ -208,6 +212,11 @@ impl Disk {
     /// From now on so many of a million operations fail with EIO.
     pub fn set_eio(&self, per_million: u32) {
         self.0.borrow_mut().eio_per_million = per_million;
+    }
+
+    /// From now on these faults strike, and no others but those of [`Disk::set_eio`].
+    pub fn set_faults(&self, faults: Vec<Fault>) {
+        self.0.borrow_mut().faults = faults;
     }
 
     /// From now on the disk has this capacity in bytes.

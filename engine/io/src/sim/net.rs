@@ -5,10 +5,12 @@ use std::collections::{BTreeMap, VecDeque};
 use std::future::poll_fn;
 use std::io;
 use std::net::SocketAddr;
+use std::path::Path;
 use std::rc::{Rc, Weak};
 use std::task::{Poll, Waker};
 
 use super::exec::World;
+use super::faults::DiskOp;
 use crate::file::SharedKind;
 use crate::stream::{self, Part};
 
@@ -256,7 +258,7 @@ impl WriteHalf {
                         let text = "a real file on a socket of the simulator";
                         return Err(io::Error::new(io::ErrorKind::InvalidInput, text));
                     };
-                    self.world.disk_time().await?;
+                    self.world.disk_op(DiskOp::Read, Path::new("")).await?;
                     let bytes = self.world.disk.borrow().read(*ino, pos, len);
                     self.write(&bytes).await?;
                     if bytes.len() < len {

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::time::Duration;
 
-use super::{Sim, SimOptions};
+use super::{DiskOp, Fault, Sim, SimOptions};
 use crate::{BLOCK, Class, Env, OpenOptions};
 
 fn dir() -> PathBuf {
@@ -329,6 +329,51 @@ fn faults_on_demand() {
 }
 
 #[test]
+fn faults_strike_the_files_and_operations_that_they_name() {
+    let (mut whole, mut part, mut none, mut lost) = (0, 0, 0, 0);
+    for seed in 0..200 {
+        let mut sim = Sim::new(seed, SimOptions::default());
+        let disk = sim.disk();
+        sim.run(move |env| async move {
+            env.create_dir_all(&dir()).await.unwrap();
+            env.sync_dir(&dir()).await.unwrap();
+            for name in ["bad", "good"] {
+                let file = env.open(&dir().join(name), &durable()).await.unwrap();
+                file.zero_fill(0, 4 * BLOCK as u64).await.unwrap();
+            }
+            env.sync_dir(&dir()).await.unwrap();
+            disk.set_faults(vec![Fault::eio("/bad", DiskOp::Write)]);
+            for (name, fails) in [("bad", true), ("good", false)] {
+                let file = env.open(&dir().join(name), &durable()).await.unwrap();
+                let mut buf = env.alloc(2 * BLOCK);
+                buf.fill(7);
+                assert_eq!(file.write_at(buf, 0).await.is_err(), fails);
+                file.read_at(0, 10).await.unwrap();
+            }
+            disk.set_faults(vec![Fault::eio("/bad", DiskOp::Sync)]);
+            let options = OpenOptions::new().write();
+            let file = env.open(&dir().join("bad"), &options).await.unwrap();
+            file.write_plain(vec![9; 10], 3 * BLOCK as u64)
+                .await
+                .unwrap();
+            file.sync().await.unwrap_err();
+            disk.set_faults(Vec::new());
+            file.sync().await.unwrap();
+        });
+        sim.power_cut();
+        let bytes = sim.disk().read(&dir().join("bad")).unwrap();
+        match bytes[..2 * BLOCK].iter().filter(|&&b| b == 7).count() {
+            0 => none += 1,
+            n if n == 2 * BLOCK => whole += 1,
+            _ => part += 1,
+        }
+        lost += usize::from(bytes[3 * BLOCK] == 0);
+    }
+    let all = [whole, part, none, lost];
+    assert!(all.iter().all(|n| *n > 4), "{all:?}");
+}
+
+#[test]
 #[should_panic(expected = "sim seed 0x2a: nothing can go on")]
 fn a_deadlock_panics_with_the_seed() {
     Sim::new(42, SimOptions::default()).run(|_| std::future::pending::<()>());
@@ -359,4 +404,30 @@ fn time_passes_in_no_time() {
     });
     assert!(real.elapsed() < Duration::from_secs(5));
     assert!(wall >= 365 * 86_400_000 && mono >= Duration::from_secs(365 * 86_400));
+}
+
+#[test]
+fn what_a_process_had_under_way_is_over_before_the_next_begins() {
+    let mut happened = 0;
+    for seed in 0..200 {
+        let mut sim = Sim::new(seed, SimOptions::default());
+        sim.run(|env| async move {
+            start(&env).await;
+            let file = env.open(&dir().join("f"), &durable()).await.unwrap();
+            file.zero_fill(0, BLOCK as u64).await.unwrap();
+            env.sync_dir(&dir()).await.unwrap();
+            // It ends in the middle of it.
+            let write = file.write_plain(vec![1; BLOCK], 0);
+            assert!(futures_lite::future::poll_once(write).await.is_none());
+        });
+        happened += u32::from(sim.disk().read(&dir().join("f")).unwrap()[0]);
+        sim.run(|env| async move {
+            let file = env.open(&dir().join("f"), &durable()).await.unwrap();
+            file.write_plain(vec![2; BLOCK], 0).await.unwrap();
+        });
+        sim.power_cut();
+        let found = sim.disk().read(&dir().join("f")).unwrap();
+        assert!(found == [2; BLOCK], "seed {seed}: the older one came later");
+    }
+    assert!((20..180).contains(&happened), "{happened}");
 }

@@ -4,7 +4,7 @@
 //! commit of the file system. So the file is filled with zeros ahead of its groups, in steps that
 //! double; the next use of the file finds them all written.
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 use std::io;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
@@ -34,6 +34,8 @@ pub struct JournalFile {
     filled: Cell<u64>,
     filling: Cell<bool>,
     fill_done: Notify,
+    /// Why it takes no more groups and is not used again, once an operation on it failed.
+    bad: RefCell<Option<String>>,
 }
 
 /// The name of a journal file.
@@ -78,7 +80,8 @@ impl JournalFile {
         if filled < FILL_MIN {
             file.zero_fill(0, FILL_MIN).await.map_err(fail("fill"))?;
             if let Some(dir) = path.parent() {
-                env.sync_dir(dir).await.map_err(fail("sync the name of"))?;
+                let fail = LogError::sync(format!("sync {}", dir.display()));
+                env.sync_dir(dir).await.map_err(fail)?;
             }
             filled = FILL_MIN;
         }
@@ -94,6 +97,7 @@ impl JournalFile {
             filled: Cell::new(filled),
             filling: Cell::new(false),
             fill_done: Notify::default(),
+            bad: RefCell::new(None),
         }))
     }
 
@@ -107,27 +111,43 @@ impl JournalFile {
         self.at.get() == BLOCK as u64
     }
 
-    /// Appends a group; it is durable when this returns. `limit` is where the file ends, unless
-    /// this very group needs more.
-    pub async fn append(
-        self: &Rc<Self>,
-        env: &Env,
-        buf: AlignedBuf,
-        limit: u64,
-    ) -> Result<Bytes, LogError> {
+    /// Its path.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Whether an operation on it failed: then it takes no group, and is not used again before the
+    /// next start.
+    pub fn is_bad(&self) -> bool {
+        self.bad.borrow().is_some()
+    }
+
+    /// Appends a group, for which there must be room; it is durable when this returns. After an
+    /// error the file is bad: nothing tells whether the group is there.
+    pub async fn append(&self, buf: AlignedBuf) -> Result<Bytes, LogError> {
         let at = self.at.get();
         let end = at + buf.len() as u64;
-        self.reserve(env, end, limit).await?;
-        let fail = LogError::io(format!("write {}", self.path.display()));
-        let bytes = self.file.write_at(buf, at).await.map_err(fail)?;
+        let bytes = self.file.write_at(buf, at).await.map_err(|error| {
+            *self.bad.borrow_mut() = Some(error.to_string());
+            LogError::sync(format!("write {}", self.path.display()))(error)
+        })?;
         self.at.set(end);
         Ok(bytes)
     }
 
-    /// Sees to it that the blocks before `end` were written before, and starts to fill ahead when
-    /// little is left.
-    async fn reserve(self: &Rc<Self>, env: &Env, end: u64, limit: u64) -> Result<(), LogError> {
-        while self.filled.get() < end {
+    /// Sees to it that the blocks of a group of `len` bytes were written before, and starts to fill
+    /// ahead when little is left. `limit` is where the file ends, unless this very group needs
+    /// more. Nothing is lost by an error; if the disk is full, call it again.
+    pub async fn reserve(self: &Rc<Self>, env: &Env, len: u64, limit: u64) -> Result<(), LogError> {
+        let end = self.at.get() + len;
+        loop {
+            if let Some(why) = &*self.bad.borrow() {
+                let what = format!("use {}", self.path.display());
+                return Err(LogError::sync(what)(io::Error::other(why.clone())));
+            }
+            if self.filled.get() >= end {
+                break;
+            }
             if self.filling.get() {
                 self.fill_done.wait().await;
                 continue;
@@ -141,7 +161,7 @@ impl JournalFile {
         let step = self.fill_step(limit);
         if step > 0 && self.filled.get() - end < step / 2 && !self.filling.get() {
             let (this, from) = (self.clone(), self.start_fill());
-            // A failure here is met again, and reported, by the group that needs the space.
+            // A full disk is met again by the group that needs the space; all else makes it bad.
             let fill = async move {
                 let result = this.file.zero_fill(from, step).await;
                 this.end_fill(from + step, &result);
@@ -164,8 +184,10 @@ impl JournalFile {
     }
 
     fn end_fill(&self, to: u64, result: &io::Result<()>) {
-        if result.is_ok() {
-            self.filled.set(to);
+        match result {
+            Ok(()) => self.filled.set(to),
+            Err(e) if e.kind() == io::ErrorKind::StorageFull => {}
+            Err(e) => *self.bad.borrow_mut() = Some(e.to_string()),
         }
         self.filling.set(false);
         self.fill_done.notify_all();

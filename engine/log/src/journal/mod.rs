@@ -41,6 +41,17 @@ pub struct JournalOptions {
     pub durable: bool,
 }
 
+/// Why a group is not durable.
+#[derive(Debug)]
+pub enum WriteError {
+    /// It was not begun: its logs have all that they had, and it may be gathered again. If the disk
+    /// is not just full, the current file is to be closed first.
+    NotBegun(LogError),
+    /// It is not known what of it is on the disk: its logs must not be used any more, and the
+    /// current file is to be closed.
+    Failed(LogError),
+}
+
 /// The journal of one shard.
 pub struct Journal {
     env: Env,
@@ -136,9 +147,12 @@ impl Journal {
         self.current.borrow_mut().take()
     }
 
-    /// Everything that the file holds is durable in the segments, so it may be used again.
+    /// Everything that the file holds is durable in the segments, so it may be used again, unless
+    /// it is bad: then it is left alone until the next start.
     pub fn release(&self, file: &JournalFile) {
-        self.free.borrow_mut().push(file.number);
+        if !file.is_bad() {
+            self.free.borrow_mut().push(file.number);
+        }
         self.in_use.set(self.in_use.get() - 1);
         self.freed.notify_all();
     }
@@ -162,9 +176,8 @@ impl Journal {
     }
 
     /// Writes a group and tells its logs; one answer for each, in the order of the takes. One call
-    /// at a time. After an error it is not known what is on the disk: the logs of the group must
-    /// not be used any more, and the current file is to be closed.
-    pub async fn write(&self, group: Group) -> Result<Vec<Flushed>, LogError> {
+    /// at a time.
+    pub async fn write(&self, group: Group) -> Result<Vec<Flushed>, WriteError> {
         assert!(!group.is_empty(), "something to write");
         assert!(!self.writing.replace(true), "one group at a time");
         let result = self.write_one(group).await;
@@ -172,16 +185,19 @@ impl Journal {
         result
     }
 
-    async fn write_one(&self, group: Group) -> Result<Vec<Flushed>, LogError> {
+    async fn write_one(&self, group: Group) -> Result<Vec<Flushed>, WriteError> {
         let file = match self.current() {
             Some(file) => file,
-            None => self.begin_file().await?,
+            None => self.begin_file().await.map_err(WriteError::NotBegun)?,
         };
+        let len = group.len().next_multiple_of(BLOCK) as u64;
+        let reserved = file.reserve(&self.env, len, self.limit()).await;
+        reserved.map_err(WriteError::NotBegun)?;
         let seq = self.seq.get();
         let memory = self.memory(group.len());
         let (buf, filled) = group.fill(memory, (file.id, seq));
         self.seq.set(seq + 1);
-        let bytes = file.append(&self.env, buf, self.limit()).await?;
+        let bytes = file.append(buf).await.map_err(WriteError::Failed)?;
         Ok(filled.complete(&bytes))
     }
 
@@ -220,8 +236,11 @@ impl Journal {
         };
         let durable = self.options.durable;
         let begun = JournalFile::begin(&self.env, (&path, number), header, durable).await;
-        let file = begun.inspect_err(|_| {
-            self.free.borrow_mut().push(number);
+        let file = begun.inspect_err(|error| {
+            // What is wrong with the file is not tried again: the next one has another number.
+            if error.is_full() {
+                self.free.borrow_mut().push(number);
+            }
             self.in_use.set(self.in_use.get() - 1);
         })?;
         *self.current.borrow_mut() = Some(file.clone());

@@ -20,6 +20,7 @@ use super::{DIR, end_use};
 use crate::LogError;
 use crate::batch::{BatchHeader, crc_matches};
 use crate::checkpoint::{self, Checkpoint};
+use crate::compact::swap;
 use crate::segment;
 
 /// Neighbouring runs are written in pieces of at most so many bytes.
@@ -39,6 +40,7 @@ pub struct Replayed {
 }
 
 /// A run that a journal holds.
+#[derive(Clone)]
 struct Found {
     metadata: String,
     segment: Offset,
@@ -90,9 +92,10 @@ impl Backlog {
 }
 
 /// Writes what was put off to the segments of the partition in `dir`; durable when this returns.
-pub async fn restore_one(env: &Env, dir: &Path, put_off: PutOff) -> Result<u64, LogError> {
+/// After an error it may be called again if the disk is full.
+pub async fn restore_one(env: &Env, dir: &Path, put_off: &PutOff) -> Result<u64, LogError> {
     let mut done = Replayed::default();
-    restore(env, dir, put_off.0, &mut done).await?;
+    restore(env, dir, put_off.0.clone(), &mut done).await?;
     Ok(done.bytes)
 }
 
@@ -152,8 +155,12 @@ pub async fn replay_some(
         } else if !keep(shard) {
             let fail = LogError::io(format!("remove {}", path.display()));
             env.remove_file(&path).await.map_err(fail)?;
-        } else if in_use {
-            end_use(env, &path).await?;
+        } else if in_use && let Err(error) = end_use(env, &path).await {
+            // It may be the file that failed when it was written: it is not needed any more.
+            done.notes.push(format!("{error}; the file is removed"));
+            let fail = |what: &str| LogError::sync(format!("{what} {}", path.display()));
+            env.remove_file(&path).await.map_err(fail("remove"))?;
+            env.sync_dir(&dir).await.map_err(fail("sync the name of"))?;
         }
     }
     Ok((done, backlog))
@@ -325,9 +332,15 @@ async fn restore(
         r => Checkpoint::decode(&r.map_err(fail("read the checkpoint"))?)
             .map_or((0, 0), |c| (c.segment, c.position)),
     };
+    // What was compacted lies elsewhere now, and was durable before.
+    let touched = swap::read_cleaned(env, dir).await?;
+    let touched = touched.map_or(0, |c| c.touched);
     let mut segments: BTreeMap<Offset, Vec<Found>> = BTreeMap::new();
     for run in runs {
         let end = (run.segment, run.position + run.bytes.len() as u64);
+        if run.segment < touched && touched != i64::MAX {
+            continue;
+        }
         if run.metadata.as_bytes() == metadata && end > from {
             segments.entry(run.segment).or_default().push(run);
         }
@@ -368,6 +381,7 @@ async fn rewrite(
     }
     written += piece.len() as u64;
     file.write_plain(piece, at).await.map_err(fail("write"))?;
-    file.sync().await.map_err(fail("sync"))?;
+    let fail = LogError::sync(format!("sync {}", path.display()));
+    file.sync().await.map_err(fail)?;
     Ok(written)
 }

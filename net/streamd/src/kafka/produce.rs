@@ -2,6 +2,7 @@
 //! shard, one message each. The reply is encoded from the request's own bytes when all is durable.
 
 use std::rc::Rc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use streamd_core::meta::TopicMeta;
@@ -46,6 +47,12 @@ enum Group {
 
 /// Accepts a produce request; `frame` is the whole frame without its length.
 pub async fn accept(broker: &Rc<Broker>, bytes: Bytes) -> Result<Accepted, String> {
+    let throttle_ms = broker.shard.disk.throttle_ms();
+    if throttle_ms > 0 {
+        // Not every client waits when it is asked to: this connection does.
+        let pause = Duration::from_millis(throttle_ms.unsigned_abs().into());
+        broker.shard.env.sleep(pause).await;
+    }
     let frame = Frame::parse(&bytes).map_err(|e| e.to_string())?;
     let request: ProduceRequest<'_> = frame.decode().map_err(|e| format!("Produce: {e}"))?;
     let version = frame.header.version;
@@ -275,6 +282,7 @@ fn encode(broker: &Broker, bytes: &Bytes, outcomes: &[AppendDone]) -> Option<Vec
     }
     let response = ProduceResponse {
         responses: topics.into(),
+        throttle_time_ms: broker.shard.disk.throttle_ms(),
         ..ProduceResponse::default()
     };
     let mut writer = Writer::append_to(Vec::with_capacity(256));

@@ -1,8 +1,9 @@
-//! `streamctl log ...`: segment files, read off line.
+//! `streamctl log ...`: segment files, read off line; `repair` also writes them.
 
 mod dump;
 mod files;
 mod journals;
+mod repair;
 mod scan;
 mod verify;
 
@@ -14,7 +15,7 @@ use crate::failure::Result;
 /// # Errors
 /// A file cannot be read, or is damaged.
 pub fn run(global: &Global, command: &Log) -> Result<()> {
-    let (Log::Dump { paths, .. } | Log::Verify { paths }) = command;
+    let (Log::Dump { paths, .. } | Log::Verify { paths } | Log::Repair { paths, .. }) = command;
     let segments = files::find(paths)?;
     for dir in journals::in_use(&segments) {
         eprintln!("{}", journals::note(&dir));
@@ -22,5 +23,6 @@ pub fn run(global: &Global, command: &Log) -> Result<()> {
     match command {
         Log::Dump { records, .. } => dump::run(global, &segments, *records),
         Log::Verify { .. } => verify::run(global, &segments),
+        Log::Repair { apply, .. } => repair::run(global, &segments, *apply),
     }
 }

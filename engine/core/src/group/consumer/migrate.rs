@@ -19,6 +19,9 @@ use super::heartbeat::no;
 use super::{Mate, Why};
 use crate::meta::ClusterImage;
 
+/// A member that moves over: its id, what it says of itself, what it has.
+type Moved = (Arc<str>, Arc<Subscription>, Parts);
+
 impl Group {
     /// Makes a group of the `consumer` protocol of what is not one yet, if that `may` be.
     pub(super) fn upgrade(&mut self, ctx: &mut Context, now: Now, may: bool) -> Result<(), Why> {
@@ -57,11 +60,7 @@ impl Group {
     }
 
     /// The members as they will be; or why the group stays what it is.
-    fn check_upgrade(
-        &self,
-        ctx: &Context,
-        image: &ClusterImage,
-    ) -> Result<Vec<(Arc<str>, Arc<Subscription>, Parts)>, Why> {
+    fn check_upgrade(&self, ctx: &Context, image: &ClusterImage) -> Result<Vec<Moved>, Why> {
         let not = |why: &str| {
             let text = format!("Group {} is not a consumer group, and {why}.", self.name);
             no(ErrorCode::GroupIdNotFound, text)

@@ -164,7 +164,7 @@ impl Modern {
             && self.statics.get(instance) == Some(id)
         {
             self.statics.remove(instance);
-            // Should only a part of its replacement have become durable, the old one is still there.
+            // Of its replacement only a part may have become durable: the old one is still there.
             let mut others = self.members.iter();
             if let Some((other, _)) =
                 others.find(|(_, m)| m.sub.instance.as_ref() == Some(instance))

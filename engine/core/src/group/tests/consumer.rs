@@ -444,3 +444,26 @@ fn the_other_describe_does_not_know_it() {
         Reply::Refused(ErrorCode::GroupIdNotFound, _)
     ));
 }
+
+#[test]
+fn offsets_in_transactions_are_checked_with_the_codes_of_transactions() {
+    let mut b = bench();
+    b.stable_of_two();
+    let mut commit = |commit: Commit| {
+        let token = b.ask(Request::TxnCommit(TxnCommit {
+            producer: 1,
+            epoch: 0,
+            guard: None,
+            commit,
+        }));
+        b.committed(token)
+    };
+    assert_eq!(commit(super::commit("a", 2, 7)), ErrorCode::None);
+    assert_eq!(
+        commit(super::commit("a", 1, 7)),
+        ErrorCode::IllegalGeneration
+    );
+    assert_eq!(commit(super::commit("x", 2, 7)), ErrorCode::UnknownMemberId);
+    // A producer that names no member may.
+    assert_eq!(commit(super::commit("", -1, 8)), ErrorCode::None);
+}

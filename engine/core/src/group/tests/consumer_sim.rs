@@ -380,10 +380,10 @@ impl World {
             (Asked::Join(n), Reply::Join(joined)) if waits(self, n) => self.joined(n, *joined),
             (Asked::Sync(n), Reply::Sync(synced)) if waits(self, n) => self.synced(n, &synced),
             (Asked::Sync(n), Reply::Code(code)) if waits(self, n) => self.failed(n, code),
-            (Asked::Heartbeat(n), Reply::Code(code)) => {
-                if code != ErrorCode::None && self.clients[n].doing == Doing::In {
-                    self.failed(n, code);
-                }
+            (Asked::Heartbeat(n), Reply::Code(code))
+                if code != ErrorCode::None && self.clients[n].doing == Doing::In =>
+            {
+                self.failed(n, code);
             }
             (Asked::Commit { may, offset }, Reply::Partitions(_)) => {
                 assert!(may, "offset {offset} was committed in a wrong epoch");

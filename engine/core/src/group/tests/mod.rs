@@ -49,6 +49,32 @@ fn limits() -> Limits {
     }
 }
 
+/// The state is the same when the log has only the last record of each key, with and without the
+/// tombstones among them.
+fn same_when_compacted(log: &[GroupRecord]) {
+    let mut last = BTreeMap::new();
+    for (at, record) in log.iter().enumerate() {
+        last.insert(record.key(), at);
+    }
+    let is_last = |at: usize, r: &GroupRecord| last.get(&r.key()) == Some(&at);
+    let fold = |keeps: &dyn Fn(usize, &GroupRecord) -> bool| {
+        let mut coordinator = Coordinator::new(limits());
+        for (at, record) in log.iter().enumerate() {
+            if keeps(at, record) {
+                coordinator.replay(record);
+            }
+        }
+        coordinator.encode()
+    };
+    let whole = fold(&|_, _| true);
+    assert!(
+        whole == fold(&is_last),
+        "the last of each key are not enough"
+    );
+    let valued = |at, r: &GroupRecord| is_last(at, r) && r.value().is_some();
+    assert!(whole == fold(&valued), "tombstones are needed");
+}
+
 /// A coordinator and what is around it.
 struct Bench {
     coordinator: Coordinator,
@@ -107,6 +133,10 @@ impl Bench {
 
     /// The process dies; another starts on what was durable.
     fn crash(self) -> Bench {
+        // Not each time: logs of the crowds are long.
+        if self.log.len().is_multiple_of(4) {
+            same_when_compacted(&self.log);
+        }
         let limits = self.coordinator.ctx.limits.clone();
         let mut next = Bench::on(limits, self.log, self.image.clone());
         next.now = self.now;

@@ -224,8 +224,9 @@ fn what_cannot_be_changed_or_described() {
                 ("log.retention.ms", 0, Some("5")),
                 ErrorCode::InvalidRequest,
             ),
+            ((32, "group"), ("x", 0, Some("5")), ErrorCode::InvalidConfig),
             (
-                (32, "group"),
+                (64, "nobody knows it"),
                 ("x", 0, Some("5")),
                 ErrorCode::InvalidRequest,
             ),
