@@ -47,6 +47,40 @@ fn five_thousand_idle_connections() {
     fixture.assert_serves_on();
 }
 
+/// However the system spreads connections over the cores, all of `max.connections` are to be had,
+/// and no more; and connections that one core accepted and another serves are as good as others.
+#[test]
+fn the_last_connection() {
+    const MAX: usize = 9;
+    if Fixture::shared().broker.is_none() {
+        return;
+    }
+    let broker = Broker::start(&["--set", &format!("max.connections={MAX}")]);
+    let answers = |connection: &mut Connection| {
+        let answer = connection.call(API_VERSIONS, 0, &Body::default());
+        answer.is_ok_and(|mut answer| answer.i16() == 0)
+    };
+    // The broker may not have seen yet that those of the round before are gone.
+    let fill = || -> Vec<Connection> {
+        let until = Instant::now() + Duration::from_secs(10);
+        loop {
+            let connect = |_| Connection::open(&broker.addr());
+            let mut open: Vec<Connection> = (0..MAX).map(connect).collect();
+            if open.iter_mut().all(answers) {
+                return open;
+            }
+            assert!(Instant::now() < until, "{MAX} connections are not served");
+            drop(open);
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    };
+    for round in 0..20 {
+        let _open = fill();
+        let mut more = Connection::open(&broker.addr());
+        assert!(!answers(&mut more), "round {round}: one too many is served");
+    }
+}
+
 /// `STREAMD_TINY_CONNECTIONS` sets how many; a million take some minutes.
 #[test]
 fn tiny_connections_in_sequence() {

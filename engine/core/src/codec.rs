@@ -58,9 +58,14 @@ impl Out {
         self.0.extend_from_slice(&(n as u32).to_le_bytes());
     }
 
+    /// Bytes behind their count.
+    pub fn bytes(&mut self, v: &[u8]) {
+        self.count(v.len());
+        self.raw(v);
+    }
+
     pub fn str(&mut self, s: &str) {
-        self.count(s.len());
-        self.raw(s.as_bytes());
+        self.bytes(s.as_bytes());
     }
 }
 
@@ -104,6 +109,14 @@ impl<'a> In<'a> {
             return Err(self.damaged(what));
         }
         Ok(n)
+    }
+
+    /// Bytes behind their count.
+    pub fn bytes(&mut self, what: &'static str) -> Result<&'a [u8], Damaged> {
+        let n = self.count(1, what)?;
+        let (head, rest) = self.0.split_at(n);
+        self.0 = rest;
+        Ok(head)
     }
 
     pub fn str(&mut self, what: &'static str) -> Result<&'a str, Damaged> {

@@ -7,8 +7,11 @@
 pub mod codec;
 pub mod config;
 pub mod group;
+pub mod machine;
 pub mod meta;
+mod outbox;
 pub mod producer;
+mod timers;
 pub mod txn;
 
 use streamd_model::ErrorCode;

@@ -15,7 +15,7 @@ use crate::buf::AlignedBuf;
 use crate::file::{File, OpenOptions};
 #[cfg(any(test, feature = "sim"))]
 use crate::sim;
-use crate::stream::{Listener, Stream};
+use crate::stream::{Accepted, Listener, Stream};
 use crate::task::Task;
 use crate::uring;
 
@@ -204,6 +204,11 @@ impl Env {
     /// Listens; several shards may listen on one address (`SO_REUSEPORT`). Backlog 4096.
     pub async fn listen(&self, addr: SocketAddr) -> io::Result<Listener> {
         both!(self, e => e.listen(addr).await)
+    }
+
+    /// Makes an accepted connection this shard's, whichever shard's listener it came from.
+    pub fn adopt(&self, accepted: Accepted) -> io::Result<Stream> {
+        both!(self, e => e.adopt(accepted))
     }
 
     /// Connects.

@@ -34,5 +34,5 @@ pub use file::{File, OpenOptions, PARTS_MAX, SharedFile};
 pub use probe::{ProbeError, ProbeReport, probe};
 pub use process::{DirLock, available_cores, lock_dir, signal};
 pub use runtime::{Runtime, RuntimeOptions, run, start};
-pub use stream::{Listener, Part, ReadHalf, Stream, WriteHalf};
+pub use stream::{Accepted, Listener, Part, ReadHalf, Stream, WriteHalf};
 pub use task::Task;

@@ -6,6 +6,7 @@
 
 use std::io;
 use std::net::SocketAddr;
+use std::os::fd::OwnedFd;
 
 use bytes::Bytes;
 
@@ -62,14 +63,16 @@ pub(crate) enum ListenerKind {
 }
 
 impl Listener {
-    /// The next connection. After an error (too many open files, a peer that was gone already)
-    /// the listener still works; wait a little before the next call.
-    pub async fn accept(&self) -> io::Result<Stream> {
+    /// The next connection, for whichever shard adopts it ([`crate::Env::adopt`]). After an error
+    /// (too many open files, a peer that was gone already) the listener still works; wait a little
+    /// before the next call.
+    pub async fn accept(&self) -> io::Result<Accepted> {
         match &self.0 {
-            ListenerKind::Uring(l) => l.accept().await,
+            ListenerKind::Uring(l) => l.accept().await.map(AcceptedKind::Uring),
             #[cfg(any(test, feature = "sim"))]
-            ListenerKind::Sim(l) => l.accept().await,
+            ListenerKind::Sim(l) => l.accept().await.map(AcceptedKind::Sim),
         }
+        .map(Accepted)
     }
 
     /// How many bytes the kernel may hold for each connection from now on before a send waits; it
@@ -90,6 +93,15 @@ impl Listener {
             ListenerKind::Sim(l) => Ok(l.local_addr()),
         }
     }
+}
+
+/// A connection that no shard has yet. Dropped, it is closed.
+pub struct Accepted(pub(crate) AcceptedKind);
+
+pub(crate) enum AcceptedKind {
+    Uring(OwnedFd),
+    #[cfg(any(test, feature = "sim"))]
+    Sim(sim::Accepted),
 }
 
 /// A connection. `TCP_NODELAY` is on.

@@ -6,6 +6,7 @@
 use std::sync::Arc;
 
 use streamd_core::group::{self, GroupRecord, OFFSETS_TOPIC};
+use streamd_core::machine::{Machine, Record};
 use streamd_core::meta::ClusterImage;
 use streamd_core::producer::ProducerState;
 use streamd_core::txn::{self, TXN_TOPIC, TxnRecord};
@@ -110,6 +111,11 @@ impl Keeper {
         }
         Ok(producers)
     }
+}
+
+/// Whether the partitions of a topic keep a machine.
+pub(crate) fn is_kept(topic: &str) -> bool {
+    topic == OFFSETS_TOPIC || topic == TXN_TOPIC
 }
 
 /// The state of a partition of an internal topic in a checkpoint: that of its producers behind its

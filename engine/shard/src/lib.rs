@@ -11,6 +11,7 @@ pub mod drive_group;
 pub mod drive_meta;
 pub mod drive_txn;
 pub mod flusher;
+pub mod host;
 mod internal;
 mod keeper;
 pub mod mesh;
@@ -31,6 +32,7 @@ use streamd_model::ErrorCode;
 pub use append::{AppendDone, AppendItem, Placed, Ticket};
 pub use drive_group::{GroupAsk, GroupDone};
 pub use drive_txn::{TxnAsk, TxnDone};
+pub use host::{Ask, Done};
 pub use mesh::{Envelope, Mesh, Reply, Request, owner};
 pub use partition::Partition;
 pub use read::{

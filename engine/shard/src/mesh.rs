@@ -5,6 +5,7 @@
 //! each other still drain.
 
 use std::cell::{Cell, RefCell};
+use std::collections::VecDeque;
 use std::future::Future;
 use std::sync::Arc;
 
@@ -12,6 +13,7 @@ use streamd_core::group::{Listed, Token};
 use streamd_core::meta::{ClusterImage, Command};
 use streamd_core::producer::Described;
 use streamd_core::txn;
+use streamd_io::Accepted;
 use streamd_io::local::{Notify, OneSender, oneshot};
 use streamd_io::mailbox::Endpoint;
 use streamd_model::{Map, Offset, PartitionId, ShardId};
@@ -126,6 +128,8 @@ pub enum Envelope {
     },
     /// The process is to end; from the main thread.
     Stop,
+    /// A connection that another shard accepted, for this one to serve.
+    Connection(Accepted),
     /// An answer.
     Answer {
         /// The id of the call.
@@ -142,6 +146,8 @@ pub struct Mesh {
     endpoint: Endpoint<Envelope>,
     stopping: Cell<bool>,
     stop: Notify,
+    connections: RefCell<VecDeque<Accepted>>,
+    connected: Notify,
     waiting: RefCell<(u64, Map<u64, OneSender<Reply>>)>,
 }
 
@@ -163,6 +169,8 @@ impl Mesh {
             endpoint,
             stopping: Cell::new(false),
             stop: Notify::new(),
+            connections: RefCell::default(),
+            connected: Notify::new(),
             waiting: RefCell::default(),
         }
     }
@@ -221,6 +229,24 @@ impl Mesh {
             .await;
     }
 
+    /// Has shard `to` serve a connection.
+    pub async fn hand_over(&self, to: ShardId, accepted: Accepted) {
+        self.endpoint
+            .send(usize::from(to.0), Envelope::Connection(accepted))
+            .await;
+    }
+
+    /// The next connection that another shard has handed over.
+    pub async fn next_connection(&self) -> Accepted {
+        loop {
+            let next = self.connections.borrow_mut().pop_front();
+            if let Some(accepted) = next {
+                return accepted;
+            }
+            self.connected.wait().await;
+        }
+    }
+
     /// The next call of another shard. Answers are handed to whoever waits for them.
     pub async fn next_call(&self) -> (ShardId, u64, Request) {
         loop {
@@ -229,6 +255,10 @@ impl Mesh {
                 Envelope::Stop => {
                     self.stopping.set(true);
                     self.stop.notify_all();
+                }
+                Envelope::Connection(accepted) => {
+                    self.connections.borrow_mut().push_back(accepted);
+                    self.connected.notify_all();
                 }
                 Envelope::Answer { id, reply } => {
                     let waiting = self.waiting.borrow_mut().1.remove(&id);

@@ -4,7 +4,7 @@
 //! committed, and nothing else is ever shown.
 
 use std::cell::{Cell, RefCell};
-use std::rc::{Rc, Weak};
+use std::rc::Rc;
 
 use streamd_core::meta::TopicMeta;
 use streamd_core::producer::ProducerState;
@@ -16,9 +16,9 @@ use streamd_model::{Epoch, ErrorCode, Offset, PartitionId, Watermarks};
 
 use crate::Refusal;
 use crate::append::Arrival;
-use crate::drive_group::GroupHost;
-use crate::drive_txn::TxnHost;
 use crate::flusher::{Owner, Turn};
+use crate::host::{AnyHost, Hosts};
+use crate::keeper::join_state;
 use crate::txn::Guards;
 use crate::waiters::Waiters;
 
@@ -46,14 +46,10 @@ pub struct Partition {
     pub waiters: Waiters,
     /// The leader epoch that new batches get.
     pub epoch: Epoch,
-    /// The coordinator of the groups that are kept here, in a partition of `__consumer_offsets`.
-    pub groups: RefCell<Option<Rc<GroupHost>>>,
-    /// The coordinator of the transactional ids that are kept here, in a partition of
-    /// `__transaction_state`.
-    pub txns: RefCell<Option<Rc<TxnHost>>>,
+    /// The coordinator of what is kept here, in a partition of an internal topic.
+    pub(crate) hosts: RefCell<Hosts>,
     /// Who may begin a transaction here.
     pub guards: Guards,
-    me: Weak<Partition>,
     /// The topic as of the image that this shard has.
     pub topic: RefCell<std::sync::Arc<TopicMeta>>,
     turn: Turn,
@@ -72,9 +68,8 @@ impl Partition {
         log: Log,
         producers: ProducerState,
     ) -> Rc<Partition> {
-        Rc::new_cyclic(|me| Partition {
-            me: me.clone(),
-            txns: RefCell::new(None),
+        Rc::new(Partition {
+            hosts: RefCell::default(),
             guards: Guards::default(),
             id,
             name: format!("{}-{}", topic.name, id.index),
@@ -82,7 +77,6 @@ impl Partition {
             producers: RefCell::new(producers),
             waiters: Waiters::default(),
             epoch: 0,
-            groups: RefCell::new(None),
             topic: RefCell::new(topic),
             turn: Turn::default(),
             gate: Gate::default(),
@@ -198,7 +192,7 @@ impl Partition {
         // Nobody reads it any more.
         self.log.borrow_mut().clear_tail();
         self.waiters.release_all();
-        self.stop_hosts();
+        self.stop_host();
     }
 
     /// Begins a new segment, and plans the checkpoint there.
@@ -209,14 +203,21 @@ impl Partition {
         log.plan_checkpoint(state);
     }
 
-    /// Ends the coordinator, if there is one.
-    pub fn stop_hosts(&self) {
-        let host = self.groups.borrow().clone();
-        if let Some(host) = host {
-            host.stop();
+    /// The state that a checkpoint keeps.
+    pub(crate) fn state(&self, producers: &ProducerState) -> Vec<u8> {
+        match self.any_host() {
+            Some(host) => join_state(producers, &host.encode()),
+            None => producers.encode(),
         }
-        let host = self.txns.borrow().clone();
-        if let Some(host) = host {
+    }
+
+    fn any_host(&self) -> Option<Rc<dyn AnyHost>> {
+        self.hosts.borrow().any()
+    }
+
+    /// Ends the coordinator, if there is one.
+    pub fn stop_host(&self) {
+        if let Some(host) = self.any_host() {
             host.stop();
         }
     }
@@ -245,14 +246,8 @@ impl Owner for Partition {
     fn flushed(&self, before: Offset, flushed: Flushed) {
         assert!(flushed.next > before, "a flush moves the watermark up");
         self.waiters.advanced(flushed.next, flushed.bytes);
-        let host = self.groups.borrow().clone();
-        if let Some(host) = host {
+        if let Some(host) = self.any_host() {
             host.flushed(flushed.next);
-        }
-        if self.txns.borrow().is_some()
-            && let Some(me) = self.me.upgrade()
-        {
-            me.txns_flushed(flushed.next);
         }
     }
 

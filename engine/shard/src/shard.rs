@@ -8,10 +8,8 @@ use std::rc::{Rc, Weak};
 use std::sync::Arc;
 use std::time::Duration;
 
-use streamd_core::group::OFFSETS_TOPIC;
 use streamd_core::meta::{ClusterImage, Local, TopicMeta};
 use streamd_core::producer::ProducerState;
-use streamd_core::txn::TXN_TOPIC;
 use streamd_io::local::{Budget, Notify};
 use streamd_io::mailbox::Endpoint;
 use streamd_io::{Class, Env};
@@ -24,7 +22,7 @@ use crate::Refusal;
 use crate::disk::DiskGuard;
 use crate::drive_meta::MetaLog;
 use crate::flusher::Flusher;
-use crate::keeper::Keeper;
+use crate::keeper::{self, Keeper};
 use crate::mesh::{Envelope, Mesh, Reply, Request, owner};
 use crate::open::{self, Past};
 use crate::partition::Partition;
@@ -181,8 +179,8 @@ impl Shard {
 
     pub(crate) fn host(&self, partition: &Rc<Partition>, keeper: Option<Keeper>) {
         match keeper {
-            Some(Keeper::Groups(c)) => partition.host(c, &self.env, &self.flusher),
-            Some(Keeper::Txns(c)) => partition.host_txns(c, self),
+            Some(Keeper::Groups(c)) => partition.host(c, self),
+            Some(Keeper::Txns(c)) => partition.host(c, self),
             None => {}
         }
     }
@@ -200,7 +198,7 @@ impl Shard {
             segment_jitter_ms: topic.config.segment_jitter_ms,
             segment_index_bytes: topic.config.segment_index_bytes as u64,
             index_interval: topic.config.index_interval_bytes as u64,
-            checkpoint_bytes: match topic.name == OFFSETS_TOPIC || topic.name == TXN_TOPIC {
+            checkpoint_bytes: match keeper::is_kept(&topic.name) {
                 true => FOLD_CHECKPOINT_BYTES,
                 false => LogConfig::default().checkpoint_bytes,
             },
@@ -257,7 +255,7 @@ impl Shard {
                 self.follow(image).await;
                 Reply::Done
             }
-            Request::Groups(asks) => Reply::Groups(self.groups(asks).await),
+            Request::Groups(asks) => Reply::Groups(self.ask_hosts(asks).await),
             Request::GroupGone(id, token) => {
                 self.group_gone(id, token);
                 Reply::Done
@@ -266,10 +264,7 @@ impl Shard {
                 self.past.groups_open().await;
                 Reply::GroupList(self.group_list())
             }
-            Request::Txns(asks) => {
-                self.open_them(asks.iter().map(|a| a.partition)).await;
-                Reply::Txns(self.txns(asks).await)
-            }
+            Request::Txns(asks) => Reply::Txns(self.ask_hosts(asks).await),
             Request::TxnList => {
                 self.past.groups_open().await;
                 Reply::TxnList(self.txn_list())
@@ -564,7 +559,7 @@ impl Shard {
             .map(|(_, p)| p)
             .collect();
         for partition in &mine {
-            partition.stop_hosts();
+            partition.stop_host();
         }
         let meta = self.meta.borrow_mut().take();
         let meta_turn = match &meta {

@@ -11,7 +11,9 @@ use std::time::{Duration, Instant};
 use std::{fs, io};
 
 use streamd_io::mailbox::{Endpoint, mesh};
-use streamd_io::{Class, DirLock, Env, Listener, RuntimeOptions, lock_dir, probe, signal};
+use streamd_io::{
+    Accepted, Class, DirLock, Env, Listener, RuntimeOptions, lock_dir, probe, signal,
+};
 use streamd_log::journal::JournalOptions;
 use streamd_model::{ShardId, TopicId};
 use streamd_shard::{Envelope, Request, Settings, Shard};
@@ -20,6 +22,7 @@ use crate::admin::Admin;
 use crate::broker::{Broker, Identity, Limits};
 use crate::config::Config;
 use crate::conn;
+use crate::crowd::{Crowd, Seat};
 
 /// Messages that may wait for one shard from each other.
 const MAILBOX: usize = 1024;
@@ -64,6 +67,7 @@ struct Plan {
     shards: usize,
     /// How many segments of a shard may have their files open.
     segments_open: usize,
+    crowd: Arc<Crowd>,
     endpoints: Mutex<Vec<Option<Endpoint<Envelope>>>>,
     report: Mutex<Sender<Report>>,
 }
@@ -102,6 +106,7 @@ pub fn run(mut config: Config) -> Result<(), String> {
         identity,
         shards,
         segments_open: segments_open(files, shards),
+        crowd: Crowd::new(shards),
         endpoints: Mutex::new(endpoints),
         report: Mutex::new(report),
     });
@@ -321,24 +326,20 @@ async fn run_shard(env: Env, index: usize, plan: Arc<Plan>) {
             tell(Report::Listening(
                 listener.local_addr().unwrap_or(plan.config.listen),
             ));
-            let accept = accept(broker.clone(), listener, plan.max_connections());
+            let accept = accept(broker.clone(), listener, plan.crowd.clone());
             let accepting = env.spawn(Class::Latency, accept);
+            let take_over = take_over(broker.clone(), plan.crowd.clone());
+            let taking_over = env.spawn(Class::Latency, take_over);
             env.spawn(Class::Background, conn::sweep(broker.clone()))
                 .detach();
             broker.shard.mesh.stopped().await;
-            drop(accepting);
+            drop((accepting, taking_over));
             env.sleep(DRAIN).await;
             stop_shard(&broker, index).await;
         }
         Err(why) => {
             tell(Report::Failed(why));
         }
-    }
-}
-
-impl Plan {
-    fn max_connections(&self) -> usize {
-        (self.config.broker.connections.max / self.shards).max(1)
     }
 }
 
@@ -429,12 +430,13 @@ fn request_memory(config: &Config, shards: usize) -> usize {
     })
 }
 
-/// Takes connections, for ever.
-async fn accept(broker: Rc<Broker>, listener: Listener, max: usize) {
+/// Takes connections, for ever, and gives each to the shard that has the fewest.
+async fn accept(broker: Rc<Broker>, listener: Listener, crowd: Arc<Crowd>) {
     let env = broker.shard.env.clone();
+    let here = usize::from(broker.shard.mesh.id().0);
     loop {
-        let stream = match listener.accept().await {
-            Ok(stream) => stream,
+        let accepted = match listener.accept().await {
+            Ok(accepted) => accepted,
             Err(e) => {
                 // Out of file descriptors, most likely: what is open must end first.
                 broker.complain_text(&format!("cannot accept: {e}"));
@@ -443,13 +445,39 @@ async fn accept(broker: Rc<Broker>, listener: Listener, max: usize) {
             }
         };
         env.yield_if_needed().await;
-        if broker.lives.borrow().len() >= max {
-            broker.complain_text("max.connections is reached");
-            continue;
+        let max = broker.shard.image().broker().connections.max;
+        match crowd.seat(here, max) {
+            None => broker.complain_text(&format!("{max} are open (max.connections)")),
+            Some(seat) if seat.shard() == here => serve(&broker, accepted, seat),
+            Some(seat) => {
+                let to = ShardId(seat.pass_on() as u16);
+                broker.shard.mesh.hand_over(to, accepted).await;
+            }
         }
-        env.spawn(Class::Latency, conn::serve(broker.clone(), stream))
-            .detach();
     }
+}
+
+/// Takes the connections that other shards give to this one, for ever.
+async fn take_over(broker: Rc<Broker>, crowd: Arc<Crowd>) {
+    let here = usize::from(broker.shard.mesh.id().0);
+    loop {
+        let accepted = broker.shard.mesh.next_connection().await;
+        serve(&broker, accepted, crowd.passed_on(here));
+    }
+}
+
+fn serve(broker: &Rc<Broker>, accepted: Accepted, seat: Seat) {
+    let env = &broker.shard.env;
+    // The peer may be gone by now.
+    let Ok(stream) = env.adopt(accepted) else {
+        return;
+    };
+    let broker = broker.clone();
+    let serve = async move {
+        conn::serve(broker, stream).await;
+        drop(seat);
+    };
+    env.spawn(Class::Latency, serve).detach();
 }
 
 /// Every shard closes its own partitions; shard 0 closes last, since the metadata is there.

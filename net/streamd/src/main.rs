@@ -8,6 +8,7 @@ mod boot;
 mod broker;
 mod config;
 mod conn;
+mod crowd;
 mod kafka;
 
 use std::process::ExitCode;

@@ -371,7 +371,7 @@ broker_keys! {
     "log.scrub.bytes.per.second", (LONG, FROM_0), "2097152", true, Effect::Honoured,
     "How fast closed segments are read in the background, again and again, to find damage, in \
      bytes a second of all cores; 0 is not at all. (streamd's own.)";
-    "max.connections", (INT, FROM_0), "2147483647", false, Effect::Honoured,
+    "max.connections", (INT, FROM_0), "2147483647", true, Effect::Honoured,
     "How many connections are open at most.";
     "max.incremental.fetch.session.cache.slots", (INT, FROM_0), "1000", false, Effect::Honoured,
     "How many fetch sessions are kept.";

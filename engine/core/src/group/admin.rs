@@ -7,7 +7,8 @@ use streamd_model::ErrorCode;
 use super::classic::{Group, State};
 use super::context::{Context, OFFSETS_MAX};
 use super::record::{Committed, GroupRecord};
-use super::request::{Commit, Description, Listed, Now, PartitionCodes, Reply, Token};
+use super::request::{Commit, Description, Listed, PartitionCodes, Reply};
+use crate::machine::{Now, Token};
 
 impl Group {
     /// Commits offsets; the answer waits until they are durable.

@@ -11,11 +11,13 @@ use std::time::Duration;
 use streamd_model::{ErrorCode, Mono};
 
 use super::consumer::Modern;
-use super::context::{Context, Timer, TimerKey};
+use super::context::{Context, Timer};
 use super::member::Member;
 use super::offsets::Offsets;
 use super::record::{Blob, GroupRecord, GroupValue};
-use super::request::{Joined, Now, Reply, Synced, Token, Who};
+use super::request::{Joined, Reply, Synced, Who};
+use crate::machine::{Now, Record, Token};
+use crate::timers::TimerKey;
 
 /// What a group is doing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -134,8 +136,8 @@ impl Group {
         self.replay(&record);
         ctx.member_bytes = (ctx.member_bytes + self.modern_bytes()).saturating_sub(bytes);
         ctx.offsets = (ctx.offsets + self.offsets.len()).saturating_sub(before);
-        self.written = ctx.next_seq();
-        ctx.push_record(record);
+        self.written = ctx.out.next_seq();
+        ctx.out.push(record);
     }
 
     /// Writes down the group as it is.
@@ -209,7 +211,7 @@ impl Group {
     pub fn remove(&mut self, ctx: &mut Context, id: &str, code: ErrorCode) -> Option<Member> {
         let mut member = self.members.remove(id)?;
         ctx.member_bytes = ctx.member_bytes.saturating_sub(member.bytes());
-        ctx.disarm(member.armed.take());
+        ctx.timers.disarm(member.armed.take());
         self.unsynced.remove(id);
         refuse_join(ctx, member.join.take(), "", code);
         refuse_sync(ctx, member.sync.take(), code);
@@ -246,9 +248,9 @@ impl Group {
         };
         member.deadline = now + time;
         if member.armed.is_none_or(|key| key.0 > member.deadline) {
-            ctx.disarm(member.armed);
+            ctx.timers.disarm(member.armed);
             let timer = Timer::Session(self.name.clone(), id.to_owned());
-            member.armed = Some(ctx.arm(member.deadline, timer));
+            member.armed = Some(ctx.timers.arm(member.deadline, timer));
         }
     }
 

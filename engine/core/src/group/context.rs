@@ -1,17 +1,21 @@
 //! What the groups of a coordinator share: its clock work, what goes out, its limits.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use streamd_model::{ErrorCode, Mono};
+use streamd_model::ErrorCode;
 
 use super::consumer::{Assignor, Watch};
+use super::coordinator::Coordinator;
 use super::record::GroupRecord;
-use super::request::{Reply, Token};
+use super::request::Reply;
 use super::txn::Pending;
 use crate::config::GroupConfig;
+use crate::machine::{self, Token};
 use crate::meta::ClusterImage;
+use crate::outbox::Outbox;
+use crate::timers::Timers;
 
 /// The most groups of one coordinator.
 pub(super) const GROUPS_MAX: usize = 100_000;
@@ -110,25 +114,10 @@ impl Limits {
 }
 
 /// Records to append, in this order.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Batch {
-    /// What [`super::Coordinator::persisted`] is told when they are on stable storage.
-    pub seq: u64,
-    /// The transaction that they are part of: producer id and epoch.
-    pub txn: Option<(i64, i16)>,
-    /// The records.
-    pub records: Vec<GroupRecord>,
-}
+pub type Batch = machine::Batch<GroupRecord>;
 
 /// What the driver has to do.
-#[must_use]
-#[derive(Debug, Default, PartialEq, Eq)]
-pub struct Effects {
-    /// To be made durable. Batches go to the log in the order in which they come out.
-    pub persist: Option<Batch>,
-    /// To be sent at once: nothing in them waits for a write.
-    pub replies: Vec<(Token, Reply)>,
-}
+pub type Effects = machine::Effects<Coordinator>;
 
 /// What a timer is for.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -145,31 +134,21 @@ pub(super) enum Timer {
     Expire(Option<Arc<str>>),
 }
 
-/// A timer that can be taken back.
-pub(super) type TimerKey = (Mono, u64);
-
 /// See the module.
 pub(super) struct Context {
     pub limits: Limits,
-    pub timers: BTreeMap<TimerKey, Timer>,
-    timer_count: u64,
-    records: Vec<GroupRecord>,
-    txn: Option<(i64, i16)>,
+    pub timers: Timers<Timer>,
+    pub out: Outbox<Coordinator>,
     /// Offsets of transactions that have not ended.
     pub pending: Pending,
-    replies: Vec<(Token, Reply)>,
-    held: BTreeMap<(u64, Token), Reply>,
     /// Where a token waits: for the end of a rebalance, or for a write.
     pub parked: BTreeMap<Token, (Arc<str>, String)>,
-    written: u64,
-    durable: u64,
     /// What members hold, bytes.
     pub member_bytes: usize,
     /// Committed offsets.
     pub offsets: usize,
     /// Groups that went away lately: until this write is durable their absence is no news.
     pub removed_at: u64,
-    failed: Option<ErrorCode>,
     /// The topics, and the settings of groups; none before the driver has told.
     pub image: Option<Arc<ClusterImage>>,
 }
@@ -178,20 +157,13 @@ impl Context {
     pub fn new(limits: Limits) -> Context {
         Context {
             limits,
-            timers: BTreeMap::new(),
-            timer_count: 0,
-            records: Vec::new(),
-            txn: None,
+            timers: Timers::default(),
+            out: Outbox::default(),
             pending: Pending::default(),
-            replies: Vec::new(),
-            held: BTreeMap::new(),
             parked: BTreeMap::new(),
-            written: 0,
-            durable: 0,
             member_bytes: 0,
             offsets: 0,
             removed_at: 0,
-            failed: None,
             image: None,
         }
     }
@@ -220,32 +192,6 @@ impl Context {
         self.of_group(group, "consumer.heartbeat.interval.ms", bounds)
     }
 
-    /// The sequence number of the batch that this step writes, if it writes.
-    pub fn next_seq(&self) -> u64 {
-        self.written + 1
-    }
-
-    /// Queues a record. Only `Group::store` calls it, which replays the record as well.
-    pub fn push_record(&mut self, record: GroupRecord) {
-        self.records.push(record);
-    }
-
-    /// Queues a record of a transaction. A step queues such ones or others, not both.
-    pub fn push_txn_record(&mut self, writer: (i64, i16), record: GroupRecord) {
-        assert!(
-            self.txn.is_some() || self.records.is_empty(),
-            "a mixed step"
-        );
-        self.txn = Some(writer);
-        self.records.push(record);
-    }
-
-    /// Takes a number as for a batch, for something that the driver wrote by itself.
-    pub fn skip_seq(&mut self) -> u64 {
-        self.written += 1;
-        self.written
-    }
-
     /// Whether a text that is to stand beside an offset is short enough.
     pub fn check_metadata(&self, text: &str) -> ErrorCode {
         // Java counts UTF-16 units; no text has more of them than bytes.
@@ -259,16 +205,13 @@ impl Context {
     /// Answers now.
     pub fn reply(&mut self, token: Token, reply: Reply) {
         self.parked.remove(&token);
-        self.replies.push((token, reply));
+        self.out.reply(token, reply);
     }
 
     /// Answers when batch `seq` is durable.
     pub fn reply_after(&mut self, seq: u64, token: Token, reply: Reply) {
-        if seq <= self.durable {
-            return self.reply(token, reply);
-        }
         self.parked.remove(&token);
-        self.held.insert((seq, token), reply);
+        self.out.reply_after(seq, token, reply);
     }
 
     /// Takes note of which member waits under a token.
@@ -279,85 +222,14 @@ impl Context {
 
     /// Forgets a token; says which member waited under it.
     pub fn unpark(&mut self, token: Token) -> Option<(Arc<str>, String)> {
-        self.held.retain(|(_, t), _| *t != token);
+        self.out.withdraw(token);
         self.parked.remove(&token)
-    }
-
-    /// Ends a step.
-    pub fn take_effects(&mut self) -> Effects {
-        let records = std::mem::take(&mut self.records);
-        let persist = (!records.is_empty()).then(|| {
-            self.written += 1;
-            let seq = self.written;
-            let txn = self.txn.take();
-            Batch { seq, txn, records }
-        });
-        Effects {
-            persist,
-            replies: std::mem::take(&mut self.replies),
-        }
-    }
-
-    /// Batches up to `seq` are durable.
-    pub fn persisted(&mut self, seq: u64) {
-        assert!(
-            self.durable <= seq && seq <= self.written,
-            "batch {seq} of {} is durable after {}",
-            self.written,
-            self.durable
-        );
-        self.durable = seq;
-        while let Some(entry) = self.held.first_entry() {
-            if entry.key().0 > seq {
-                break;
-            }
-            let ((_, token), reply) = entry.remove_entry();
-            self.replies.push((token, reply));
-        }
     }
 
     /// Nothing will be durable any more: everybody who waits is told so.
     pub fn fail(&mut self, code: ErrorCode) {
-        self.failed = Some(code);
-        self.records.clear();
         self.timers.clear();
-        let waiting: BTreeSet<Token> = std::mem::take(&mut self.held)
-            .into_keys()
-            .map(|(_, token)| token)
-            .chain(std::mem::take(&mut self.parked).into_keys())
-            .collect();
-        self.replies
-            .extend(waiting.into_iter().map(|t| (t, Reply::Code(code))));
-    }
-
-    /// Why nothing is done any more, if so.
-    pub fn failed(&self) -> Option<ErrorCode> {
-        self.failed
-    }
-
-    /// Sets a timer.
-    pub fn arm(&mut self, at: Mono, timer: Timer) -> TimerKey {
-        self.timer_count += 1;
-        let key = (at, self.timer_count);
-        self.timers.insert(key, timer);
-        key
-    }
-
-    /// Takes a timer back, if it is still there.
-    pub fn disarm(&mut self, key: Option<TimerKey>) {
-        if let Some(key) = key {
-            self.timers.remove(&key);
-        }
-    }
-
-    /// When the next timer goes off.
-    pub fn next_timer(&self) -> Option<Mono> {
-        self.timers.keys().next().map(|key| key.0)
-    }
-
-    /// A timer that has gone off.
-    pub fn due(&mut self, now: Mono) -> Option<Timer> {
-        let entry = self.timers.first_entry()?;
-        (entry.key().0 <= now).then(|| entry.remove())
+        let parked = std::mem::take(&mut self.parked);
+        self.out.fail(code, parked.into_keys());
     }
 }

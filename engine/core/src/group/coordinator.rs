@@ -1,6 +1,7 @@
 //! The coordinator of the groups of one partition of `__consumer_offsets`.
 
 use std::collections::BTreeMap;
+use std::convert::Infallible;
 use std::ops::Bound;
 use std::sync::Arc;
 
@@ -9,8 +10,9 @@ use streamd_model::{ErrorCode, Mono, TopicId};
 use super::classic::{Group, refuse_join};
 use super::context::{Context, Effects, GROUPS_MAX, Limits, Timer};
 use super::record::GroupRecord;
-use super::request::{Commit, FetchTopic, Fetched, Listed, Now, Reply, Request, Token};
+use super::request::{Commit, FetchTopic, Fetched, Listed, Reply, Request};
 use crate::codec::{Damaged, In, Out};
+use crate::machine::{Machine, Now, Record, Token};
 use crate::meta::ClusterImage;
 
 /// Groups that one tick looks through for old offsets.
@@ -39,55 +41,6 @@ impl Coordinator {
     /// Tells it the topics before it starts; later [`Coordinator::follow`] does.
     pub fn set_image(&mut self, image: Arc<ClusterImage>) {
         self.ctx.image = Some(image);
-    }
-
-    /// Folds a record of the log in. For a start; then comes [`Coordinator::start`].
-    pub fn replay(&mut self, record: &GroupRecord) {
-        let name = record.group();
-        let group = self.groups.entry(name.clone());
-        let group = group.or_insert_with(|| Group::new(name.clone()));
-        let before = group.offsets.len();
-        let bytes = group.modern_bytes();
-        group.replay(record);
-        self.ctx.member_bytes =
-            (self.ctx.member_bytes + group.modern_bytes()).saturating_sub(bytes);
-        self.ctx.offsets = (self.ctx.offsets + group.offsets.len()).saturating_sub(before);
-        if group.is_gone() {
-            let name = name.clone();
-            self.groups.remove(&name);
-        }
-    }
-
-    /// Begins to serve what was replayed.
-    pub fn start(&mut self, now: Now) {
-        for group in self.groups.values_mut() {
-            group.restore(&mut self.ctx, now);
-        }
-        let at = now.mono + self.ctx.limits.retention_check;
-        self.ctx.arm(at, Timer::Expire(None));
-    }
-
-    /// Does what is asked. A reply under `token` comes now or later, once.
-    pub fn handle(&mut self, now: Now, group: &str, token: Token, request: Request) -> Effects {
-        if let Some(code) = self.ctx.failed() {
-            self.ctx.reply(token, Reply::Code(code));
-            return self.ctx.take_effects();
-        }
-        if group.is_empty() && !may_be_nameless(&request) {
-            self.refuse(token, request, ErrorCode::InvalidGroupId);
-            return self.ctx.take_effects();
-        }
-        if let Request::Beat(beat) = &request
-            && let Err((code, text)) = beat.check()
-        {
-            self.ctx.reply(token, Reply::Refused(code, text));
-            return self.ctx.take_effects();
-        }
-        match self.find(group, &request) {
-            Ok(name) => self.dispatch(now, &name, token, request),
-            Err(code) => self.absent(token, request, code),
-        }
-        self.ctx.take_effects()
     }
 
     /// The group, made if the request makes groups.
@@ -230,21 +183,6 @@ impl Coordinator {
         }
     }
 
-    /// Batches up to `seq` are on stable storage.
-    pub fn persisted(&mut self, seq: u64) -> Effects {
-        if self.ctx.failed().is_none() {
-            self.ctx.persisted(seq);
-        }
-        self.ctx.take_effects()
-    }
-
-    /// The log is lost to this coordinator, or is being closed: it answers everything with `code`
-    /// from now on. What it knows stays, for [`Coordinator::encode`].
-    pub fn fail(&mut self, code: ErrorCode) -> Effects {
-        self.ctx.fail(code);
-        self.ctx.take_effects()
-    }
-
     /// Whoever would get the answer under `token` is gone.
     pub fn gone(&mut self, now: Now, token: Token) -> Effects {
         if let Some((name, member)) = self.ctx.unpark(token)
@@ -252,29 +190,7 @@ impl Coordinator {
         {
             group.gone(&mut self.ctx, now, &member, token);
         }
-        self.ctx.take_effects()
-    }
-
-    /// When [`Coordinator::tick`] has something to do.
-    pub fn next_tick(&self) -> Option<Mono> {
-        self.ctx.next_timer()
-    }
-
-    /// Does one thing whose time has come.
-    pub fn tick(&mut self, now: Now) -> Effects {
-        match self.ctx.due(now.mono) {
-            Some(Timer::Session(name, member)) => {
-                self.timed(&name, |g, ctx| g.session_timeout(ctx, now, &member));
-            }
-            Some(Timer::Join(name)) => self.timed(&name, |g, ctx| g.join_timeout(ctx, now)),
-            Some(Timer::Sync(name)) => self.timed(&name, |g, ctx| g.sync_timeout(ctx, now)),
-            Some(Timer::Mate(name, id, watch)) => {
-                self.timed(&name, |g, ctx| g.mate_timeout(ctx, now, &id, watch));
-            }
-            Some(Timer::Expire(from)) => self.expire(now, from),
-            None => {}
-        }
-        self.ctx.take_effects()
+        self.ctx.out.take_effects()
     }
 
     fn timed(&mut self, name: &Arc<str>, f: impl FnOnce(&mut Group, &mut Context)) {
@@ -301,7 +217,7 @@ impl Coordinator {
             Some(_) => now.mono,
             None => now.mono + self.ctx.limits.retention_check,
         };
-        self.ctx.arm(at, Timer::Expire(next));
+        self.ctx.timers.arm(at, Timer::Expire(next));
     }
 
     /// Forgets offsets of topics that are gone, or that another has the name of by now. `current`
@@ -311,14 +227,14 @@ impl Coordinator {
         for name in names {
             self.timed(&name, |g, ctx| g.drop_topics(ctx, current));
         }
-        self.ctx.take_effects()
+        self.ctx.out.take_effects()
     }
 
     /// The topics, or settings of groups, are others now. What members subscribe to may have
     /// changed by it.
     pub fn follow(&mut self, now: Now, image: Arc<ClusterImage>) -> Effects {
-        if self.ctx.failed().is_some() {
-            return self.ctx.take_effects();
+        if self.ctx.out.failed().is_some() {
+            return self.ctx.out.take_effects();
         }
         self.ctx.image = Some(image);
         let modern = self.groups.iter().filter(|(_, g)| g.modern.is_some());
@@ -326,24 +242,103 @@ impl Coordinator {
         for name in names {
             self.timed(&name, |g, ctx| g.look(ctx, now, false));
         }
-        self.ctx.take_effects()
+        self.ctx.out.take_effects()
     }
 
     /// All groups, in order.
     pub fn list(&self) -> Vec<Listed> {
         self.groups.values().map(Group::listed).collect()
     }
+}
 
-    /// The durable state, to begin a replay from.
-    pub fn encode(&self) -> Vec<u8> {
+impl Machine for Coordinator {
+    type Record = GroupRecord;
+    type Request = Request;
+    type Reply = Reply;
+    type Order = Infallible;
+
+    fn replay(&mut self, record: &GroupRecord) {
+        let name = record.group();
+        let group = self.groups.entry(name.clone());
+        let group = group.or_insert_with(|| Group::new(name.clone()));
+        let before = group.offsets.len();
+        let bytes = group.modern_bytes();
+        group.replay(record);
+        self.ctx.member_bytes =
+            (self.ctx.member_bytes + group.modern_bytes()).saturating_sub(bytes);
+        self.ctx.offsets = (self.ctx.offsets + group.offsets.len()).saturating_sub(before);
+        if group.is_gone() {
+            let name = name.clone();
+            self.groups.remove(&name);
+        }
+    }
+
+    fn start(&mut self, now: Now) -> Effects {
+        for group in self.groups.values_mut() {
+            group.restore(&mut self.ctx, now);
+        }
+        let at = now.mono + self.ctx.limits.retention_check;
+        self.ctx.timers.arm(at, Timer::Expire(None));
+        self.ctx.out.take_effects()
+    }
+
+    fn handle(&mut self, now: Now, group: &str, token: Token, request: Request) -> Effects {
+        if let Some(code) = self.ctx.out.failed() {
+            self.ctx.reply(token, Reply::Code(code));
+            return self.ctx.out.take_effects();
+        }
+        if group.is_empty() && !may_be_nameless(&request) {
+            self.refuse(token, request, ErrorCode::InvalidGroupId);
+            return self.ctx.out.take_effects();
+        }
+        if let Request::Beat(beat) = &request
+            && let Err((code, text)) = beat.check()
+        {
+            self.ctx.reply(token, Reply::Refused(code, text));
+            return self.ctx.out.take_effects();
+        }
+        match self.find(group, &request) {
+            Ok(name) => self.dispatch(now, &name, token, request),
+            Err(code) => self.absent(token, request, code),
+        }
+        self.ctx.out.take_effects()
+    }
+
+    fn persisted(&mut self, seq: u64) -> Effects {
+        self.ctx.out.persisted(seq);
+        self.ctx.out.take_effects()
+    }
+
+    fn fail(&mut self, code: ErrorCode) -> Effects {
+        self.ctx.fail(code);
+        self.ctx.out.take_effects()
+    }
+
+    fn next_tick(&self) -> Option<Mono> {
+        self.ctx.timers.next()
+    }
+
+    fn tick(&mut self, now: Now) -> Effects {
+        match self.ctx.timers.due(now.mono) {
+            Some(Timer::Session(name, member)) => {
+                self.timed(&name, |g, ctx| g.session_timeout(ctx, now, &member));
+            }
+            Some(Timer::Join(name)) => self.timed(&name, |g, ctx| g.join_timeout(ctx, now)),
+            Some(Timer::Sync(name)) => self.timed(&name, |g, ctx| g.sync_timeout(ctx, now)),
+            Some(Timer::Mate(name, id, watch)) => {
+                self.timed(&name, |g, ctx| g.mate_timeout(ctx, now, &id, watch));
+            }
+            Some(Timer::Expire(from)) => self.expire(now, from),
+            None => {}
+        }
+        self.ctx.out.take_effects()
+    }
+
+    fn encode(&self) -> Vec<u8> {
         let mut out = Out::default();
         let mut put = |record: &GroupRecord| {
-            let key = record.key();
-            out.count(key.len());
-            out.raw(&key);
-            let value = record.value().unwrap_or_default();
-            out.count(value.len());
-            out.raw(&value);
+            out.bytes(&record.key());
+            out.bytes(&record.value().unwrap_or_default());
         };
         for (name, group) in &self.groups {
             if group.hard.is_some() {
@@ -371,19 +366,11 @@ impl Coordinator {
         out.0
     }
 
-    /// Folds in what [`Coordinator::encode`] gave.
-    ///
-    /// # Errors
-    /// [`Damaged`] if the bytes are nothing such.
-    pub fn decode(&mut self, bytes: &[u8]) -> Result<(), Damaged> {
+    fn decode(&mut self, bytes: &[u8]) -> Result<(), Damaged> {
         let mut r = In(bytes);
         while !r.0.is_empty() {
-            let n = r.count(1, "a group record's key")?;
-            let (key, rest) = r.0.split_at(n);
-            r.0 = rest;
-            let n = r.count(1, "a group record's value")?;
-            let (value, rest) = r.0.split_at(n);
-            r.0 = rest;
+            let key = r.bytes("a group record's key")?;
+            let value = r.bytes("a group record's value")?;
             if self.decode_pending(key, value)? {
                 continue;
             }

@@ -10,7 +10,7 @@ use streamd_model::TopicId;
 use super::classic::{Group, State};
 use super::context::Context;
 use super::record::Committed;
-use super::request::Now;
+use crate::machine::Now;
 
 impl Group {
     /// Writes tombstones for what is over.

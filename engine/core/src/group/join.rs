@@ -8,7 +8,8 @@ use super::classic::{Group, Initial, State, millis, refuse_join, refuse_sync};
 use super::context::{Context, GROUP_BYTES_MAX, MEMBER_BYTES_MAX, PENDING_MAX, Timer};
 use super::member::Member;
 use super::record::Blob;
-use super::request::{Join, Now, Reply, Token};
+use super::request::{Join, Reply};
+use crate::machine::{Now, Token};
 
 /// How long a new member may wait in a rebalance: it has no heartbeat that would show that it is
 /// still there. It asks again then.
@@ -41,7 +42,7 @@ impl Group {
         if join.who.instance.is_none()
             && let Some(key) = self.pending.remove(&id)
         {
-            ctx.disarm(Some(key));
+            ctx.timers.disarm(Some(key));
             return self.add(ctx, now, token, (id, join));
         }
         if let Err(code) = self.check_member(&join.who) {
@@ -92,7 +93,7 @@ impl Group {
         }
         if join.id_required {
             let timer = Timer::Session(self.name.clone(), id.clone());
-            let key = ctx.arm(now.mono + millis(join.session_ms), timer);
+            let key = ctx.timers.arm(now.mono + millis(join.session_ms), timer);
             self.pending.insert(id.clone(), key);
             return refuse_join(ctx, Some(token), &id, ErrorCode::MemberIdRequired);
         }
@@ -243,8 +244,8 @@ impl Group {
             self.end_syncs(ctx, now, ErrorCode::RebalanceInProgress);
         }
         self.unsynced.clear();
-        ctx.disarm(self.clock.sync.take());
-        ctx.disarm(self.clock.join.take());
+        ctx.timers.disarm(self.clock.sync.take());
+        ctx.timers.disarm(self.clock.join.take());
         let initial = self.state == State::Empty;
         self.enter(State::Preparing, now);
         if initial {
@@ -256,7 +257,7 @@ impl Group {
                 somebody_came: false,
             });
             let timer = Timer::Join(self.name.clone());
-            self.clock.join = Some(ctx.arm(now.mono + delay, timer));
+            self.clock.join = Some(ctx.timers.arm(now.mono + delay, timer));
         } else if self.all_joined() {
             self.complete(ctx, now);
         } else {
@@ -265,9 +266,9 @@ impl Group {
     }
 
     fn wait_for_joins(&mut self, ctx: &mut Context, now: Now) {
-        ctx.disarm(self.clock.join.take());
+        ctx.timers.disarm(self.clock.join.take());
         let timer = Timer::Join(self.name.clone());
-        self.clock.join = Some(ctx.arm(now.mono + self.rebalance_time(), timer));
+        self.clock.join = Some(ctx.timers.arm(now.mono + self.rebalance_time(), timer));
     }
 
     /// Ends the waiting syncs with an error.
@@ -298,7 +299,7 @@ impl Group {
             initial.delay = delay;
             initial.somebody_came = false;
             let timer = Timer::Join(self.name.clone());
-            self.clock.join = Some(ctx.arm(now.mono + delay, timer));
+            self.clock.join = Some(ctx.timers.arm(now.mono + delay, timer));
             return;
         }
         self.complete(ctx, now);
@@ -306,7 +307,7 @@ impl Group {
 
     /// Everybody is there who will be: the next generation begins.
     fn complete(&mut self, ctx: &mut Context, now: Now) {
-        ctx.disarm(self.clock.join.take());
+        ctx.timers.disarm(self.clock.join.take());
         let late = self.members.values();
         let late = late.filter(|m| m.join.is_none() && m.instance.is_none());
         let late: Vec<String> = late.map(|m| m.id.clone()).collect();
@@ -343,7 +344,7 @@ impl Group {
             self.unsynced.insert(id);
         }
         let timer = Timer::Sync(self.name.clone());
-        self.clock.sync = Some(ctx.arm(now.mono + self.rebalance_time(), timer));
+        self.clock.sync = Some(ctx.timers.arm(now.mono + self.rebalance_time(), timer));
     }
 
     /// Sees to it that the leader is one that has joined; false if nobody has.

@@ -2,9 +2,10 @@
 
 use streamd_model::Mono;
 
-use super::context::TimerKey;
 use super::record::{Blob, MemberValue};
-use super::request::{DescribedMember, Join, Token, Who};
+use super::request::{DescribedMember, Join, Who};
+use crate::machine::Token;
+use crate::timers::TimerKey;
 
 /// See the module.
 #[derive(Debug)]

@@ -6,7 +6,7 @@
 //! the durable state, as members expect it of a coordinator that moved.
 //!
 //! Persist before reply: an answer that shows or promises durable state comes out of
-//! [`Coordinator::persisted`], after the driver said that the records are on stable storage.
+//! [`crate::machine::Machine::persisted`], when the driver says that the records are on the disk.
 //! Invariants: a generation has one assignment; every token is answered once, unless it is
 //! withdrawn by [`Coordinator::gone`].
 
@@ -29,6 +29,7 @@ mod txn;
 #[cfg(test)]
 mod tests;
 
+pub use crate::machine::{Now, Token};
 pub use consumer::Assignor;
 pub use context::{Batch, ConsumerLimits, Effects, Limits};
 pub use coordinator::Coordinator;
@@ -39,6 +40,6 @@ pub use record::{
 };
 pub use request::{
     Beat, Beaten, Commit, CommitPartition, CommitTopic, ConsumerDescription, ConsumerMember,
-    DescribedMember, Description, FetchTopic, Fetched, Join, Joined, Leaver, Listed, Now,
-    PartitionCodes, PartsByTopic, Reply, Request, Sync, Synced, Token, TxnCommit, Who,
+    DescribedMember, Description, FetchTopic, Fetched, Join, Joined, Leaver, Listed,
+    PartitionCodes, PartsByTopic, Reply, Request, Sync, Synced, TxnCommit, Who,
 };

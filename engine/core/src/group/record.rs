@@ -14,6 +14,7 @@ use std::sync::Arc;
 use streamd_model::{Offset, TopicId};
 
 use crate::codec::Damaged;
+use crate::machine::Record;
 
 pub use consumer::{
     ClassicSide, ConsumerChange, Current, GroupEpoch, Parts, Phase, Resolved, Subscription,
@@ -116,9 +117,10 @@ impl GroupRecord {
             | GroupRecord::Consumer { group, .. } => group,
         }
     }
+}
 
-    /// The key of the record.
-    pub fn key(&self) -> Vec<u8> {
+impl Record for GroupRecord {
+    fn key(&self) -> Vec<u8> {
         let mut out = Out::default();
         match self {
             GroupRecord::Offset {
@@ -141,8 +143,7 @@ impl GroupRecord {
         out.0
     }
 
-    /// The value of the record; `None` for a tombstone.
-    pub fn value(&self) -> Option<Vec<u8>> {
+    fn value(&self) -> Option<Vec<u8>> {
         match self {
             GroupRecord::Offset { value, .. } => value.as_ref().map(put_offset),
             GroupRecord::Group { value, .. } => value.as_ref().map(put_group),
@@ -150,11 +151,7 @@ impl GroupRecord {
         }
     }
 
-    /// Reads a record. `None` if it is of a kind that means nothing here.
-    ///
-    /// # Errors
-    /// [`Damaged`] if it is of a known kind, but its bytes are not.
-    pub fn decode(key: &[u8], value: Option<&[u8]>) -> Result<Option<GroupRecord>, Damaged> {
+    fn decode(key: &[u8], value: Option<&[u8]>) -> Result<Option<GroupRecord>, Damaged> {
         let mut k = In(key);
         match k.i16("the kind of a group record")? {
             0 | 1 => {

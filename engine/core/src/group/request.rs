@@ -2,22 +2,9 @@
 
 use std::sync::Arc;
 
-use streamd_model::{ErrorCode, Mono, TopicId};
+use streamd_model::{ErrorCode, TopicId};
 
 use super::record::{Blob, Committed, Parts, Subscription};
-
-/// A moment on both clocks.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Now {
-    /// What timeouts are measured on.
-    pub mono: Mono,
-    /// What is written down, ms.
-    pub wall_ms: i64,
-}
-
-/// What the answer to a request is found by. Whoever asks makes it up; it is never used twice.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct Token(pub u64);
 
 /// A request to a group's coordinator.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -228,6 +215,12 @@ pub enum Reply {
     DescribeConsumer(Box<ConsumerDescription>),
     /// It fails as a whole, with a sentence about it.
     Refused(ErrorCode, String),
+}
+
+impl From<ErrorCode> for Reply {
+    fn from(code: ErrorCode) -> Reply {
+        Reply::Code(code)
+    }
 }
 
 /// The answer to a join.

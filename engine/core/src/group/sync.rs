@@ -7,7 +7,8 @@ use streamd_model::ErrorCode;
 use super::classic::{Group, State, refuse_sync};
 use super::context::{Context, GROUP_BYTES_MAX, Timer};
 use super::record::Blob;
-use super::request::{Leaver, Now, Reply, Sync, Token, Who};
+use super::request::{Leaver, Reply, Sync, Who};
+use crate::machine::{Now, Token};
 
 impl Group {
     /// A member gives, or asks for, the assignment.
@@ -39,7 +40,7 @@ impl Group {
             }
         }
         if self.unsynced.is_empty() && self.state == State::Stable {
-            ctx.disarm(self.clock.sync.take());
+            ctx.timers.disarm(self.clock.sync.take());
         }
     }
 
@@ -122,7 +123,7 @@ impl Group {
             },
             _ => {
                 if let Some(key) = self.pending.remove(&who.id) {
-                    ctx.disarm(Some(key));
+                    ctx.timers.disarm(Some(key));
                     self.pending_left(ctx, now);
                     return ErrorCode::None;
                 }
@@ -155,7 +156,7 @@ impl Group {
         if member.deadline > now.mono {
             let at = member.deadline;
             let timer = Timer::Session(self.name.clone(), id.to_owned());
-            member.armed = Some(ctx.arm(at, timer));
+            member.armed = Some(ctx.timers.arm(at, timer));
             return;
         }
         // Who waits for an answer of ours cannot be blamed for silence.

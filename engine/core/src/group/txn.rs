@@ -13,8 +13,9 @@ use super::classic::{Group, State};
 use super::context::Context;
 use super::coordinator::Coordinator;
 use super::record::{Committed, GroupRecord};
-use super::request::{Fetched, Now, PartitionCodes, Reply, Token, TxnCommit};
+use super::request::{Fetched, PartitionCodes, Reply, TxnCommit};
 use crate::codec::{Damaged, In, Out};
+use crate::machine::{Machine, Now, Record, Token};
 
 /// The most pending offsets of one coordinator.
 const PENDING_MAX: usize = 500_000;
@@ -79,9 +80,9 @@ impl Coordinator {
         }
     }
 
-    /// A marker was appended. Gives what [`Coordinator::persisted`] is told when it is durable.
+    /// A marker was appended. Gives what [`Machine::persisted`] is told when it is durable.
     pub fn marker(&mut self, producer: i64, commit: bool) -> u64 {
-        let seq = self.ctx.skip_seq();
+        let seq = self.ctx.out.skip_seq();
         for name in self.ctx.pending.groups(producer) {
             if let Some(group) = self.groups.get_mut(&name) {
                 group.written = seq;
@@ -98,11 +99,8 @@ impl Coordinator {
                 let mut key = PENDING_KIND.to_be_bytes().to_vec();
                 key.extend_from_slice(&producer.to_be_bytes());
                 key.extend_from_slice(&record.key());
-                out.count(key.len());
-                out.raw(&key);
-                let value = record.value().unwrap_or_default();
-                out.count(value.len());
-                out.raw(&value);
+                out.bytes(&key);
+                out.bytes(&record.value().unwrap_or_default());
             }
         }
     }
@@ -176,8 +174,8 @@ impl Group {
                 };
                 ctx.pending.add(txn.producer, &record);
                 self.offsets.pending += 1;
-                self.written = ctx.next_seq();
-                ctx.push_txn_record((txn.producer, txn.epoch), record);
+                self.written = ctx.out.next_seq();
+                ctx.out.push_in_txn((txn.producer, txn.epoch), record);
             }
             codes.push((topic.name, partitions));
         }

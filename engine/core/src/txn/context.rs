@@ -1,15 +1,14 @@
 //! What the transactional ids of a coordinator share: its clock work, what goes out, its limits.
 
-use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
-use streamd_model::{ErrorCode, Mono};
-
+use super::coordinator::Coordinator;
 use super::record::{Partitions, TxnRecord};
-use super::request::Reply;
 use crate::config::TxnConfig;
-use crate::group::Token;
+use crate::machine;
+use crate::outbox::Outbox;
+use crate::timers::Timers;
 
 /// The most transactional ids of one coordinator.
 pub(super) const IDS_MAX: usize = 200_000;
@@ -42,13 +41,7 @@ impl Limits {
 }
 
 /// Records to append, in this order.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Batch {
-    /// What [`super::Coordinator::persisted`] is told when they are on stable storage.
-    pub seq: u64,
-    /// The records.
-    pub records: Vec<TxnRecord>,
-}
+pub type Batch = machine::Batch<TxnRecord>;
 
 /// Markers to write: the decision about a transaction, for the partitions that it wrote to.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -68,16 +61,7 @@ pub struct Markers {
 }
 
 /// What the driver has to do.
-#[must_use]
-#[derive(Debug, Default, PartialEq, Eq)]
-pub struct Effects {
-    /// To be made durable. Batches go to the log in the order in which they come out.
-    pub persist: Option<Batch>,
-    /// To be sent at once: nothing in them waits for a write.
-    pub replies: Vec<(Token, Reply)>,
-    /// To be written at once: the decisions are durable.
-    pub markers: Vec<Markers>,
-}
+pub type Effects = machine::Effects<Coordinator>;
 
 /// What a timer is for.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -90,168 +74,27 @@ pub(super) enum Timer {
     Expire(Option<Arc<str>>),
 }
 
-/// A timer that can be taken back.
-pub(super) type TimerKey = (Mono, u64);
-
 /// See the module.
 pub(super) struct Context {
     pub limits: Limits,
-    timers: BTreeMap<TimerKey, Timer>,
-    timer_count: u64,
+    pub timers: Timers<Timer>,
+    pub out: Outbox<Coordinator>,
     rounds: u64,
-    records: Vec<TxnRecord>,
-    replies: Vec<(Token, Reply)>,
-    markers: Vec<Markers>,
-    held: BTreeMap<(u64, Token), Reply>,
-    held_markers: BTreeMap<u64, Vec<Markers>>,
-    written: u64,
-    durable: u64,
-    failed: Option<ErrorCode>,
 }
 
 impl Context {
     pub fn new(limits: Limits) -> Context {
         Context {
             limits,
-            timers: BTreeMap::new(),
-            timer_count: 0,
+            timers: Timers::default(),
+            out: Outbox::default(),
             rounds: 0,
-            records: Vec::new(),
-            replies: Vec::new(),
-            markers: Vec::new(),
-            held: BTreeMap::new(),
-            held_markers: BTreeMap::new(),
-            written: 0,
-            durable: 0,
-            failed: None,
         }
-    }
-
-    /// The sequence number of the batch that this step writes, if it writes.
-    pub fn next_seq(&self) -> u64 {
-        self.written + 1
     }
 
     /// A number for an end of a transaction that no other has.
     pub fn next_round(&mut self) -> u64 {
         self.rounds += 1;
         self.rounds
-    }
-
-    /// Queues a record. Only `Coordinator::store` calls it, which replays the record as well.
-    pub fn push_record(&mut self, record: TxnRecord) {
-        self.records.push(record);
-    }
-
-    /// Answers now.
-    pub fn reply(&mut self, token: Token, reply: Reply) {
-        self.replies.push((token, reply));
-    }
-
-    /// Answers with a code, now.
-    pub fn refuse(&mut self, token: Token, code: ErrorCode) {
-        self.reply(token, Reply::Code(code));
-    }
-
-    /// Answers when batch `seq` is durable.
-    pub fn reply_after(&mut self, seq: u64, token: Token, reply: Reply) {
-        if seq <= self.durable {
-            return self.reply(token, reply);
-        }
-        self.held.insert((seq, token), reply);
-    }
-
-    /// Has markers written when batch `seq` is durable.
-    pub fn mark_after(&mut self, seq: u64, markers: Markers) {
-        match seq <= self.durable {
-            true => self.markers.push(markers),
-            false => self.held_markers.entry(seq).or_default().push(markers),
-        }
-    }
-
-    /// Ends a step.
-    pub fn take_effects(&mut self) -> Effects {
-        let records = std::mem::take(&mut self.records);
-        let persist = (!records.is_empty()).then(|| {
-            self.written += 1;
-            let seq = self.written;
-            Batch { seq, records }
-        });
-        Effects {
-            persist,
-            replies: std::mem::take(&mut self.replies),
-            markers: std::mem::take(&mut self.markers),
-        }
-    }
-
-    /// Batches up to `seq` are durable.
-    pub fn persisted(&mut self, seq: u64) {
-        assert!(
-            self.durable <= seq && seq <= self.written,
-            "batch {seq} of {} is durable after {}",
-            self.written,
-            self.durable
-        );
-        self.durable = seq;
-        while let Some(entry) = self.held.first_entry() {
-            if entry.key().0 > seq {
-                break;
-            }
-            let ((_, token), reply) = entry.remove_entry();
-            self.replies.push((token, reply));
-        }
-        while let Some(entry) = self.held_markers.first_entry() {
-            if *entry.key() > seq {
-                break;
-            }
-            self.markers.extend(entry.remove());
-        }
-    }
-
-    /// Nothing will be durable any more: everybody who waits is told so.
-    pub fn fail(&mut self, code: ErrorCode, others: Vec<Token>) {
-        self.failed = Some(code);
-        self.records.clear();
-        self.timers.clear();
-        self.markers.clear();
-        self.held_markers.clear();
-        let waiting: BTreeSet<Token> = std::mem::take(&mut self.held)
-            .into_keys()
-            .map(|(_, token)| token)
-            .chain(others)
-            .collect();
-        self.replies
-            .extend(waiting.into_iter().map(|t| (t, Reply::Code(code))));
-    }
-
-    /// Why nothing is done any more, if so.
-    pub fn failed(&self) -> Option<ErrorCode> {
-        self.failed
-    }
-
-    /// Sets a timer.
-    pub fn arm(&mut self, at: Mono, timer: Timer) -> TimerKey {
-        self.timer_count += 1;
-        let key = (at, self.timer_count);
-        self.timers.insert(key, timer);
-        key
-    }
-
-    /// Takes a timer back, if it is still there.
-    pub fn disarm(&mut self, key: Option<TimerKey>) {
-        if let Some(key) = key {
-            self.timers.remove(&key);
-        }
-    }
-
-    /// When the next timer goes off.
-    pub fn next_timer(&self) -> Option<Mono> {
-        self.timers.keys().next().map(|key| key.0)
-    }
-
-    /// A timer that has gone off.
-    pub fn due(&mut self, now: Mono) -> Option<Timer> {
-        let entry = self.timers.first_entry()?;
-        (entry.key().0 <= now).then(|| entry.remove())
     }
 }

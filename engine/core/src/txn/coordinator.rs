@@ -7,11 +7,12 @@ use std::time::Duration;
 
 use streamd_model::{ErrorCode, Mono};
 
-use super::context::{Context, Effects, Limits, PARTITIONS_MAX, Timer, TimerKey};
+use super::context::{Context, Effects, Limits, Markers, PARTITIONS_MAX, Timer};
 use super::record::{Partitions, Status, TxnRecord, TxnValue};
 use super::request::{Add, Described, Listed, Reply, Request};
 use crate::codec::{Damaged, In, Out};
-use crate::group::{Now, Token};
+use crate::machine::{Machine, Now, Record, Token};
+use crate::timers::TimerKey;
 
 /// Ids that one tick looks through for old ones.
 const EXPIRE_AT_ONCE: usize = 500;
@@ -54,27 +55,7 @@ impl Coordinator {
         }
     }
 
-    /// Folds a record of the log in: the only place where durable state changes.
-    pub fn replay(&mut self, record: &TxnRecord) {
-        let Some(value) = &record.value else {
-            self.txns.remove(&record.id);
-            return;
-        };
-        if let Some(txn) = self.txns.get_mut(&record.id) {
-            txn.hard = value.clone();
-            return;
-        }
-        let txn = Txn {
-            hard: value.clone(),
-            last_epoch: -1,
-            written: 0,
-            ending: None,
-            timeout: None,
-        };
-        self.txns.insert(record.id.clone(), txn);
-    }
-
-    /// Changes durable state: the record goes to the log, and through [`Coordinator::replay`].
+    /// Changes durable state: the record goes to the log, and through [`Machine::replay`].
     pub(super) fn store(&mut self, id: &Arc<str>, value: Option<TxnValue>) {
         let record = TxnRecord {
             id: id.clone(),
@@ -82,43 +63,9 @@ impl Coordinator {
         };
         self.replay(&record);
         if let Some(txn) = self.txns.get_mut(id) {
-            txn.written = self.ctx.next_seq();
+            txn.written = self.ctx.out.next_seq();
         }
-        self.ctx.push_record(record);
-    }
-
-    /// Begins to serve what was replayed: what was decided is carried out, what is open gets the
-    /// rest of its time.
-    pub fn start(&mut self, now: Now) -> Effects {
-        let ids: Vec<_> = self.txns.keys().cloned().collect();
-        for id in ids {
-            self.arm_timeout(&id, now);
-            self.begin_markers(&id, Vec::new());
-        }
-        let at = now.mono + self.ctx.limits.expire_check;
-        self.ctx.arm(at, Timer::Expire(None));
-        self.ctx.take_effects()
-    }
-
-    /// Does what is asked. A reply under `token` comes now or later, once.
-    pub fn handle(&mut self, now: Now, id: &str, token: Token, request: Request) -> Effects {
-        let known = self.txns.get_key_value(id).map(|(id, _)| id.clone());
-        match (self.ctx.failed(), known, request) {
-            (Some(code), _, _) => self.ctx.refuse(token, code),
-            (None, known, Request::Init(init)) => {
-                let id = known.unwrap_or_else(|| id.into());
-                self.init(now, &id, token, init);
-            }
-            (None, Some(id), Request::Add(add)) => self.add(now, &id, token, add),
-            (None, Some(id), Request::Verify(add)) => self.verify(&id, token, &add),
-            (None, Some(id), Request::End(end)) => self.end(now, &id, token, end),
-            (None, Some(id), Request::Describe) => self.describe(&id, token),
-            (None, None, Request::Describe) => {
-                self.ctx.refuse(token, ErrorCode::TransactionalIdNotFound);
-            }
-            (None, None, _) => self.ctx.refuse(token, ErrorCode::InvalidProducerIdMapping),
-        }
-        self.ctx.take_effects()
+        self.ctx.out.push(record);
     }
 
     /// Checks who a producer says it is, and that nothing is ending.
@@ -138,7 +85,7 @@ impl Coordinator {
 
     fn add(&mut self, now: Now, id: &Arc<str>, token: Token, add: Add) {
         if let Err(code) = self.check(id, &add) {
-            return self.ctx.refuse(token, code);
+            return self.ctx.out.refuse(token, code);
         }
         let txn = &self.txns[id];
         let ongoing = txn.hard.status == Status::Ongoing;
@@ -146,6 +93,7 @@ impl Coordinator {
             let written = txn.written;
             return self
                 .ctx
+                .out
                 .reply_after(written, token, Reply::Code(ErrorCode::None));
         }
         let mut value = txn.hard.clone();
@@ -158,7 +106,7 @@ impl Coordinator {
             value.partitions.entry(topic).or_default().extend(indexes);
         }
         if value.partitions.values().map(|p| p.len()).sum::<usize>() > PARTITIONS_MAX {
-            return self.ctx.refuse(token, ErrorCode::InvalidRequest);
+            return self.ctx.out.refuse(token, ErrorCode::InvalidRequest);
         }
         value.version = add.version;
         value.updated_ms = now.wall_ms;
@@ -166,14 +114,15 @@ impl Coordinator {
         if !ongoing {
             self.arm_timeout(id, now);
         }
-        let seq = self.ctx.next_seq();
+        let seq = self.ctx.out.next_seq();
         self.ctx
+            .out
             .reply_after(seq, token, Reply::Code(ErrorCode::None));
     }
 
     fn verify(&mut self, id: &Arc<str>, token: Token, add: &Add) {
         if let Err(code) = self.check(id, add) {
-            return self.ctx.refuse(token, code);
+            return self.ctx.out.refuse(token, code);
         }
         let txn = &self.txns[id];
         let missing = match txn.hard.status {
@@ -182,6 +131,7 @@ impl Coordinator {
         };
         let written = txn.written;
         self.ctx
+            .out
             .reply_after(written, token, Reply::Missing(missing));
     }
 
@@ -199,41 +149,7 @@ impl Coordinator {
         };
         let written = txn.written;
         let reply = Reply::Describe(Box::new(described));
-        self.ctx.reply_after(written, token, reply);
-    }
-
-    /// Batches up to `seq` are on stable storage.
-    pub fn persisted(&mut self, seq: u64) -> Effects {
-        if self.ctx.failed().is_none() {
-            self.ctx.persisted(seq);
-        }
-        self.ctx.take_effects()
-    }
-
-    /// The log is lost to this coordinator, or is being closed: it answers everything with `code`
-    /// from now on. What it knows stays, for [`Coordinator::encode`].
-    pub fn fail(&mut self, code: ErrorCode) -> Effects {
-        let endings = self.txns.values_mut().filter_map(|t| t.ending.take());
-        let waiting = endings.flat_map(|e| e.waiting);
-        let tokens = waiting.map(|(token, _)| token).collect();
-        self.ctx.fail(code, tokens);
-        self.ctx.take_effects()
-    }
-
-    /// When [`Coordinator::tick`] has something to do.
-    pub fn next_tick(&self) -> Option<Mono> {
-        self.ctx.next_timer()
-    }
-
-    /// Does one thing whose time has come.
-    pub fn tick(&mut self, now: Now) -> Effects {
-        match self.ctx.due(now.mono) {
-            Some(Timer::Timeout(id)) => self.timed_out(now, &id),
-            Some(Timer::Retry(id, round)) => self.retry(&id, round),
-            Some(Timer::Expire(from)) => self.expire(now, from),
-            None => {}
-        }
-        self.ctx.take_effects()
+        self.ctx.out.reply_after(written, token, reply);
     }
 
     /// An open transaction is aborted when its time is over.
@@ -241,7 +157,7 @@ impl Coordinator {
         let Some(txn) = self.txns.get_mut(id) else {
             return;
         };
-        self.ctx.disarm(txn.timeout.take());
+        self.ctx.timers.disarm(txn.timeout.take());
         if txn.hard.status != Status::Ongoing {
             return;
         }
@@ -254,7 +170,11 @@ impl Coordinator {
             .saturating_sub(now.wall_ms)
             .min(i64::from(txn.hard.timeout_ms));
         let left = Duration::from_millis(u64::try_from(left).unwrap_or(0));
-        txn.timeout = Some(self.ctx.arm(now.mono + left, Timer::Timeout(id.clone())));
+        txn.timeout = Some(
+            self.ctx
+                .timers
+                .arm(now.mono + left, Timer::Timeout(id.clone())),
+        );
     }
 
     fn timed_out(&mut self, now: Now, id: &Arc<str>) {
@@ -284,7 +204,7 @@ impl Coordinator {
             Some(_) => now.mono,
             None => now.mono + self.ctx.limits.expire_check,
         };
-        self.ctx.arm(at, Timer::Expire(next));
+        self.ctx.timers.arm(at, Timer::Expire(next));
     }
 
     /// All transactional ids, in order.
@@ -300,37 +220,115 @@ impl Coordinator {
         };
         self.txns.iter().map(one).collect()
     }
+}
 
-    /// The durable state, to begin a replay from.
-    pub fn encode(&self) -> Vec<u8> {
+impl Machine for Coordinator {
+    type Record = TxnRecord;
+    type Request = Request;
+    type Reply = Reply;
+    type Order = Markers;
+
+    fn replay(&mut self, record: &TxnRecord) {
+        let Some(value) = &record.value else {
+            self.txns.remove(&record.id);
+            return;
+        };
+        if let Some(txn) = self.txns.get_mut(&record.id) {
+            txn.hard = value.clone();
+            return;
+        }
+        let txn = Txn {
+            hard: value.clone(),
+            last_epoch: -1,
+            written: 0,
+            ending: None,
+            timeout: None,
+        };
+        self.txns.insert(record.id.clone(), txn);
+    }
+
+    fn start(&mut self, now: Now) -> Effects {
+        let ids: Vec<_> = self.txns.keys().cloned().collect();
+        for id in ids {
+            self.arm_timeout(&id, now);
+            self.begin_markers(&id, Vec::new());
+        }
+        let at = now.mono + self.ctx.limits.expire_check;
+        self.ctx.timers.arm(at, Timer::Expire(None));
+        self.ctx.out.take_effects()
+    }
+
+    fn handle(&mut self, now: Now, id: &str, token: Token, request: Request) -> Effects {
+        let known = self.txns.get_key_value(id).map(|(id, _)| id.clone());
+        match (self.ctx.out.failed(), known, request) {
+            (Some(code), _, _) => self.ctx.out.refuse(token, code),
+            (None, known, Request::Init(init)) => {
+                let id = known.unwrap_or_else(|| id.into());
+                self.init(now, &id, token, init);
+            }
+            (None, Some(id), Request::Add(add)) => self.add(now, &id, token, add),
+            (None, Some(id), Request::Verify(add)) => self.verify(&id, token, &add),
+            (None, Some(id), Request::End(end)) => self.end(now, &id, token, end),
+            (None, Some(id), Request::Describe) => self.describe(&id, token),
+            (None, None, Request::Describe) => {
+                self.ctx
+                    .out
+                    .refuse(token, ErrorCode::TransactionalIdNotFound);
+            }
+            (None, None, _) => self
+                .ctx
+                .out
+                .refuse(token, ErrorCode::InvalidProducerIdMapping),
+        }
+        self.ctx.out.take_effects()
+    }
+
+    fn persisted(&mut self, seq: u64) -> Effects {
+        self.ctx.out.persisted(seq);
+        self.ctx.out.take_effects()
+    }
+
+    fn fail(&mut self, code: ErrorCode) -> Effects {
+        let endings = self.txns.values_mut().filter_map(|t| t.ending.take());
+        let waiting = endings.flat_map(|e| e.waiting);
+        let tokens: Vec<_> = waiting.map(|(token, _)| token).collect();
+        self.ctx.timers.clear();
+        self.ctx.out.fail(code, tokens);
+        self.ctx.out.take_effects()
+    }
+
+    fn next_tick(&self) -> Option<Mono> {
+        self.ctx.timers.next()
+    }
+
+    fn tick(&mut self, now: Now) -> Effects {
+        match self.ctx.timers.due(now.mono) {
+            Some(Timer::Timeout(id)) => self.timed_out(now, &id),
+            Some(Timer::Retry(id, round)) => self.retry(&id, round),
+            Some(Timer::Expire(from)) => self.expire(now, from),
+            None => {}
+        }
+        self.ctx.out.take_effects()
+    }
+
+    fn encode(&self) -> Vec<u8> {
         let mut out = Out::default();
         for (id, txn) in &self.txns {
             let record = TxnRecord {
                 id: id.clone(),
                 value: Some(txn.hard.clone()),
             };
-            for part in [Some(record.key()), record.value()] {
-                let part = part.unwrap_or_default();
-                out.count(part.len());
-                out.raw(&part);
-            }
+            out.bytes(&record.key());
+            out.bytes(&record.value().unwrap_or_default());
         }
         out.0
     }
 
-    /// Folds in what [`Coordinator::encode`] gave.
-    ///
-    /// # Errors
-    /// [`Damaged`] if the bytes are nothing such.
-    pub fn decode(&mut self, bytes: &[u8]) -> Result<(), Damaged> {
+    fn decode(&mut self, bytes: &[u8]) -> Result<(), Damaged> {
         let mut r = In(bytes);
         while !r.0.is_empty() {
-            let n = r.count(1, "a transaction record's key")?;
-            let (key, rest) = r.0.split_at(n);
-            r.0 = rest;
-            let n = r.count(1, "a transaction record's value")?;
-            let (value, rest) = r.0.split_at(n);
-            r.0 = rest;
+            let key = r.bytes("a transaction record's key")?;
+            let value = r.bytes("a transaction record's value")?;
             if let Some(record) = TxnRecord::decode(key, Some(value))? {
                 self.replay(&record);
             }

@@ -71,21 +71,21 @@ impl Coordinator {
     pub(super) fn end(&mut self, now: Now, id: &Arc<str>, token: Token, end: End) {
         let txn = &self.txns[id];
         match judge(txn, &end) {
-            Verdict::Refuse(code) => return self.ctx.refuse(token, code),
+            Verdict::Refuse(code) => return self.ctx.out.refuse(token, code),
             Verdict::Done => {
                 let reply = Reply::Producer {
                     producer: txn.hard.producer,
                     epoch: txn.hard.epoch,
                 };
                 let written = txn.written;
-                return self.ctx.reply_after(written, token, reply);
+                return self.ctx.out.reply_after(written, token, reply);
             }
             Verdict::Decide => {}
         }
         let raises = end.version >= 2;
         let used_up = raises && txn.hard.epoch >= EPOCH_LAST;
         if used_up && end.fresh.is_none() {
-            return self.ctx.reply(token, Reply::NeedsProducer);
+            return self.ctx.out.reply(token, Reply::NeedsProducer);
         }
         let next = end.fresh.filter(|_| used_up);
         let who = match (raises, next) {
@@ -129,7 +129,7 @@ impl Coordinator {
         self.store(id, Some(value));
         if let Some(txn) = self.txns.get_mut(id) {
             txn.last_epoch = if raises { before } else { txn.last_epoch };
-            self.ctx.disarm(txn.timeout.take());
+            self.ctx.timers.disarm(txn.timeout.take());
         }
         self.begin_markers(id, waiting);
     }
@@ -150,7 +150,7 @@ impl Coordinator {
             left,
             waiting,
         });
-        self.ctx.mark_after(seq, markers);
+        self.ctx.out.order_after(seq, markers);
     }
 
     /// Markers were written, but not to `left`, where they can be later. What is gone for good, as
@@ -159,20 +159,20 @@ impl Coordinator {
         let id: Arc<str> = id.into();
         let current = self.txns.get_mut(&id).and_then(|t| t.ending.as_mut());
         if let Some(ending) = current.filter(|e| e.round == round)
-            && self.ctx.failed().is_none()
+            && self.ctx.out.failed().is_none()
         {
             if left.is_empty() {
                 self.complete(now, &id);
             } else {
                 ending.left = left;
                 for (token, reply) in std::mem::take(&mut ending.waiting) {
-                    self.ctx.reply(token, reply);
+                    self.ctx.out.reply(token, reply);
                 }
                 let at = now.mono + self.ctx.limits.retry;
-                self.ctx.arm(at, Timer::Retry(id, round));
+                self.ctx.timers.arm(at, Timer::Retry(id, round));
             }
         }
-        self.ctx.take_effects()
+        self.ctx.out.take_effects()
     }
 
     pub(super) fn retry(&mut self, id: &Arc<str>, round: u64) {
@@ -181,7 +181,7 @@ impl Coordinator {
         };
         if let Some(ending) = txn.ending.as_ref().filter(|e| e.round == round) {
             let again = markers(id, txn, round, ending.left.clone());
-            self.ctx.mark_after(0, again);
+            self.ctx.out.order_after(0, again);
         }
     }
 
@@ -206,7 +206,7 @@ impl Coordinator {
         }
         self.store(id, Some(value));
         for (token, reply) in waiting {
-            self.ctx.reply(token, reply);
+            self.ctx.out.reply(token, reply);
         }
     }
 }

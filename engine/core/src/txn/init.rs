@@ -17,7 +17,10 @@ pub(super) const EPOCH_LAST: i16 = i16::MAX - 1;
 impl Coordinator {
     pub(super) fn init(&mut self, now: Now, id: &Arc<str>, token: Token, init: Init) {
         if !(1..=self.ctx.limits.timeout_max_ms).contains(&init.timeout_ms) {
-            return self.ctx.refuse(token, ErrorCode::InvalidTransactionTimeout);
+            return self
+                .ctx
+                .out
+                .refuse(token, ErrorCode::InvalidTransactionTimeout);
         }
         let Some(txn) = self.txns.get(id) else {
             return self.init_first(now, id, token, init);
@@ -26,21 +29,25 @@ impl Coordinator {
         if let Some((producer, _)) = init.expected {
             let rotated = producer == hard.prev_producer && last_epoch >= EPOCH_LAST;
             if producer != hard.producer && !rotated {
-                return self.ctx.refuse(token, ErrorCode::ProducerFenced);
+                return self.ctx.out.refuse(token, ErrorCode::ProducerFenced);
             }
         }
         match hard.status {
             Status::PrepareCommit | Status::PrepareAbort => {
-                self.ctx.refuse(token, ErrorCode::ConcurrentTransactions);
+                self.ctx
+                    .out
+                    .refuse(token, ErrorCode::ConcurrentTransactions);
             }
             Status::Ongoing => {
                 // What a retry of a lost answer expects is not what a zombie has.
                 let stale = |epoch| epoch != hard.epoch && epoch != last_epoch;
                 if init.expected.is_some_and(|(_, epoch)| stale(epoch)) {
-                    return self.ctx.refuse(token, ErrorCode::ProducerFenced);
+                    return self.ctx.out.refuse(token, ErrorCode::ProducerFenced);
                 }
                 self.fence_and_abort(now, id);
-                self.ctx.refuse(token, ErrorCode::ConcurrentTransactions);
+                self.ctx
+                    .out
+                    .refuse(token, ErrorCode::ConcurrentTransactions);
             }
             Status::Empty | Status::CompleteCommit | Status::CompleteAbort => {
                 self.init_next(now, id, token, init);
@@ -50,10 +57,13 @@ impl Coordinator {
 
     fn init_first(&mut self, now: Now, id: &Arc<str>, token: Token, init: Init) {
         if self.txns.len() >= IDS_MAX {
-            return self.ctx.refuse(token, ErrorCode::CoordinatorNotAvailable);
+            return self
+                .ctx
+                .out
+                .refuse(token, ErrorCode::CoordinatorNotAvailable);
         }
         let Some(producer) = init.fresh else {
-            return self.ctx.reply(token, Reply::NeedsProducer);
+            return self.ctx.out.reply(token, Reply::NeedsProducer);
         };
         let value = TxnValue {
             producer,
@@ -85,14 +95,14 @@ impl Coordinator {
         let last_epoch = match expected {
             Some(epoch) if epoch != value.epoch => {
                 if epoch != txn.last_epoch {
-                    return self.ctx.refuse(token, ErrorCode::ProducerFenced);
+                    return self.ctx.out.refuse(token, ErrorCode::ProducerFenced);
                 }
                 // The answer was lost on its way, and the producer asks again.
                 txn.last_epoch
             }
             _ if value.epoch >= EPOCH_LAST => {
                 let Some(producer) = init.fresh else {
-                    return self.ctx.reply(token, Reply::NeedsProducer);
+                    return self.ctx.out.reply(token, Reply::NeedsProducer);
                 };
                 let last_epoch = value.epoch;
                 value.prev_producer = value.producer;
@@ -116,7 +126,7 @@ impl Coordinator {
         if let Some(txn) = self.txns.get_mut(id) {
             txn.last_epoch = last_epoch;
         }
-        let seq = self.ctx.next_seq();
-        self.ctx.reply_after(seq, token, reply);
+        let seq = self.ctx.out.next_seq();
+        self.ctx.out.reply_after(seq, token, reply);
     }
 }

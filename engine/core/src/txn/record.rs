@@ -9,6 +9,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use crate::codec::Damaged;
+use crate::machine::Record;
 
 /// What a transactional id is doing; the numbers are Kafka's.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -97,9 +98,8 @@ pub struct TxnRecord {
     pub value: Option<TxnValue>,
 }
 
-impl TxnRecord {
-    /// The key of the record.
-    pub fn key(&self) -> Vec<u8> {
+impl Record for TxnRecord {
+    fn key(&self) -> Vec<u8> {
         let mut out = 0i16.to_be_bytes().to_vec();
         let mut end = self.id.len().min(i16::MAX as usize);
         while !self.id.is_char_boundary(end) {
@@ -110,16 +110,11 @@ impl TxnRecord {
         out
     }
 
-    /// The value of the record; `None` for a tombstone.
-    pub fn value(&self) -> Option<Vec<u8>> {
+    fn value(&self) -> Option<Vec<u8>> {
         self.value.as_ref().map(put)
     }
 
-    /// Reads a record. `None` if it is of a kind that is not known.
-    ///
-    /// # Errors
-    /// [`Damaged`] if it is of a known kind, but its bytes are not.
-    pub fn decode(key: &[u8], value: Option<&[u8]>) -> Result<Option<TxnRecord>, Damaged> {
+    fn decode(key: &[u8], value: Option<&[u8]>) -> Result<Option<TxnRecord>, Damaged> {
         let mut k = In {
             bytes: key,
             flexible: false,

@@ -81,6 +81,12 @@ pub enum Reply {
     Describe(Box<Described>),
 }
 
+impl From<ErrorCode> for Reply {
+    fn from(code: ErrorCode) -> Reply {
+        Reply::Code(code)
+    }
+}
+
 /// A transactional id as an operator sees it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Described {

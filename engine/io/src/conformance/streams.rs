@@ -53,7 +53,7 @@ async fn streams_carry_everything_in_order(env: Env, _dir: PathBuf) {
         let mut buf = [0; 10];
         assert_eq!(r.read(&mut buf).await.unwrap(), 0);
     });
-    let (mut r, mut w) = listener.accept().await.unwrap().split();
+    let (mut r, mut w) = env.adopt(listener.accept().await.unwrap()).unwrap().split();
     assert_eq!(read_exactly(&mut r, 5).await, b"hello");
     w.send(vec![
         Bytes::from_static(b"HE").into(),
@@ -102,7 +102,7 @@ async fn file_parts_are_sent(env: Env, dir: PathBuf) {
             read_exactly(&mut r, 300).await,
         )
     });
-    let (_r, mut w) = listener.accept().await.unwrap().split();
+    let (_r, mut w) = env.adopt(listener.accept().await.unwrap()).unwrap().split();
     w.send(vec![
         Bytes::from_static(b"head").into(),
         Part::File {
@@ -139,7 +139,7 @@ async fn a_short_file_part_is_an_error(env: Env, dir: PathBuf) {
     file.write_plain(vec![1; 1000], 0).await.unwrap();
     let listener = env.listen("127.0.0.1:0".parse().unwrap()).await.unwrap();
     let client = env.connect(listener.local_addr().unwrap()).await.unwrap();
-    let (_r, mut w) = listener.accept().await.unwrap().split();
+    let (_r, mut w) = env.adopt(listener.accept().await.unwrap()).unwrap().split();
     let part = Part::File {
         file: file.shared(),
         pos: 500,
@@ -153,7 +153,7 @@ async fn a_short_file_part_is_an_error(env: Env, dir: PathBuf) {
 async fn a_closed_peer_is_seen(env: Env, _dir: PathBuf) {
     let listener = env.listen("127.0.0.1:0".parse().unwrap()).await.unwrap();
     let client = env.connect(listener.local_addr().unwrap()).await.unwrap();
-    let (mut r, mut w) = listener.accept().await.unwrap().split();
+    let (mut r, mut w) = env.adopt(listener.accept().await.unwrap()).unwrap().split();
     {
         let mut closed = pin!(r.closed());
         assert!(
@@ -198,9 +198,10 @@ async fn listeners_share_an_address(env: Env, _dir: PathBuf) {
     let mut acceptors = Vec::new();
     for (i, listener) in [one, two].into_iter().enumerate() {
         let counts = counts.clone();
+        let e = env.clone();
         acceptors.push(env.spawn(Class::Latency, async move {
             loop {
-                drop(listener.accept().await.unwrap());
+                drop(e.adopt(listener.accept().await.unwrap()).unwrap());
                 counts.borrow_mut()[i] += 1;
             }
         }));
@@ -221,7 +222,8 @@ async fn many_connections(env: Env, _dir: PathBuf) {
     let server = env.spawn(Class::Latency, async move {
         let mut tasks = Vec::new();
         for _ in 0..100 {
-            let (mut r, mut w) = listener.accept().await.unwrap().split();
+            let accepted = listener.accept().await.unwrap();
+            let (mut r, mut w) = e.adopt(accepted).unwrap().split();
             tasks.push(e.spawn(Class::Latency, async move {
                 let mut buf = [0; 100];
                 loop {

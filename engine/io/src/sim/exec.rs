@@ -26,7 +26,7 @@ use super::net::Net;
 use super::rng::{Rng, mix};
 use crate::env::{Class, DirEntry, DiskSpace, Stats};
 use crate::file::{self, OpenOptions};
-use crate::stream;
+use crate::stream::{self, AcceptedKind};
 use crate::task::{self, Task};
 
 pub(crate) enum Outcome<T> {
@@ -477,6 +477,16 @@ impl Env {
     pub(crate) async fn listen(&self, addr: SocketAddr) -> io::Result<stream::Listener> {
         let listener = super::Listener::bind(self.0.clone(), addr)?;
         Ok(stream::Listener(stream::ListenerKind::Sim(listener)))
+    }
+
+    pub(crate) fn adopt(&self, accepted: stream::Accepted) -> io::Result<stream::Stream> {
+        match accepted.0 {
+            AcceptedKind::Sim(accepted) => {
+                let stream = super::Stream::adopt(&self.0, &accepted)?;
+                Ok(stream::Stream(stream::StreamKind::Sim(stream)))
+            }
+            AcceptedKind::Uring(_) => Err(io::Error::other("a real socket in the simulator")),
+        }
     }
 
     pub(crate) async fn connect(&self, addr: SocketAddr) -> io::Result<stream::Stream> {

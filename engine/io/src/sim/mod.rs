@@ -22,7 +22,7 @@ use std::time::Duration;
 
 pub(crate) use exec::Env;
 pub(crate) use file::File;
-pub(crate) use net::{Listener, ReadHalf, Stream, WriteHalf};
+pub(crate) use net::{Accepted, Listener, ReadHalf, Stream, WriteHalf};
 
 use disk::DiskState;
 use exec::{Outcome, World};

@@ -12,7 +12,7 @@ use std::task::{Poll, Waker};
 use super::exec::World;
 use super::faults::DiskOp;
 use crate::file::SharedKind;
-use crate::stream::{self, Part};
+use crate::stream::Part;
 
 /// What a pipe holds before its writer waits (bytes).
 const PIPE: usize = 64 << 10;
@@ -21,7 +21,14 @@ const PIPE: usize = 64 << 10;
 pub(crate) struct Net {
     listeners: BTreeMap<SocketAddr, Vec<Weak<Backlog>>>,
     next_port: u16,
+    /// Connections that were accepted and not yet adopted.
+    accepted: BTreeMap<u64, Stream>,
+    next_accepted: u64,
 }
+
+/// A connection in [`Net`]. It may go from thread to thread as the type of the other arm, so it is
+/// a number; dropped, its connection stays open.
+pub(crate) struct Accepted(u64);
 
 #[derive(Default)]
 struct Backlog {
@@ -77,7 +84,7 @@ impl Listener {
         })
     }
 
-    pub(crate) async fn accept(&self) -> io::Result<stream::Stream> {
+    pub(crate) async fn accept(&self) -> io::Result<Accepted> {
         let stream = poll_fn(|cx| match self.backlog.waiting.borrow_mut().pop_front() {
             Some(stream) => Poll::Ready(stream),
             None => {
@@ -87,7 +94,11 @@ impl Listener {
         })
         .await;
         self.world.trace(u64::from(stream.peer.port()));
-        Ok(stream::Stream(stream::StreamKind::Sim(stream)))
+        let mut net = self.world.net.borrow_mut();
+        net.next_accepted += 1;
+        let key = net.next_accepted;
+        net.accepted.insert(key, stream);
+        Ok(Accepted(key))
     }
 
     pub(crate) fn local_addr(&self) -> SocketAddr {
@@ -103,6 +114,11 @@ pub(crate) struct Stream {
 }
 
 impl Stream {
+    pub(super) fn adopt(world: &World, accepted: &Accepted) -> io::Result<Stream> {
+        let stream = world.net.borrow_mut().accepted.remove(&accepted.0);
+        stream.ok_or_else(|| io::Error::other("a connection of another simulated network"))
+    }
+
     pub(super) fn connect(world: Rc<World>, addr: SocketAddr) -> io::Result<Stream> {
         let (mut live, port) = {
             let mut net = world.net.borrow_mut();

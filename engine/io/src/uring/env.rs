@@ -18,7 +18,7 @@ use super::net;
 use super::shard::{self, Shard, clock_ns};
 use crate::env::{Class, DirEntry, DiskSpace, Stats};
 use crate::file::{self, OpenOptions};
-use crate::stream;
+use crate::stream::{self, AcceptedKind};
 use crate::task::{self, Task};
 
 #[derive(Clone)]
@@ -149,6 +149,17 @@ impl Env {
     pub(crate) async fn listen(&self, addr: SocketAddr) -> io::Result<stream::Listener> {
         let listener = net::Listener::bind(&self.0, addr)?;
         Ok(stream::Listener(stream::ListenerKind::Uring(listener)))
+    }
+
+    pub(crate) fn adopt(&self, accepted: stream::Accepted) -> io::Result<stream::Stream> {
+        match accepted.0 {
+            AcceptedKind::Uring(fd) => {
+                let stream = net::Stream::new(&self.0, fd)?;
+                Ok(stream::Stream(stream::StreamKind::Uring(stream)))
+            }
+            #[cfg(any(test, feature = "sim"))]
+            AcceptedKind::Sim(_) => Err(io::Error::other("a simulated connection")),
+        }
     }
 
     pub(crate) async fn connect(&self, addr: SocketAddr) -> io::Result<stream::Stream> {

@@ -12,7 +12,6 @@ use std::sync::Arc;
 use socket2::{Domain, Protocol, SockAddr, SockRef, Socket, Type};
 
 use super::shard::Shard;
-use crate::stream;
 
 const BACKLOG: i32 = 4096;
 
@@ -42,14 +41,11 @@ impl Listener {
         })
     }
 
-    pub(crate) async fn accept(&self) -> io::Result<stream::Stream> {
+    pub(crate) async fn accept(&self) -> io::Result<OwnedFd> {
         self.shard.yield_if_needed().await;
         loop {
             match accept(self.fd.as_raw_fd()) {
-                Ok(fd) => {
-                    let stream = Stream::new(&self.shard, fd)?;
-                    return Ok(stream::Stream(stream::StreamKind::Uring(stream)));
-                }
+                Ok(fd) => return Ok(fd),
                 Err(e) if e.kind() == io::ErrorKind::WouldBlock => {
                     self.shard.ring.poll(&self.fd, libc::POLLIN).await.0?;
                 }
@@ -118,7 +114,7 @@ pub(crate) struct Stream {
 }
 
 impl Stream {
-    fn new(shard: &Rc<Shard>, fd: OwnedFd) -> io::Result<Stream> {
+    pub(super) fn new(shard: &Rc<Shard>, fd: OwnedFd) -> io::Result<Stream> {
         SockRef::from(&fd).set_tcp_nodelay(true)?;
         let conn = Conn {
             shard: shard.clone(),

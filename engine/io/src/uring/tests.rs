@@ -81,7 +81,7 @@ fn a_busy_shard_looks_at_its_timers_and_sockets() {
             }
             start.elapsed()
         });
-        let (mut r, mut w) = listener.accept().await.unwrap().split();
+        let (mut r, mut w) = env.adopt(listener.accept().await.unwrap()).unwrap().split();
         let mut byte = [0];
         while r.read(&mut byte).await.unwrap() > 0 {
             let bytes = Bytes::copy_from_slice(&byte);
@@ -344,7 +344,7 @@ fn cold_file_parts_come_from_a_blocking_thread_and_warm_ones_do_not() {
             }
             got
         });
-        let (_r, mut w) = listener.accept().await.unwrap().split();
+        let (_r, mut w) = env.adopt(listener.accept().await.unwrap()).unwrap().split();
         let part = || Part::File {
             file: file.shared(),
             pos: 0,
@@ -381,7 +381,7 @@ fn a_full_socket_costs_no_cpu() {
             s.read_to_end(&mut all).unwrap();
             all.len()
         });
-        let (_r, mut w) = listener.accept().await.unwrap().split();
+        let (_r, mut w) = env.adopt(listener.accept().await.unwrap()).unwrap().split();
         let bytes = Bytes::from(vec![1u8; 30 << 20]);
         let e = env.clone();
         let sender = env.spawn(Class::Latency, async move {

@@ -8,8 +8,9 @@ use streamd_model::{ErrorCode, TopicId};
 use super::super::classic::Group;
 use super::super::context::Context;
 use super::super::record::Parts;
-use super::super::request::{ConsumerDescription, ConsumerMember, PartsByTopic, Reply, Token, Who};
+use super::super::request::{ConsumerDescription, ConsumerMember, PartsByTopic, Reply, Who};
 use super::Modern;
+use crate::machine::Token;
 use crate::meta::ClusterImage;
 
 impl Group {

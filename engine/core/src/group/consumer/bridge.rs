@@ -11,9 +11,10 @@ use super::super::classic::{Group, refuse_join};
 use super::super::context::Context;
 use super::super::embedded::{Subscribed, put_assignment, subscription};
 use super::super::record::{Blob, ClassicSide, ConsumerChange, Parts, Phase, Subscription};
-use super::super::request::{Join, Joined, Leaver, Now, Reply, Sync, Synced, Token, Who};
+use super::super::request::{Join, Joined, Leaver, Reply, Sync, Synced, Who};
 use super::heartbeat::Caller;
 use super::{Mate, Modern};
+use crate::machine::{Now, Token};
 use crate::meta::ClusterImage;
 
 /// The kind of clients that can be in such a group.

@@ -7,11 +7,12 @@ use streamd_model::ErrorCode;
 use super::super::classic::Group;
 use super::super::context::{Context, GROUP_BYTES_MAX, MEMBER_BYTES_MAX};
 use super::super::record::{ConsumerChange, Current, Parts, Phase, Subscription};
-use super::super::request::{Beat, Beaten, Now, Reply, Token};
+use super::super::request::{Beat, Beaten, Reply};
 use super::assign::Assignor;
 use super::reconcile::{Aim, step};
 use super::target::compile;
 use super::{AWAY, LEAVES, Modern, Why};
+use crate::machine::{Now, Token};
 
 /// Refuses with a code and a sentence.
 pub(super) fn no<T>(code: ErrorCode, text: impl Into<String>) -> Result<T, Why> {

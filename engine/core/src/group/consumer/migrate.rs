@@ -13,10 +13,11 @@ use super::super::member::Member;
 use super::super::record::{
     ConsumerChange, Current, GroupEpoch, GroupRecord, Parts, Phase, Subscription,
 };
-use super::super::request::{Join, Now, Who};
+use super::super::request::{Join, Who};
 use super::bridge::{CONSUMER, names_of, parts_of, subscribed};
 use super::heartbeat::no;
 use super::{Mate, Why};
+use crate::machine::Now;
 use crate::meta::ClusterImage;
 
 /// A member that moves over: its id, what it says of itself, what it has.
@@ -108,11 +109,11 @@ impl Group {
             self.remove(ctx, &id, ErrorCode::RebalanceInProgress);
         }
         for key in std::mem::take(&mut self.pending).into_values() {
-            ctx.disarm(Some(key));
+            ctx.timers.disarm(Some(key));
         }
         let Clock { join, sync, .. } = std::mem::take(&mut self.clock);
-        ctx.disarm(join);
-        ctx.disarm(sync);
+        ctx.timers.disarm(join);
+        ctx.timers.disarm(sync);
         self.unsynced.clear();
         (self.leader, self.protocol, self.protocol_type) = (None, None, None);
         self.generation = 0;

@@ -21,8 +21,8 @@ use std::sync::Arc;
 
 use streamd_model::{ErrorCode, Mono, TopicId};
 
-use super::context::TimerKey;
 use super::record::{ConsumerChange, Current, GroupEpoch, Parts, Phase, Resolved, Subscription};
+use crate::timers::TimerKey;
 
 pub use assign::Assignor;
 pub(super) use session::Watch;

@@ -5,8 +5,8 @@ use std::sync::Arc;
 use super::super::classic::{Group, millis};
 use super::super::context::{Context, Timer};
 use super::super::record::{ConsumerChange, Phase};
-use super::super::request::Now;
 use super::Mate;
+use crate::machine::Now;
 
 /// What a member's timer is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -36,9 +36,9 @@ impl Group {
         let classic = mate.sub.classic.as_ref().map(|c| c.session_ms);
         mate.deadline = now.mono + millis(classic.unwrap_or(session));
         if mate.armed.is_none_or(|key| key.0 > mate.deadline) {
-            ctx.disarm(mate.armed);
+            ctx.timers.disarm(mate.armed);
             let timer = Timer::Mate(name, id.clone(), Watch::Session);
-            mate.armed = Some(ctx.arm(mate.deadline, timer));
+            mate.armed = Some(ctx.timers.arm(mate.deadline, timer));
         }
     }
 
@@ -49,13 +49,13 @@ impl Group {
             && mate.patience.is_none()
         {
             let timer = Timer::Mate(name, id.clone(), Watch::Patience);
-            mate.patience = Some(ctx.arm(now.mono + millis(ms), timer));
+            mate.patience = Some(ctx.timers.arm(now.mono + millis(ms), timer));
         }
     }
 
     pub(super) fn end_patience(&mut self, ctx: &mut Context, id: &Arc<str>) {
         if let Some(mate) = self.mate_mut(id) {
-            ctx.disarm(mate.patience.take());
+            ctx.timers.disarm(mate.patience.take());
         }
     }
 
@@ -71,7 +71,7 @@ impl Group {
                 mate.armed = None;
                 if mate.deadline > now.mono {
                     let timer = Timer::Mate(name, id.clone(), watch);
-                    mate.armed = Some(ctx.arm(mate.deadline, timer));
+                    mate.armed = Some(ctx.timers.arm(mate.deadline, timer));
                     return;
                 }
             }
@@ -97,8 +97,8 @@ impl Group {
             return;
         };
         let (armed, patience) = (mate.armed.take(), mate.patience.take());
-        ctx.disarm(armed);
-        ctx.disarm(patience);
+        ctx.timers.disarm(armed);
+        ctx.timers.disarm(patience);
         self.change(ctx, ConsumerChange::Current(id.clone(), None));
         self.change(ctx, ConsumerChange::Target(id.clone(), None));
         self.change(ctx, ConsumerChange::Member(id.clone(), None));

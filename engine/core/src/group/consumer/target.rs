@@ -9,9 +9,9 @@ use streamd_model::{ErrorCode, TopicId};
 use super::super::classic::Group;
 use super::super::context::Context;
 use super::super::record::{ConsumerChange, GroupEpoch, GroupRecord, Parts, Resolved};
-use super::super::request::Now;
 use super::assign::{Assignor, Counts, Wants};
 use super::{Modern, Why};
+use crate::machine::Now;
 use crate::meta::ClusterImage;
 
 /// The longest regular expression, bytes.

@@ -9,7 +9,7 @@ pub fn check(coordinator: &Coordinator) {
     let ctx = &coordinator.ctx;
     // A crowd would make it slow, and a coordinator that failed does nothing any more.
     let crowd = coordinator.groups.values().any(|g| g.pending.len() > 50);
-    if crowd || ctx.failed().is_some() {
+    if crowd || ctx.out.failed().is_some() {
         return;
     }
     let mut bytes = 0;
@@ -53,7 +53,7 @@ fn check_members(coordinator: &Coordinator, group: &Group) {
         );
         let waits = member.join.is_some() || member.sync.is_some();
         match member.armed {
-            Some(key) => assert!(timers.contains_key(&key) && key.0 <= member.deadline),
+            Some(key) => assert!(timers.is_set(key) && key.0 <= member.deadline),
             None => assert!(waits && !member.is_new, "nobody looks after {member:?}"),
         }
         if let Some(instance) = &member.instance {
@@ -77,7 +77,7 @@ fn check_members(coordinator: &Coordinator, group: &Group) {
             .all(|id| group.members.contains_key(id))
     );
     for (id, key) in &group.pending {
-        assert!(timers.contains_key(key) && !group.members.contains_key(id));
+        assert!(timers.is_set(*key) && !group.members.contains_key(id));
     }
 }
 
@@ -107,8 +107,8 @@ fn check_modern(coordinator: &Coordinator, group: &Group) {
             );
         }
         let armed = mate.armed.expect("a member that nobody looks after");
-        assert!(timers.contains_key(&armed) && armed.0 <= mate.deadline);
-        assert!(mate.patience.is_none_or(|key| timers.contains_key(&key)));
+        assert!(timers.is_set(armed) && armed.0 <= mate.deadline);
+        assert!(mate.patience.is_none_or(|key| timers.is_set(key)));
         let waits = now.phase == Phase::Unrevoked && !mate.is_classic();
         assert!(
             !waits || mate.patience.is_some(),
@@ -127,7 +127,7 @@ fn check_modern(coordinator: &Coordinator, group: &Group) {
 
 fn check_clock(coordinator: &Coordinator, group: &Group) {
     let timers = &coordinator.ctx.timers;
-    let set = |key: Option<_>| key.is_some_and(|key| timers.contains_key(&key));
+    let set = |key: Option<_>| key.is_some_and(|key| timers.is_set(key));
     let clock = &group.clock;
     assert_eq!(
         set(clock.join),

@@ -21,6 +21,7 @@ use streamd_model::{ErrorCode, Mono, NodeId, TopicId};
 
 use super::*;
 use crate::config::Configs;
+use crate::machine::{Machine, Record};
 use crate::meta::{ClusterImage, Command, Local};
 
 /// The only group of most tests.
@@ -118,7 +119,8 @@ impl Bench {
         for record in &log {
             coordinator.replay(record);
         }
-        coordinator.start(now);
+        let effects = coordinator.start(now);
+        assert!(effects.persist.is_none() && effects.replies.is_empty());
         Bench {
             image,
             coordinator,

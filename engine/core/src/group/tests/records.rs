@@ -139,7 +139,7 @@ proptest! {
         second.decode(&first.encode()).expect("it was just encoded");
         // A recovery may read some records again that the snapshot holds already.
         log[..cut].iter().chain(&log[cut..]).for_each(|r| second.replay(r));
-        second.start(whole.now);
+        let _ = second.start(whole.now);
         prop_assert_eq!(second.encode(), whole.coordinator.encode());
         prop_assert_eq!(second.list(), whole.coordinator.list());
     }

@@ -85,7 +85,7 @@ fn whoever_is_no_member_is_refused_and_a_checkpoint_keeps_what_is_pending() {
     let mut again = Coordinator::new(limits());
     again.decode(&bytes).unwrap();
     assert_eq!(again.encode(), bytes);
-    again.start(b.now);
+    let _ = again.start(b.now);
     b.coordinator = again;
     assert_eq!(committed(&mut b), (None, true));
     mark(&mut b, 1, true);

@@ -9,6 +9,7 @@ use std::time::Duration;
 use streamd_model::{ErrorCode, Mono};
 
 use super::*;
+use crate::machine::Machine;
 
 fn limits() -> Limits {
     Limits {
@@ -75,7 +76,7 @@ impl Bench {
             assert!(before.is_none(), "two answers to {token:?}");
         }
         self.in_flight.extend(effects.persist);
-        self.markers.extend(effects.markers);
+        self.markers.extend(effects.orders);
         while self.prompt && self.step() {}
     }
 

@@ -157,7 +157,7 @@ fn reads_that_were_given_up_take_nothing() {
         let listener = env.listen("127.0.0.1:0".parse().unwrap()).await.unwrap();
         let addr = listener.local_addr().unwrap();
         let (_r, mut w) = env.connect(addr).await.unwrap().split();
-        let (mut r, _w) = listener.accept().await.unwrap().split();
+        let (mut r, _w) = env.adopt(listener.accept().await.unwrap()).unwrap().split();
         for round in 0..500u32 {
             {
                 let mut buf = [0u8; 100];

@@ -95,7 +95,7 @@ async fn ask_all(broker: &Rc<Broker>, requests: Vec<(Arc<str>, Request)>) -> Vec
         places.push(at);
         asks.push(GroupAsk {
             partition,
-            group,
+            key: group,
             token,
             request,
         });

@@ -49,7 +49,7 @@ async fn ask(broker: &Rc<Broker>, id: &str, request: Request) -> Done {
     let owner = usize::from(broker.shard.owner(partition).0);
     let ask = TxnAsk {
         partition,
-        id: id.into(),
+        key: id.into(),
         token: broker.new_token(),
         request,
     };
