@@ -176,7 +176,19 @@ pub struct SharedFile(pub(crate) SharedKind);
 pub(crate) enum SharedKind {
     Uring(Arc<uring::SharedFd>),
     #[cfg(any(test, feature = "sim"))]
-    Sim(Arc<u64>),
+    Sim(Arc<sim::SharedIno>),
+}
+
+impl SharedFile {
+    /// Whether the disk could not read what should be sent. The peer cannot be told any more; those
+    /// who would send from it again can.
+    pub fn has_failed(&self) -> bool {
+        match &self.0 {
+            SharedKind::Uring(fd) => fd.has_failed(),
+            #[cfg(any(test, feature = "sim"))]
+            SharedKind::Sim(ino) => ino.has_failed(),
+        }
+    }
 }
 
 /// `InvalidInput` unless both are multiples of `BLOCK`.

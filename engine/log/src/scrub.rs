@@ -179,6 +179,20 @@ fn damage(path: &Path, at: u64, what: &str) -> LogError {
     ))
 }
 
+/// An error if the disk could not read, for an earlier reader, the file that `plan` would have sent:
+/// by then half an answer was on its way, so that reader only saw its connection end.
+pub fn can_be_read(log: &RefCell<Log>, offset: Offset, plan: &ReadPlan) -> Result<(), LogError> {
+    let failed = |part: &Part| matches!(part, Part::File { file, .. } if file.has_failed());
+    if !plan.parts.iter().any(failed) {
+        return Ok(());
+    }
+    let log = log.borrow();
+    let segment = log.segment_of(offset);
+    let path = segment.map_or(log.dir().to_owned(), |s| s.path("log"));
+    let error = io::Error::other("the disk failed while it was sent to a client");
+    Err(LogError::io(format!("read {}", path.display()))(error))
+}
+
 /// Whether what `plan` reads from a file begins with the batch that holds `offset`, or one before
 /// it (or, in a compacted segment, after it). If not, the index was wrong: it is forgotten, and
 /// made anew from the log by the next [`Segment::prepare`].

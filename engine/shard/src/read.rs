@@ -218,6 +218,9 @@ impl Shard {
             let prepared = match planned {
                 Planned::Ready(plan) if checked => return Ok(plan),
                 Planned::Ready(plan) => {
+                    if let Err(error) = scrub::can_be_read(log, item.offset, &plan) {
+                        return Err(self.damaged(partition, &error));
+                    }
                     // Once: an index that was made anew is right.
                     checked = true;
                     match scrub::begins_right(&self.env, log, item.offset, &plan).await {

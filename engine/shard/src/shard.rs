@@ -497,7 +497,7 @@ impl Shard {
             self.env.sleep(self.settings.retention_check).await;
             self.past.all_open().await;
             let mine = self.mine();
-            let idle_ms = self.image().broker().producer_id_expiration_ms;
+            let idle_ms = self.image().broker().retention.producer_id_expiration_ms;
             for partition in mine {
                 let now_ms = self.env.wall_ms();
                 partition.producers.borrow_mut().expire(now_ms, idle_ms);

@@ -6,26 +6,24 @@
 //! `STREAMD_SEEDS=10000 cargo test --release -p streamd-shard --test faults` runs that many seeds;
 //! `STREAMD_SEED=n` runs that one alone.
 
+mod common;
+
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::rc::Rc;
 use std::time::Duration;
 
-use bytes::Bytes;
 use streamd_io::Env;
 use streamd_io::sim::{Disk, DiskOp, Fault, Sim, SimOptions};
-use streamd_log::batch::{NewRecord, Writer, build};
 use streamd_log::journal::replay::{self, Backlog};
-use streamd_log::journal::{Flushed, Journal, JournalOptions};
-use streamd_log::log::SharedLog;
-use streamd_log::validate::Facts;
-use streamd_log::{BatchHeader, LogConfig, LogError, NewBatch, records, recover, write_back};
+use streamd_log::{BatchHeader, LogError, records, recover, write_back};
 use streamd_model::Offset;
-use streamd_shard::flusher::{Flusher, Owner, Turn};
+use streamd_shard::flusher::Owner;
 use streamd_shard::tail_budget::TailBudget;
 
-const DATA: &str = "/data";
+use common::{DATA, One, config, dir, flusher};
+
 const LOGS: usize = 6;
 
 type Logs = Vec<Rc<One>>;
@@ -36,92 +34,17 @@ struct Model {
     /// The value at each offset that was given out and may be on the disk.
     values: RefCell<BTreeMap<Offset, u64>>,
     /// Everything below was acknowledged.
-    acked: Cell<Offset>,
+    acked: Rc<Cell<Offset>>,
     counter: Cell<u64>,
 }
 
-struct One {
-    model: Rc<Model>,
-    log: SharedLog,
-    turn: Turn,
-    failed: RefCell<Option<String>>,
-    delayed: Cell<bool>,
-}
-
-impl Owner for One {
-    fn log(&self) -> &SharedLog {
-        &self.log
-    }
-
-    fn turn(&self) -> &Turn {
-        &self.turn
-    }
-
-    fn flushed(&self, before: Offset, flushed: Flushed) {
-        assert!(before >= self.model.acked.get() && flushed.next > before);
-        self.model.acked.set(flushed.next);
-    }
-
-    fn failed(&self, error: &LogError) {
-        assert!(self.failed.borrow().is_none(), "told once");
-        *self.failed.borrow_mut() = Some(error.to_string());
-        self.log.borrow_mut().clear_tail();
-    }
-
-    fn delayed(&self, error: &LogError) {
-        assert!(error.is_full(), "only a full disk is waited for: {error}");
-        self.delayed.set(true);
-    }
-
-    fn is_gone(&self) -> bool {
-        self.failed.borrow().is_some()
-    }
-
-    fn is_deleted(&self) -> bool {
-        false
-    }
-}
-
-fn dir(i: usize) -> PathBuf {
-    Path::new(DATA).join(format!("t-{i}"))
-}
-
-fn config() -> LogConfig {
-    LogConfig {
-        segment_bytes: 20_000,
-        checkpoint_bytes: 5_000,
-        metadata: "version: 0\n".into(),
-        ..LogConfig::default()
-    }
-}
-
-fn append(one: &One, size: usize) {
-    let counter = one.model.counter.get() + 1;
-    one.model.counter.set(counter);
+fn append(one: &One, model: &Model, size: usize) {
+    let counter = model.counter.get() + 1;
+    model.counter.set(counter);
     let mut value = vec![7; size + 8];
     value[..8].copy_from_slice(&counter.to_be_bytes());
-    let record = NewRecord {
-        timestamp: 1,
-        key: None,
-        value: Some(&value),
-    };
-    let bytes = Bytes::from(build(&[record], Writer::default()));
-    let header = BatchHeader::parse(&bytes).unwrap();
-    let facts = Facts {
-        header,
-        max_timestamp: 1,
-        log_append_time: false,
-        restamp: false,
-    };
-    let mut log = one.log.borrow_mut();
-    if log.will_roll(bytes.len(), 1, 0) {
-        log.roll(0);
-        log.plan_checkpoint(Vec::new());
-    } else if log.wants_checkpoint() {
-        log.plan_checkpoint(Vec::new());
-    }
-    let placed = log.append(NewBatch { bytes, facts }, 0, 0);
-    one.model.values.borrow_mut().insert(placed.base, counter);
+    let at = common::append(&one.log, &value);
+    model.values.borrow_mut().insert(at, counter);
 }
 
 /// Writes to a log's segments what the replay has put off. When the disk is full, there is room in
@@ -179,13 +102,7 @@ async fn open(env: &Env, models: &[Rc<Model>], disk: &Disk) -> Result<(Logs, Vec
         values.split_off(&end);
         model.acked.set(end);
         drop(values);
-        all.push(Rc::new(One {
-            model: model.clone(),
-            log: Rc::new(RefCell::new(opened.log)),
-            turn: Turn::default(),
-            failed: RefCell::new(None),
-            delayed: Cell::new(false),
-        }));
+        all.push(One::new(opened.log, model.acked.clone()));
     }
     Ok((all, backlog.files().to_vec()))
 }
@@ -219,15 +136,7 @@ async fn live(env: Env, disk: Disk, models: Rc<Vec<Rc<Model>>>, seen: Rc<Seen>) 
     disk.set_capacity(None);
     let opened = open(&env, &models, &disk).await;
     let (all, held) = opened.expect("a disk without faults");
-    let options = JournalOptions {
-        file_bytes: 16 << 10,
-        files_max: 3,
-        durable: true,
-    };
-    let journal = Journal::open_without(&env, Path::new(DATA), (0, &held), options).await;
-    let tail = TailBudget::new(40_000);
-    let flusher = Flusher::new(&env, tail.clone());
-    flusher.start(journal.unwrap());
+    let flusher = flusher(&env, TailBudget::new(40_000), &held).await;
     if env.random_u64().is_multiple_of(2) {
         flusher.sync_all_from(2);
     }
@@ -236,10 +145,11 @@ async fn live(env: Env, disk: Disk, models: Rc<Vec<Rc<Model>>>, seen: Rc<Seen>) 
     }
     for _ in 0..40 + env.random_u64() % 200 {
         let r = env.random_u64();
-        let one = &all[r as usize % all.len()];
+        let at = r as usize % all.len();
+        let one = &all[at];
         // A shard refuses appends while the disk is full.
         if !one.is_gone() && !flusher.is_held() {
-            append(one, (r >> 20) as usize % 3000);
+            append(one, &models[at], (r >> 20) as usize % 3000);
             flusher.kick(one.clone());
         }
         match r >> 56 {

@@ -366,7 +366,7 @@ async fn start_shard(
             files_max: JOURNAL_FILES,
             durable: config.broker.durable,
         },
-        retention_check: Duration::from_millis(config.broker.cleaner.retention_check_ms),
+        retention_check: Duration::from_millis(config.broker.retention.check_ms),
     };
     let id = ShardId(index as u16);
     let shard = Shard::new(env.clone(), id, plan.shards, endpoint, settings);

@@ -27,9 +27,9 @@ pub struct BrokerConfig {
     pub txns: TxnConfig,
     /// What connections go by.
     pub connections: ConnectionConfig,
-    /// How long a partition remembers an idle producer, ms.
-    pub producer_id_expiration_ms: i64,
-    /// What retention and compaction go by.
+    /// What retention goes by.
+    pub retention: RetentionConfig,
+    /// What compaction goes by.
     pub cleaner: CleanerConfig,
     /// What is done about a disk that gets full, or damaged.
     pub disk: DiskConfig,
@@ -59,11 +59,18 @@ pub struct ConnectionConfig {
     pub send_buffer: Option<usize>,
 }
 
-/// The settings of retention and of the compactor.
+/// The settings of retention; how much is kept is each topic's.
+#[derive(Clone, Debug, PartialEq)]
+pub struct RetentionConfig {
+    /// How often it looks, ms.
+    pub check_ms: u64,
+    /// How long a partition remembers an idle producer, ms.
+    pub producer_id_expiration_ms: i64,
+}
+
+/// The settings of the compactor.
 #[derive(Clone, Debug, PartialEq)]
 pub struct CleanerConfig {
-    /// How often retention looks, ms.
-    pub retention_check_ms: u64,
     /// Whether the compactor runs.
     pub enabled: bool,
     /// How long it rests when there is nothing to do, ms.
@@ -159,7 +166,10 @@ impl BrokerConfig {
                 idle_ms: optional("connections.max.idle.ms"),
                 send_buffer: usize::try_from(number("socket.send.buffer.bytes")).ok(),
             },
-            producer_id_expiration_ms: number("producer.id.expiration.ms"),
+            retention: RetentionConfig {
+                check_ms: optional("log.retention.check.interval.ms").unwrap_or(300_000),
+                producer_id_expiration_ms: number("producer.id.expiration.ms"),
+            },
             cleaner: CleanerConfig::resolve(layers),
             disk: DiskConfig {
                 free_high: optional("disk.free.high.bytes"),
@@ -176,8 +186,6 @@ impl CleanerConfig {
         let number = |name| layers.broker_value(name).number();
         let rate = layers.broker_value("log.cleaner.io.max.bytes.per.second");
         CleanerConfig {
-            retention_check_ms: u64::try_from(number("log.retention.check.interval.ms"))
-                .unwrap_or(300_000),
             enabled: layers.broker_value("log.cleaner.enable").is_true(),
             backoff_ms: u64::try_from(number("log.cleaner.backoff.ms")).unwrap_or(15_000),
             map_bytes: usize::try_from(number("log.cleaner.dedupe.buffer.size"))

@@ -19,7 +19,7 @@ use std::collections::BTreeMap;
 
 pub use broker::{
     BrokerConfig, CleanerConfig, ConnectionConfig, ConsumerGroupConfig, DiskConfig, GroupConfig,
-    TxnConfig,
+    RetentionConfig, TxnConfig,
 };
 pub use describe::{Entry, SynonymEntry, describe_broker, describe_topic};
 pub use group::{describe_group, parse_group};

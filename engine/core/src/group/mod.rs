@@ -5,8 +5,8 @@
 //! go through alike. What is soft (who waits, who was heard of) begins anew after a start, from
 //! the durable state, as members expect it of a coordinator that moved.
 //!
-//! Persist before reply: an answer that shows or promises durable state comes out of
-//! [`crate::machine::Machine::persisted`], when the driver says that the records are on the disk.
+//! Persist before reply: an answer that shows or promises durable state comes out of `persisted`,
+//! after the driver said that the records are on stable storage.
 //! Invariants: a generation has one assignment; every token is answered once, unless it is
 //! withdrawn by [`Coordinator::gone`].
 

@@ -440,7 +440,7 @@ mod tests {
             "producer.id.expiration.ms",
             Some("9"),
         ));
-        assert_eq!(image.broker().producer_id_expiration_ms, 9);
+        assert_eq!(image.broker().retention.producer_id_expiration_ms, 9);
     }
 
     #[test]

@@ -5,6 +5,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use bytes::Bytes;
 
@@ -17,13 +18,43 @@ use crate::file::{OpenOptions, SharedFile, SharedKind, check_aligned};
 /// `zero_fill` goes in steps of this size (bytes).
 const ZERO_CHUNK: u64 = 1 << 20;
 
+/// A file to send from.
+pub(crate) struct SharedIno {
+    ino: u64,
+    failed: AtomicBool,
+}
+
+impl SharedIno {
+    fn new(ino: u64) -> SharedIno {
+        SharedIno {
+            ino,
+            failed: AtomicBool::new(false),
+        }
+    }
+
+    /// Its number on the disk.
+    pub(super) fn ino(&self) -> u64 {
+        self.ino
+    }
+
+    /// Notes that the disk failed.
+    pub(super) fn fail(&self) {
+        self.failed.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether it did.
+    pub(crate) fn has_failed(&self) -> bool {
+        self.failed.load(Ordering::Relaxed)
+    }
+}
+
 pub(crate) struct File {
     world: Rc<World>,
     ino: u64,
     path: PathBuf,
     options: OpenOptions,
     /// Shared handles keep the inode: they hold the other end of this.
-    shared: RefCell<Option<Arc<u64>>>,
+    shared: RefCell<Option<Arc<SharedIno>>>,
 }
 
 /// A change on its way; given up when dropped.
@@ -173,7 +204,7 @@ impl File {
         let handle = shared.get_or_insert_with(|| {
             // One handle more for all shared ones: given back at the end of the process.
             self.disk().retain(self.ino);
-            Arc::new(self.ino)
+            Arc::new(SharedIno::new(self.ino))
         });
         SharedFile(SharedKind::Sim(handle.clone()))
     }

@@ -274,8 +274,9 @@ impl WriteHalf {
                         let text = "a real file on a socket of the simulator";
                         return Err(io::Error::new(io::ErrorKind::InvalidInput, text));
                     };
-                    self.world.disk_op(DiskOp::Read, Path::new("")).await?;
-                    let bytes = self.world.disk.borrow().read(*ino, pos, len);
+                    let read = self.world.disk_op(DiskOp::Read, Path::new("")).await;
+                    read.inspect_err(|_| ino.fail())?;
+                    let bytes = self.world.disk.borrow().read(ino.ino(), pos, len);
                     self.write(&bytes).await?;
                     if bytes.len() < len {
                         return Err(io::ErrorKind::UnexpectedEof.into());

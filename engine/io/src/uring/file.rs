@@ -10,7 +10,7 @@ use std::os::fd::{AsRawFd, FromRawFd, IntoRawFd, OwnedFd, RawFd};
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::Path;
 use std::rc::Rc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
 
 use bytes::Bytes;
@@ -71,6 +71,7 @@ pub(crate) struct SharedFd {
     fd: Result<PooledFd, i32>,
     /// Sends that have the kernel read the file in.
     cold: Arc<AtomicUsize>,
+    failed: AtomicBool,
 }
 
 /// One of them, until it is dropped.
@@ -88,6 +89,18 @@ impl SharedFd {
             Ok(fd) => Ok(fd.arc().as_raw_fd()),
             Err(e) => Err(io::Error::from_raw_os_error(*e)),
         }
+    }
+
+    /// Notes why a send failed, if it was the disk.
+    pub(super) fn note(&self, error: &io::Error) {
+        if error.raw_os_error() == Some(libc::EIO) {
+            self.failed.store(true, Ordering::Relaxed);
+        }
+    }
+
+    /// Whether a send failed since the disk did.
+    pub(crate) fn has_failed(&self) -> bool {
+        self.failed.load(Ordering::Relaxed)
     }
 
     /// Notes that the file is read in, as long as the answer lives.
@@ -266,18 +279,22 @@ impl File {
 
     pub(crate) fn shared(&self) -> SharedFile {
         let make = || {
-            let cold = Arc::default();
-            if !self.direct {
-                let fd = Ok(PooledFd {
+            let pool = self.shard.pool.clone();
+            let fd = match self.direct {
+                true => reopen(self.raw(), libc::O_RDONLY)
+                    .map(|file| PooledFd::new(file.into(), &pool))
+                    .map_err(|e| e.raw_os_error().unwrap_or(libc::EIO)),
+                false => Ok(PooledFd {
                     fd: Some(self.fd.arc().clone()),
-                    pool: self.shard.pool.clone(),
-                });
-                return SharedFile(SharedKind::Uring(Arc::new(SharedFd { fd, cold })));
-            }
-            let fd = reopen(self.raw(), libc::O_RDONLY)
-                .map(|file| PooledFd::new(file.into(), &self.shard.pool))
-                .map_err(|e| e.raw_os_error().unwrap_or(libc::EIO));
-            SharedFile(SharedKind::Uring(Arc::new(SharedFd { fd, cold })))
+                    pool,
+                }),
+            };
+            let shared = SharedFd {
+                fd,
+                cold: Arc::default(),
+                failed: AtomicBool::new(false),
+            };
+            SharedFile(SharedKind::Uring(Arc::new(shared)))
         };
         self.shared.get_or_init(make).clone()
     }

@@ -102,7 +102,10 @@ impl WriteHalf {
                 Err(e) if e.kind() == io::ErrorKind::WouldBlock => {
                     self.conn.ready(libc::POLLOUT).await?;
                 }
-                Err(e) => return Err(e),
+                Err(e) => {
+                    fd.note(&e);
+                    return Err(e);
+                }
             }
             if pos < end && resident {
                 yield_now().await;

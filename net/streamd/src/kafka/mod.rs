@@ -4,6 +4,7 @@ pub mod cluster;
 pub mod configs;
 pub mod fetch;
 pub mod group;
+mod internal;
 pub mod metadata;
 pub mod offsets;
 pub mod produce;
@@ -34,6 +35,14 @@ fn encode<M: Message>(header: ResponseHeader, body: &M) -> Result<Vec<Part>, Str
         .encode(body, &mut writer)
         .map_err(|e| format!("cannot encode a response: {e}"))?;
     Ok(vec![Part::Bytes(Bytes::from(writer.into_parts().0))])
+}
+
+/// Refuses a request that names too much; the connection is closed.
+fn check_items(what: &str, count: usize, max: usize) -> Result<(), String> {
+    if count <= max {
+        return Ok(());
+    }
+    Err(format!("a request with {count} {what}; {max} are allowed"))
 }
 
 /// The answer to a frame whose header is not served, where Kafka has one: ApiVersions of an

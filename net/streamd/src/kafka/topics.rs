@@ -6,9 +6,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use streamd_core::config::describe_topic;
-use streamd_core::group::OFFSETS_TOPIC;
 use streamd_core::meta::{ClusterImage, Command, TopicMeta, validate};
-use streamd_core::txn::TXN_TOPIC;
 use streamd_io::Part;
 use streamd_model::{ErrorCode, ShardId, TopicId};
 use streamd_shard::{Refusal, Reply, Request};
@@ -29,6 +27,7 @@ use streamd_wire::kafka::generated::delete_topics_response::{
 };
 
 use super::encode;
+use super::internal::{self, Internal};
 use crate::broker::Broker;
 
 type Outcome<T> = Result<T, Refusal>;
@@ -57,7 +56,8 @@ pub async fn propose(broker: &Rc<Broker>, command: Command) -> Outcome<Arc<Clust
     }
 }
 
-fn new_id(broker: &Broker) -> TopicId {
+/// An id for a topic that is to be.
+pub fn new_id(broker: &Broker) -> TopicId {
     let env = &broker.shard.env;
     TopicId::from_random(env.random_u64(), env.random_u64())
 }
@@ -67,12 +67,9 @@ pub async fn auto_create(
     broker: &Rc<Broker>,
     name: &str,
 ) -> Result<Arc<ClusterImage>, (ErrorCode, Arc<ClusterImage>)> {
-    if name == OFFSETS_TOPIC || name == TXN_TOPIC {
+    if let Some(which) = Internal::named(name) {
         // They are no topics like others: groups and transactions are found by their partitions.
-        let made = match name == OFFSETS_TOPIC {
-            true => super::group::find::make_topic(broker).await,
-            false => super::txn::make_topic(broker).await,
-        };
+        let made = internal::make(broker, which).await;
         let image = broker.shard.image();
         return match made {
             Ok(()) => Ok(image),

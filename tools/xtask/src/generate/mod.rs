@@ -85,9 +85,12 @@ pub fn run(root: &Path, version: &str) -> Outcome {
             written.push(write(&generated, &message.module(), text)?);
         }
     }
-    let tests = root.join("net/wire/tests/common");
-    written.push(write(&tests, "samples", sample::file(&apis, &kafka))?);
+    let samples = root.join("net/wire/tests/common/samples");
+    for (name, text) in sample::files(&apis, &kafka) {
+        written.push(write(&samples, &name, text)?);
+    }
     remove_others(&generated, &written)?;
+    remove_others(&samples, &written)?;
     rustfmt(root, &written)?;
     eprintln!(
         "xtask: {} files written from the schemas of Kafka {kafka}",

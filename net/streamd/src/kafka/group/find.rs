@@ -3,17 +3,16 @@
 
 use std::rc::Rc;
 
-use streamd_core::group::OFFSETS_TOPIC;
-use streamd_core::meta::validate::{NewTopic, create_topic};
 use streamd_io::Part;
-use streamd_model::{ErrorCode, TopicId};
+use streamd_model::ErrorCode;
 use streamd_wire::kafka::ResponseHeader;
 use streamd_wire::kafka::generated::find_coordinator_request::FindCoordinatorRequest;
 use streamd_wire::kafka::generated::find_coordinator_response::{
     Coordinator, FindCoordinatorResponse,
 };
 
-use super::super::{encode, topics, txn};
+use super::super::encode;
+use super::super::internal::{self, Internal};
 use super::check_items;
 use crate::broker::Broker;
 
@@ -67,8 +66,8 @@ async fn find<'a>(broker: &'a Rc<Broker>, kind: i8, key: &'a str) -> Coordinator
         error_message: Some(text),
     };
     let made = match kind {
-        GROUP => make_topic(broker).await,
-        TRANSACTION => txn::make_topic(broker).await,
+        GROUP => internal::make(broker, Internal::Offsets).await,
+        TRANSACTION => internal::make(broker, Internal::Txns).await,
         _ => {
             return failed(
                 ErrorCode::InvalidRequest,
@@ -89,39 +88,5 @@ async fn find<'a>(broker: &'a Rc<Broker>, kind: i8, key: &'a str) -> Coordinator
             ErrorCode::CoordinatorNotAvailable,
             "its internal topic cannot be made now",
         ),
-    }
-}
-
-/// Sees to it that `__consumer_offsets` is there.
-pub async fn make_topic(broker: &Rc<Broker>) -> Result<(), ErrorCode> {
-    let image = broker.shard.image();
-    if image.topic(OFFSETS_TOPIC).is_some() {
-        return Ok(());
-    }
-    let env = &broker.shard.env;
-    let segment_bytes = image.broker().groups.offsets_segment_bytes.to_string();
-    let configs = [
-        ("cleanup.policy", Some("compact")),
-        ("compression.type", Some("producer")),
-        ("segment.bytes", Some(segment_bytes.as_str())),
-    ];
-    let wanted = NewTopic {
-        name: OFFSETS_TOPIC,
-        id: TopicId::from_random(env.random_u64(), env.random_u64()),
-        partitions: image.broker().groups.offsets_partitions,
-        replication: -1,
-        assignments: &[],
-        configs: &configs,
-        now_ms: env.wall_ms(),
-    };
-    let command = create_topic(&image, &wanted).map_err(|(code, _)| code)?;
-    match topics::propose(broker, command).await {
-        Ok(_) => Ok(()),
-        // Another was faster.
-        Err(refusal) if refusal.code == ErrorCode::TopicAlreadyExists => Ok(()),
-        Err(refusal) => {
-            eprintln!("warning: cannot make {OFFSETS_TOPIC}: {refusal}");
-            Err(refusal.code)
-        }
     }
 }

@@ -26,12 +26,7 @@ const ITEMS_MAX: usize = 100_000;
 
 /// Refuses a request that names too much; the connection is closed.
 fn check_items(what: &str, count: usize) -> Result<(), String> {
-    if count <= ITEMS_MAX {
-        return Ok(());
-    }
-    Err(format!(
-        "a request with {count} {what}; {ITEMS_MAX} are allowed"
-    ))
+    super::check_items(what, count, ITEMS_MAX)
 }
 
 /// What became of a request to a coordinator.

@@ -8,6 +8,7 @@ mod group_crashes;
 mod groups;
 mod hostile;
 mod metadata;
+mod reads;
 mod topics;
 mod txn_client;
 mod txn_crashes;

@@ -18,7 +18,7 @@ use streamd_wire::kafka::generated::add_partitions_to_txn_response::{
 use streamd_wire::kafka::{Array, ResponseHeader};
 
 use super::super::encode;
-use super::super::group::find::make_topic as make_offsets;
+use super::super::internal::{self, Internal};
 use super::{ask, check_items, code_of, fenced};
 use crate::broker::Broker;
 
@@ -128,7 +128,7 @@ pub(super) async fn offsets_of(
     broker: &Rc<Broker>,
     group: &str,
 ) -> Result<(Partitions, i32), ErrorCode> {
-    make_offsets(broker)
+    internal::make(broker, Internal::Offsets)
         .await
         .map_err(|_| ErrorCode::CoordinatorNotAvailable)?;
     let image = broker.shard.image();

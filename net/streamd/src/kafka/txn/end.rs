@@ -11,7 +11,8 @@ use streamd_wire::kafka::generated::end_txn_response::EndTxnResponse;
 use streamd_wire::kafka::generated::init_producer_id_request::InitProducerIdRequest;
 
 use super::super::encode;
-use super::{ask_with_id, code_of, fenced, make_topic};
+use super::super::internal::{self, Internal};
+use super::{ask_with_id, code_of, fenced};
 use crate::broker::Broker;
 
 /// Does InitProducerId for a transactional id: who the producer is from now on.
@@ -30,7 +31,7 @@ pub async fn init(
         // Two-phase commit needs a right that nobody has here, as with Kafka by default.
         return Err(ErrorCode::TransactionalIdAuthorizationFailed);
     }
-    make_topic(broker)
+    internal::make(broker, Internal::Txns)
         .await
         .map_err(|_| ErrorCode::CoordinatorNotAvailable)?;
     let with = |fresh| {

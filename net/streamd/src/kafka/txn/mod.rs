@@ -12,12 +12,10 @@ pub mod end;
 
 use std::rc::Rc;
 
-use streamd_core::meta::validate::{NewTopic, create_topic};
 use streamd_core::txn::{Reply, Request, TXN_TOPIC, partition_of};
-use streamd_model::{ErrorCode, PartitionId, TopicId};
+use streamd_model::{ErrorCode, PartitionId};
 use streamd_shard::{Reply as ShardReply, Request as ShardRequest, TxnAsk};
 
-use super::topics;
 use crate::broker::Broker;
 
 /// The most partitions, topics or transactions that one request may name.
@@ -28,12 +26,7 @@ type Done = Result<Reply, ErrorCode>;
 
 /// Refuses a request that names too much; the connection is closed.
 fn check_items(what: &str, count: usize) -> Result<(), String> {
-    if count <= ITEMS_MAX {
-        return Ok(());
-    }
-    Err(format!(
-        "a request with {count} {what}; {ITEMS_MAX} are allowed"
-    ))
+    super::check_items(what, count, ITEMS_MAX)
 }
 
 /// Asks the coordinator of a transactional id.
@@ -87,39 +80,5 @@ fn fenced(code: ErrorCode, known: bool) -> ErrorCode {
     match code {
         ErrorCode::ProducerFenced if !known => ErrorCode::InvalidProducerEpoch,
         code => code,
-    }
-}
-
-/// Sees to it that `__transaction_state` is there.
-pub async fn make_topic(broker: &Rc<Broker>) -> Result<(), ErrorCode> {
-    let image = broker.shard.image();
-    if image.topic(TXN_TOPIC).is_some() {
-        return Ok(());
-    }
-    let env = &broker.shard.env;
-    let segment_bytes = image.broker().txns.segment_bytes.to_string();
-    let configs = [
-        ("cleanup.policy", Some("compact")),
-        ("compression.type", Some("uncompressed")),
-        ("segment.bytes", Some(segment_bytes.as_str())),
-    ];
-    let wanted = NewTopic {
-        name: TXN_TOPIC,
-        id: TopicId::from_random(env.random_u64(), env.random_u64()),
-        partitions: image.broker().txns.partitions,
-        replication: -1,
-        assignments: &[],
-        configs: &configs,
-        now_ms: env.wall_ms(),
-    };
-    let command = create_topic(&image, &wanted).map_err(|(code, _)| code)?;
-    match topics::propose(broker, command).await {
-        Ok(_) => Ok(()),
-        // Another was faster.
-        Err(refusal) if refusal.code == ErrorCode::TopicAlreadyExists => Ok(()),
-        Err(refusal) => {
-            eprintln!("warning: cannot make {TXN_TOPIC}: {refusal}");
-            Err(refusal.code)
-        }
     }
 }

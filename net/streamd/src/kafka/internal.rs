@@ -1,0 +1,87 @@
+//! The internal topics: each is made when what it keeps is first asked for.
+
+use std::rc::Rc;
+
+use streamd_core::config::BrokerConfig;
+use streamd_core::group::OFFSETS_TOPIC;
+use streamd_core::meta::validate::{NewTopic, create_topic};
+use streamd_core::txn::TXN_TOPIC;
+use streamd_model::ErrorCode;
+
+use super::topics;
+use crate::broker::Broker;
+
+/// An internal topic.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Internal {
+    /// Groups and their offsets.
+    Offsets,
+    /// Transactional ids.
+    Txns,
+}
+
+impl Internal {
+    /// The one of this name.
+    pub fn named(name: &str) -> Option<Internal> {
+        [Internal::Offsets, Internal::Txns]
+            .into_iter()
+            .find(|i| i.name() == name)
+    }
+
+    fn name(self) -> &'static str {
+        match self {
+            Internal::Offsets => OFFSETS_TOPIC,
+            Internal::Txns => TXN_TOPIC,
+        }
+    }
+
+    /// How many partitions it gets, how large its segments are, how it is compressed.
+    fn layout(self, config: &BrokerConfig) -> (i32, i64, &'static str) {
+        let (groups, txns) = (&config.groups, &config.txns);
+        match self {
+            Internal::Offsets => (
+                groups.offsets_partitions,
+                groups.offsets_segment_bytes,
+                "producer",
+            ),
+            Internal::Txns => (txns.partitions, txns.segment_bytes, "uncompressed"),
+        }
+    }
+}
+
+/// Sees to it that an internal topic is there.
+///
+/// # Errors
+/// Why it cannot be made.
+pub async fn make(broker: &Rc<Broker>, which: Internal) -> Result<(), ErrorCode> {
+    let (image, name) = (broker.shard.image(), which.name());
+    if image.topic(name).is_some() {
+        return Ok(());
+    }
+    let (partitions, segment_bytes, compression) = which.layout(image.broker());
+    let segment_bytes = segment_bytes.to_string();
+    let configs = [
+        ("cleanup.policy", Some("compact")),
+        ("compression.type", Some(compression)),
+        ("segment.bytes", Some(segment_bytes.as_str())),
+    ];
+    let wanted = NewTopic {
+        name,
+        id: topics::new_id(broker),
+        partitions,
+        replication: -1,
+        assignments: &[],
+        configs: &configs,
+        now_ms: broker.shard.env.wall_ms(),
+    };
+    let command = create_topic(&image, &wanted).map_err(|(code, _)| code)?;
+    match topics::propose(broker, command).await {
+        Ok(_) => Ok(()),
+        // Another was faster.
+        Err(refusal) if refusal.code == ErrorCode::TopicAlreadyExists => Ok(()),
+        Err(refusal) => {
+            eprintln!("warning: cannot make {name}: {refusal}");
+            Err(refusal.code)
+        }
+    }
+}
