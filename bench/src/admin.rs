@@ -12,8 +12,9 @@ use streamd_wire::kafka::list_offsets_request::{ListOffsetsPartition, ListOffset
 use streamd_wire::kafka::metadata_request::MetadataRequestTopic;
 use streamd_wire::kafka::{
     ApiKey, ApiVersionsRequest, ApiVersionsResponse, CreateTopicsRequest, CreateTopicsResponse,
-    Decode, DeleteTopicsRequest, DeleteTopicsResponse, ListOffsetsRequest, ListOffsetsResponse,
-    Message, MetadataRequest, MetadataResponse, Request, ResponseHeader, Writer,
+    Decode, DeleteTopicsRequest, DeleteTopicsResponse, FindCoordinatorRequest,
+    FindCoordinatorResponse, ListOffsetsRequest, ListOffsetsResponse, Message, MetadataRequest,
+    MetadataResponse, Request, ResponseHeader, Writer,
 };
 
 use crate::failure::{Context, Failure, Result};
@@ -232,6 +233,29 @@ impl Admin {
                 return Err(Failure::new(format!(
                     "only {led} of {partitions} partitions of {topic} got a leader in a minute"
                 )));
+            }
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    }
+
+    /// Waits until a group (type 0) or a transactional id (type 1) has a coordinator: a broker may
+    /// have to make the topic for their state first.
+    ///
+    /// # Errors
+    /// There is none within a minute.
+    pub fn coordinator(&mut self, key: &str, key_type: i8) -> Result<()> {
+        let version = self.version(ApiKey::FindCoordinator, 3)?;
+        let until = Instant::now() + ANSWER_WITHIN;
+        loop {
+            let request = FindCoordinatorRequest {
+                key,
+                key_type,
+                ..FindCoordinatorRequest::default()
+            };
+            let reply = self.call(&request, version)?;
+            let code = reply.decode::<FindCoordinatorResponse<'_>>()?.error_code;
+            if code == 0 || Instant::now() > until {
+                return check(code, || format!("there is no coordinator for {key}"));
             }
             std::thread::sleep(Duration::from_millis(20));
         }

@@ -115,6 +115,16 @@ pub fn encode(records: &[Record], codec: Codec, time_ms: i64) -> Vec<u8> {
     out
 }
 
+/// Makes a batch the first one of a producer's epoch and part of its transaction.
+pub fn in_transaction(batch: &mut [u8], producer: i64, epoch: i16) {
+    batch[CRC_FROM + 1] |= 0x10;
+    batch[43..51].copy_from_slice(&producer.to_be_bytes());
+    batch[51..53].copy_from_slice(&epoch.to_be_bytes());
+    batch[53..57].copy_from_slice(&0i32.to_be_bytes());
+    let crc = crc32c::crc32c(&batch[CRC_FROM..]);
+    batch[CRC_FROM - 4..CRC_FROM].copy_from_slice(&crc.to_be_bytes());
+}
+
 /// What a walk over fetched batches found.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Walked {
@@ -199,6 +209,17 @@ mod tests {
         let records = [b"a".to_vec(), b"bc".to_vec()].map(Record::of);
         let batch = encode(&records, Codec::None, 1_700_000_000_000);
         assert_eq!(batch, golden());
+    }
+
+    #[test]
+    fn a_batch_of_a_transaction_has_its_producer_and_a_right_crc() {
+        let mut batch = golden();
+        in_transaction(&mut batch, 0x0102, 3);
+        assert_eq!(batch[21..23], [0, 0x10]);
+        assert_eq!(batch[43..57], [0, 0, 0, 0, 0, 0, 1, 2, 0, 3, 0, 0, 0, 0]);
+        assert_eq!(batch[57..], golden()[57..]);
+        let crc = bitwise_crc(&batch[CRC_FROM..]).to_be_bytes();
+        assert_eq!(batch[17..CRC_FROM], crc);
     }
 
     #[test]

@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use crate::brokers::BrokerArgs;
 use crate::failure::{Failure, Result};
@@ -55,6 +55,13 @@ pub enum Command {
     CatchUp(LoadArgs),
     /// Connections that open, ask for the versions, produce once, and close.
     Storm(LoadArgs),
+    /// Commit offsets, each connection for a group of its own.
+    Commit(LoadArgs),
+    /// Write and commit transactions, each connection with a transactional id of its own.
+    Transaction(LoadArgs),
+    /// Members of a group (the connections) leave and come back, one by one: how long until all
+    /// have an even share again.
+    Rebalance(RebalanceArgs),
     /// What this machine can do at all: disk, loopback, sendfile, CRC-32C, memory.
     Limits(LimitsArgs),
     /// Install and start Apache Kafka, start streamd, measure both, write bench/RESULTS.md.
@@ -118,6 +125,36 @@ pub struct LoadArgs {
     /// What.
     #[command(flatten)]
     pub spec: Spec,
+}
+
+/// Rebalances from the command line.
+#[derive(Debug, Args)]
+pub struct RebalanceArgs {
+    /// What members speak.
+    #[arg(long, value_enum, default_value = "classic")]
+    pub protocol: Protocol,
+    /// The load.
+    #[command(flatten)]
+    pub load: LoadArgs,
+}
+
+/// What members of a group speak.
+#[derive(Clone, Copy, Debug, ValueEnum)]
+pub enum Protocol {
+    /// JoinGroup, SyncGroup, Heartbeat.
+    Classic,
+    /// ConsumerGroupHeartbeat (KIP-848).
+    Consumer,
+}
+
+impl Protocol {
+    /// The load.
+    pub fn kind(self) -> Kind {
+        match self {
+            Protocol::Classic => Kind::RebalanceClassic,
+            Protocol::Consumer => Kind::RebalanceConsumer,
+        }
+    }
 }
 
 /// The machine's limits from the command line.

@@ -104,7 +104,8 @@ impl Source<'_> {
         let spec = self.spec(own)?.or(&fallback);
         if spec.kind.is_none() {
             let what = "this load has no kind, expected kind = \"produce\", \"fetch\", \
-                        \"stream\", \"catch-up\" or \"storm\"";
+                        \"stream\", \"catch-up\", \"storm\", \"commit\", \"transaction\", \
+                        \"rebalance-classic\" or \"rebalance-consumer\"";
             return Err(self.wrong(Some(own.span()), what));
         }
         spec.workload(Kind::Produce).map_err(|wrong| {

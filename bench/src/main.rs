@@ -11,6 +11,7 @@ mod brokers;
 mod cli;
 mod compare;
 mod conn;
+mod coordinate;
 mod drive;
 mod experiment;
 mod failure;
@@ -90,6 +91,12 @@ fn dispatch(cli: &Cli) -> Result<()> {
         Some(Command::FanOut(args)) => load(cli, args, "fan-out", Kind::Stream),
         Some(Command::CatchUp(args)) => load(cli, args, "catch-up", Kind::CatchUp),
         Some(Command::Storm(args)) => load(cli, args, "storm", Kind::Storm),
+        Some(Command::Commit(args)) => load(cli, args, "commit", Kind::Commit),
+        Some(Command::Transaction(args)) => load(cli, args, "transaction", Kind::Transaction),
+        Some(Command::Rebalance(args)) => {
+            let name = args.protocol.kind().name();
+            load(cli, &args.load, name, args.protocol.kind())
+        }
         Some(Command::Limits(args)) => limits_run(cli, args),
         Some(Command::Table(args)) => table_run(cli, args),
         Some(Command::Partitions(args)) => {

@@ -93,20 +93,21 @@ impl Metric {
     pub fn of(self, run: &Outcome) -> Option<f64> {
         let i = &run.interval;
         let some = |latency: f64| (i.latency.count > 0).then_some(latency);
+        let bytes = |figure: f64| (!run.workload.kind.coordinates()).then_some(figure);
         let a_second = |count: u64| count as f64 / i.seconds.max(1e-9);
         match self {
-            Metric::CpuMsPerMb => i.broker_ms_per_mb(),
+            Metric::CpuMsPerMb => i.broker_ms_per_mb().and_then(bytes),
             Metric::CpuUsPerRecord => i.broker_us_per_record(),
             Metric::RecordsPerS => Some(i.records_per_s()),
-            Metric::MbPerS => Some(i.mb_per_s()),
+            Metric::MbPerS => bytes(i.mb_per_s()),
             Metric::P50Us => some(i.latency.p50_us),
             Metric::P99Us => some(i.latency.p99_us),
             Metric::P999Us => some(i.latency.p999_us),
             Metric::AckP50Us => i.ack.map(|ack| ack.p50_us),
             Metric::AckP99Us => i.ack.map(|ack| ack.p99_us),
             Metric::CatchUpS => i.caught_up.then_some(i.seconds),
-            Metric::ClientMsPerMb => Some(i.client_ms_per_mb()),
-            Metric::OtherMsPerMb => Some((i.other_cpu_ms / i.mb().max(1e-9)).max(0.001)),
+            Metric::ClientMsPerMb => bytes(i.client_ms_per_mb()),
+            Metric::OtherMsPerMb => bytes((i.other_cpu_ms / i.mb().max(1e-9)).max(0.001)),
             Metric::RssMb => i.rss_mb(),
             Metric::SwitchesVoluntaryPerS => i.broker.map(|b| a_second(b.switches_voluntary)),
             Metric::SwitchesInvoluntaryPerS => i.broker.map(|b| a_second(b.switches_involuntary)),

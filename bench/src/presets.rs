@@ -3,7 +3,7 @@
 use crate::experiment::Experiment;
 use crate::failure::{Failure, Result};
 
-const PRESETS: [&str; 9] = [
+const PRESETS: [&str; 10] = [
     include_str!("../presets/canonical.toml"),
     include_str!("../presets/table.toml"),
     include_str!("../presets/end-to-end.toml"),
@@ -12,6 +12,7 @@ const PRESETS: [&str; 9] = [
     include_str!("../presets/many-partitions.toml"),
     include_str!("../presets/zipf.toml"),
     include_str!("../presets/storm.toml"),
+    include_str!("../presets/groups.toml"),
     include_str!("../presets/smoke.toml"),
 ];
 

@@ -92,16 +92,41 @@ pub fn case(case: &Case, limits: Option<&Limits>) -> String {
     out
 }
 
+/// Work of coordinators, which has no bytes.
+fn coordinated(run: &Outcome) -> String {
+    let (w, i) = (&run.workload, &run.interval);
+    let mut out = format!(
+        "  {:>12} {}/s   ({} in {:.1} s; {}, {})\n",
+        number(i.records_per_s()),
+        w.kind.unit(),
+        number(i.records as f64),
+        i.seconds,
+        counted(w.connections as u64, "client"),
+        counted(w.partitions as u64, "partition"),
+    );
+    out += &percentiles("latency", &i.latency);
+    if let (Some(used), Some(each)) = (i.broker, i.broker_us_per_record()) {
+        out += &format!(
+            "  broker      {} CPU us each, {:.0} MB resident, {} MB written, {} + {} switches\n",
+            number(each),
+            used.rss as f64 / 1e6,
+            number(used.write_bytes as f64 / 1e6),
+            number(used.switches_voluntary as f64),
+            number(used.switches_involuntary as f64),
+        );
+    }
+    out
+}
+
 fn single(run: &Outcome) -> String {
     let (w, i) = (&run.workload, &run.interval);
+    if w.kind.coordinates() {
+        return coordinated(run);
+    }
     let mut out = format!(
         "  {:>12} {}/s  {:>8} MB/s   ({} in {:.1} s; {} B, {}, {} a batch)\n",
         number(i.records_per_s()),
-        if w.kind == Kind::Storm {
-            "connections"
-        } else {
-            "records"
-        },
+        w.kind.unit(),
         number(i.mb_per_s()),
         number(i.records as f64),
         i.seconds,

@@ -6,6 +6,7 @@ use std::time::Duration;
 use streamd_wire::kafka::ApiKey;
 
 use crate::admin::Admin;
+use crate::coordinate::{commit, rebalance, transaction};
 use crate::failure::Result;
 use crate::meter::Meter;
 use crate::outcome::Outcome;
@@ -48,6 +49,11 @@ fn load(admin: &mut Admin, target: &Target, topic: &str, workload: &Workload) ->
     match workload.kind {
         Kind::Produce => produce::run(target.address, wire, workload, meter()),
         Kind::Storm => storm::run(target.address, wire, workload, meter()),
+        Kind::Commit => commit::run(target.address, admin, topic, workload, meter()),
+        Kind::Transaction => transaction::run(target.address, admin, topic, workload, meter()),
+        Kind::RebalanceClassic | Kind::RebalanceConsumer => {
+            rebalance::run(target.address, admin, topic, workload, meter())
+        }
         Kind::Fetch | Kind::Stream | Kind::CatchUp => {
             let ends = admin.ends(topic, workload.partitions)?;
             let version = admin.version(ApiKey::Fetch, fetch::VERSION)?;

@@ -20,7 +20,7 @@ pub struct Spec {
     /// Bytes of a record [default: 1024].
     #[arg(long, value_name = "BYTES")]
     pub size: Option<usize>,
-    /// Partitions of the topic [default: 1].
+    /// Partitions of the topic [default: 1; rebalance: 1000].
     #[arg(long, value_name = "N")]
     pub partitions: Option<i32>,
     /// Bytes of records in a batch, before compression [default: 65536, or one record at a rate].
@@ -29,7 +29,7 @@ pub struct Spec {
     /// Records in a batch, in place of --batch.
     #[arg(long, value_name = "N")]
     pub batch_records: Option<usize>,
-    /// Batches in a request, each for another partition [default: 1].
+    /// Batches in a request, each for another partition; partitions in a commit [default: 1].
     #[arg(long, value_name = "N")]
     pub spread: Option<i32>,
     /// Compression [default: none].
@@ -38,13 +38,15 @@ pub struct Spec {
     /// Acknowledgements: -1 all, 1 leader, 0 none [default: -1].
     #[arg(long, allow_hyphen_values = true)]
     pub acks: Option<i16>,
-    /// Connections, all on one thread [default: 1; storm: 16 at a time].
+    /// Connections, all on one thread [default: 1; storm: 16 at a time; commit, transaction: 16;
+    /// rebalance: 100].
     #[arg(long, value_name = "N")]
     pub connections: Option<usize>,
     /// Requests that a connection has out at once [default: 5; 64 at a rate].
     #[arg(long, value_name = "N")]
     pub in_flight: Option<usize>,
     /// Records (storm: connections) a second: open loop, latency from the time each was due
+    /// (rebalance: heartbeats of each member)
     /// [default: as fast as answers come; latency, e2e: 1000; fan-out, catch-up: 10000].
     #[arg(long)]
     pub rate: Option<f64>,
@@ -88,7 +90,7 @@ pub struct ReadSpec {
 /// How long a load runs.
 #[derive(Args, Clone, Debug, Default, PartialEq)]
 pub struct TimeSpec {
-    /// Seconds before measuring [default: 1].
+    /// Seconds before measuring [default: 1; rebalance: 10].
     #[arg(long)]
     pub warmup: Option<f64>,
     /// Seconds to measure; a catch-up takes at most as long [default: 5; catch-up: 30].
@@ -177,14 +179,16 @@ impl Spec {
             _ => None,
         });
         let size = self.size.unwrap_or(1024);
-        let one = rate.is_some() || kind == Kind::Storm;
+        let one = rate.is_some() || kind == Kind::Storm || kind.coordinates();
         let bytes = self.batch.unwrap_or(if one { 1 } else { 64 * 1024 });
         let linger_ms = self.linger.unwrap_or(0.0);
         let load = Workload {
             name: self.name.clone().unwrap_or_else(|| kind.name().into()),
             kind,
             size,
-            partitions: self.partitions.unwrap_or(1),
+            partitions: self
+                .partitions
+                .unwrap_or(if kind.rebalances() { 1000 } else { 1 }),
             batch_records: match (self.batch_records, rate) {
                 (Some(records), _) => records,
                 // What comes due while the first record waits, and the first itself.
@@ -196,11 +200,14 @@ impl Spec {
             spread: self.spread.unwrap_or(1),
             codec: self.codec.unwrap_or(Codec::None),
             acks: self.acks.unwrap_or(-1),
-            connections: self
-                .connections
-                .unwrap_or(if kind == Kind::Storm { 16 } else { 1 }),
+            connections: self.connections.unwrap_or(match kind {
+                Kind::Storm | Kind::Commit | Kind::Transaction => 16,
+                Kind::RebalanceClassic | Kind::RebalanceConsumer => 100,
+                _ => 1,
+            }),
             in_flight: self.in_flight.unwrap_or(match (kind, rate) {
                 (Kind::Fetch | Kind::Storm, _) => 1,
+                (kind, _) if kind.coordinates() => 1,
                 (_, Some(_)) => 64,
                 (_, None) => 5,
             }),
@@ -212,11 +219,14 @@ impl Spec {
             }),
             groups: self.reading.groups.unwrap_or(usize::from(reads)),
             time: Time {
-                warmup_s: self.time.warmup.unwrap_or(1.0),
-                seconds: self.time.seconds.unwrap_or(if kind == Kind::CatchUp {
-                    30.0
-                } else {
-                    5.0
+                warmup_s: self
+                    .time
+                    .warmup
+                    .unwrap_or(if kind.rebalances() { 10.0 } else { 1.0 }),
+                seconds: self.time.seconds.unwrap_or(match kind {
+                    Kind::CatchUp => 30.0,
+                    Kind::RebalanceClassic | Kind::RebalanceConsumer => 60.0,
+                    _ => 5.0,
                 }),
                 records: self.time.records,
             },
@@ -318,6 +328,30 @@ fn together(load: &Workload) -> Result<(), Wrong> {
     if load.linger_ms > 0.0 && load.rate.is_none() {
         let why = "0 without a rate (in closed loop every batch is full)";
         return Err(wrong("linger", load.linger_ms, why));
+    }
+    if load.kind.coordinates() {
+        if let (Some(rate), false) = (load.rate, load.kind.rebalances()) {
+            return Err(wrong(
+                "rate",
+                rate,
+                "nothing: it goes as fast as answers come",
+            ));
+        }
+        if let Some(keys) = load.keys {
+            return Err(wrong(
+                "keys",
+                keys.count,
+                "0 where records are not the matter",
+            ));
+        }
+    }
+    if load.kind.rebalances() {
+        within(
+            "connections",
+            load.connections as i64,
+            2,
+            load.partitions.into(),
+        )?;
     }
     if !matches!(load.kind, Kind::Stream | Kind::CatchUp) {
         if load.groups > 0 {

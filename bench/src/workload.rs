@@ -23,6 +23,14 @@ pub enum Kind {
     CatchUp,
     /// Connections that open, ask for the versions, produce once, and close.
     Storm,
+    /// Commits of offsets, each connection for a group of its own.
+    Commit,
+    /// Transactions, each connection with a transactional id of its own.
+    Transaction,
+    /// A classic group whose members leave and come back, one by one.
+    RebalanceClassic,
+    /// The like with the `consumer` protocol.
+    RebalanceConsumer,
 }
 
 impl Kind {
@@ -34,7 +42,32 @@ impl Kind {
             Kind::Stream => "stream",
             Kind::CatchUp => "catch-up",
             Kind::Storm => "storm",
+            Kind::Commit => "commit",
+            Kind::Transaction => "transaction",
+            Kind::RebalanceClassic => "rebalance-classic",
+            Kind::RebalanceConsumer => "rebalance-consumer",
         }
+    }
+
+    /// What is counted as records.
+    pub fn unit(self) -> &'static str {
+        match self {
+            Kind::Storm => "connections",
+            Kind::Commit => "commits",
+            Kind::Transaction => "transactions",
+            Kind::RebalanceClassic | Kind::RebalanceConsumer => "rebalances",
+            _ => "records",
+        }
+    }
+
+    /// Whether it is about coordinators: what is counted has no size.
+    pub fn coordinates(self) -> bool {
+        matches!(self.unit(), "commits" | "transactions" | "rebalances")
+    }
+
+    /// Whether it is about rebalances.
+    pub fn rebalances(self) -> bool {
+        self.unit() == "rebalances"
     }
 }
 
@@ -131,6 +164,24 @@ impl Workload {
             }
             Kind::Stream => format!("One topic to {} groups, {size}{pace}", self.groups),
             Kind::CatchUp => format!("Catch up {} MB while {size} come{pace}", self.fill_mb),
+            Kind::Commit => format!(
+                "Commit offsets of {}, {} groups",
+                self.spread, self.connections
+            ),
+            Kind::Transaction => format!(
+                "Transactions of {} partitions, {} producers",
+                self.spread, self.connections
+            ),
+            Kind::RebalanceClassic | Kind::RebalanceConsumer => format!(
+                "Rebalance {} members, {} partitions{}",
+                self.connections,
+                self.partitions,
+                if self.kind == Kind::RebalanceClassic {
+                    " (classic)"
+                } else {
+                    " (consumer)"
+                }
+            ),
             Kind::Storm => format!("Connection storm, {} at a time", self.connections),
             Kind::Produce if self.rate.is_some() => {
                 format!("Produce {size} records at a fixed rate{pace}")

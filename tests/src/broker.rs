@@ -259,7 +259,11 @@ pub fn forget_peak(pid: u32) {
 }
 
 /// A port that nobody listens on now.
-fn free_port() -> u16 {
+///
+/// # Panics
+/// When there is none.
+#[must_use]
+pub fn free_port() -> u16 {
     static NEXT: AtomicU16 = AtomicU16::new(0);
     let spread = u16::try_from(std::process::id() % 97).expect("below 97") * 10;
     for _ in 0..PORTS.len() {

@@ -143,6 +143,17 @@ fn jvm(class_path: &str) -> Command {
     java
 }
 
+/// Compiles sources of `compat/java` (the first name is a POM) against the jars of a class path.
+fn classes(name: &str, path: &str, sources: &[&'static str]) -> PathBuf {
+    once(name, sources, |dir| {
+        let sources = sources[1..].iter().map(|s| source_dir().join(s));
+        run(command("javac")
+            .args(["-Xlint:all", "-cp", path, "-d"])
+            .arg(dir)
+            .args(sources));
+    })
+}
+
 /// The driver of the Java client.
 #[must_use]
 pub fn java() -> Command {
@@ -159,16 +170,49 @@ pub fn java() -> Command {
         "compat/java/streamd/Group.java",
         "compat/java/streamd/Txn.java",
     ];
-    let classes = once("java-classes", &SOURCES, |dir| {
-        let sources = SOURCES[1..].iter().map(|s| source_dir().join(s));
-        run(command("javac")
-            .args(["-Xlint:all", "-cp", &path, "-d"])
-            .arg(dir)
-            .args(sources));
-    });
+    let classes = classes("java-classes", &path, &SOURCES);
     let mut java = jvm(&format!("{}:{path}", classes.display()));
     java.arg("streamd.Main");
     java
+}
+
+fn streams_path() -> String {
+    let libs = jars("streams-libs", "compat/java/streams-pom.xml");
+    format!("{}/*", libs.display())
+}
+
+/// A JVM of Kafka Streams or Connect; of what they log, warnings come.
+fn quiet_jvm(class_path: &str, class: &str) -> Command {
+    let mut java = jvm(class_path);
+    java.args([
+        "-Dorg.slf4j.simpleLogger.defaultLogLevel=warn",
+        "-Dorg.slf4j.simpleLogger.log.org.apache.kafka.clients.NetworkClient=error",
+        class,
+    ]);
+    java
+}
+
+/// The word count of Kafka Streams.
+#[must_use]
+pub fn word_count() -> Command {
+    let path = streams_path();
+    const SOURCES: [&str; 3] = [
+        "compat/java/streams-pom.xml",
+        "compat/java/streamd/Lines.java",
+        "compat/java/streamd/WordCount.java",
+    ];
+    let classes = classes("streams-classes", &path, &SOURCES);
+    let path = format!("{}:{path}", classes.display());
+    quiet_jvm(&path, "streamd.WordCount")
+}
+
+/// A worker of Kafka Connect, `ConnectStandalone` or `ConnectDistributed`.
+#[must_use]
+pub fn connect(class: &str) -> Command {
+    quiet_jvm(
+        &streams_path(),
+        &format!("org.apache.kafka.connect.cli.{class}"),
+    )
 }
 
 /// One of Kafka's own command line tools, by its class.

@@ -3,6 +3,8 @@
 //! - `compat/`: stock clients write and read in every codec, and use their admin calls.
 //! - `mainjob/`: real records through librdkafka, a SIGKILL in the middle, read back by Java.
 //! - `crash/`: rounds of SIGKILL under load; nothing acknowledged is lost or doubled.
+//! - `streams/`: Kafka Streams counts words exactly once over kills; Kafka Connect moves files.
+//! - `scenarios/`: what people use such a log for, as programs of stock clients that check themselves.
 //! - `full/`: a small disk gets full under load; as root, which mounts one.
 //! - `many/`: thousands of partitions; memory, open files, restarts.
 //! - `hostile/`: what no client should send; the broker answers as Kafka does and serves on.
@@ -15,6 +17,7 @@
 
 pub mod batch;
 pub mod broker;
+pub mod child;
 pub mod client;
 pub mod install;
 pub mod run;

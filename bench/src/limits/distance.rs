@@ -47,6 +47,8 @@ impl Limits {
                 "receive, CRC, one copy and a durable direct write",
             ),
             Kind::Produce | Kind::Storm => return None,
+            Kind::Commit | Kind::Transaction => return None,
+            Kind::RebalanceClassic | Kind::RebalanceConsumer => return None,
         };
         (found.limit > 0.0).then_some(found)
     }

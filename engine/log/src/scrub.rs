@@ -179,8 +179,8 @@ fn damage(path: &Path, at: u64, what: &str) -> LogError {
     ))
 }
 
-/// An error if the disk could not read, for an earlier reader, the file that `plan` would have sent:
-/// by then half an answer was on its way, so that reader only saw its connection end.
+/// An error if the disk could not read, for an earlier reader, the file that `plan` would have
+/// sent: by then half an answer was on its way, so that reader only saw its connection end.
 pub fn can_be_read(log: &RefCell<Log>, offset: Offset, plan: &ReadPlan) -> Result<(), LogError> {
     let failed = |part: &Part| matches!(part, Part::File { file, .. } if file.has_failed());
     if !plan.parts.iter().any(failed) {

@@ -1,5 +1,5 @@
-//! Which shard a new connection goes to: the one that has the fewest. The system spreads
-//! connections among the listeners by a hash, so that a few busy ones often meet on one core.
+//! Which shard a new connection goes to: the one that has the fewest. The system spreads them
+//! among the listeners by a hash, so that a few busy ones often meet on one core.
 //!
 //! Invariant: a shard's number is what it serves and what is on its way to it.
 

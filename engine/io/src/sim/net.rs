@@ -26,8 +26,8 @@ pub(crate) struct Net {
     next_accepted: u64,
 }
 
-/// A connection in [`Net`]. It may go from thread to thread as the type of the other arm, so it is
-/// a number; dropped, its connection stays open.
+/// A connection in [`Net`]. A number, since it may go from thread to thread, as what the other arm
+/// has; dropped, its connection stays open.
 pub(crate) struct Accepted(u64);
 
 #[derive(Default)]

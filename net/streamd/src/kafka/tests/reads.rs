@@ -89,8 +89,8 @@ async fn send(env: &Env, parts: Vec<Part>) -> Result<(), std::io::Error> {
     sent
 }
 
-/// The reader whose answer was half sent sees its connection end and asks again. It, and all others,
-/// get an answer then: without it the client would connect and ask again for ever.
+/// The reader whose answer was half sent sees its connection end and asks again. Then it gets an
+/// answer, as all others: without one the client would connect and ask again for ever.
 #[test]
 fn a_file_that_cannot_be_sent_takes_its_partition_offline() {
     let mut sim = Sim::new(1, SimOptions::default());
