@@ -17,18 +17,18 @@ const CONFIGS: &str = "kafka.admin.ConfigCommand";
 const OFFSETS: &str = "org.apache.kafka.tools.GetOffsetShell";
 
 /// A tool that is pointed at the broker.
-fn tool(class: &str, boot: &str, args: &[&str]) -> Command {
+pub fn tool(class: &str, boot: &str, args: &[&str]) -> Command {
     let mut c = kafka_tool(class);
     c.args(["--bootstrap-server", boot]).args(args);
     c
 }
 
-fn call(class: &str, boot: &str, args: &[&str]) -> String {
+pub fn call(class: &str, boot: &str, args: &[&str]) -> String {
     output(&mut tool(class, boot, args))
 }
 
 #[track_caller]
-fn assert_has(text: &str, part: &str) {
+pub fn assert_has(text: &str, part: &str) {
     assert!(text.contains(part), "{part:?} is not in:\n{text}");
 }
 

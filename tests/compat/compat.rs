@@ -10,6 +10,7 @@ mod cli;
 mod compaction;
 mod groups;
 mod kcat;
+mod tools;
 mod txn;
 
 use std::sync::{Arc, Mutex, OnceLock, Weak};
@@ -116,6 +117,11 @@ fn java_admin() {
 fn java_acks_seeks_and_limits() {
     let fixture = Fixture::shared();
     let _ = Client::Java.call("client", &fixture.boot(), &[&fixture.name("client-java")]);
+}
+
+#[test]
+fn java3() {
+    check(Client::Java3);
 }
 
 #[test]

@@ -481,6 +481,21 @@ fn java_static_members() {
 }
 
 #[test]
+fn java3_groups() {
+    check(Client::Java3);
+}
+
+#[test]
+fn java3_static_members() {
+    check_static(Client::Java3);
+}
+
+#[test]
+fn platformatic_groups() {
+    check(Client::Platformatic);
+}
+
+#[test]
 fn confluent_groups() {
     check(Client::Confluent);
 }

@@ -51,13 +51,28 @@ fn java() {
 }
 
 #[test]
+fn java3() {
+    let broker = broker();
+    let _ = Client::Java3.call("txn", &broker.addr(), &["checks", "txn"]);
+}
+
+#[test]
 fn java_all_or_nothing_while_the_broker_is_killed() {
+    check_all_or_nothing(Client::Java);
+}
+
+#[test]
+fn java3_all_or_nothing_while_the_broker_is_killed() {
+    check_all_or_nothing(Client::Java3);
+}
+
+fn check_all_or_nothing(client: Client) {
     let mut broker = broker();
     let boot = broker.addr();
     for topic in ["one", "two"] {
         Connection::open(&boot).create_topic(topic, 2, &[]);
     }
-    let mut pump = Client::Java.driver();
+    let mut pump = client.driver();
     let (mut child, said) = run_beside(pump.args(["txn", &boot, "pump", "one", "two"]));
     let first = said.recv_timeout(PATIENCE).expect("a transaction");
     let mut lines = vec![first];
@@ -148,6 +163,26 @@ fn confluent() {
 #[test]
 fn aiokafka() {
     check(Client::AioKafka);
+}
+
+#[test]
+fn franz_go() {
+    check(Client::Franz);
+}
+
+#[test]
+fn sarama() {
+    check(Client::Sarama);
+}
+
+#[test]
+fn kafkajs() {
+    check(Client::KafkaJs);
+}
+
+#[test]
+fn platformatic() {
+    check(Client::Platformatic);
 }
 
 fn kafka_transactions(boot: &str, args: &[&str]) -> String {

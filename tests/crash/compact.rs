@@ -13,7 +13,8 @@ use streamd_tests::broker::Broker;
 use streamd_tests::client::now_ms;
 use streamd_tests::wire::Connection;
 
-use crate::{Noise, dump, env};
+use crate::{dump, env};
+use streamd_tests::noise::Noise;
 
 const TOPIC: &str = "compacted";
 const KEYS: u64 = 40;

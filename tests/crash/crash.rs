@@ -18,6 +18,7 @@ use std::time::{Duration, Instant};
 use streamd_tests::batch::{Read, decode};
 use streamd_tests::broker::Broker;
 use streamd_tests::client::now_ms;
+use streamd_tests::noise::Noise;
 use streamd_tests::wire::Connection;
 
 use load::{PARTITIONS, Producer, value};
@@ -27,23 +28,6 @@ const PRODUCERS: u64 = 3;
 const ROUNDS_PER_TOPIC: u64 = 10;
 /// A killed broker serves again within this time.
 const COMEBACK_MAX: Duration = Duration::from_secs(15);
-
-/// Numbers that look random and follow from a seed (splitmix64).
-pub struct Noise(u64);
-
-impl Noise {
-    fn new(seed: u64) -> Self {
-        Self(seed)
-    }
-
-    fn below(&mut self, limit: u64) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = self.0;
-        z = (z ^ z >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ z >> 27).wrapping_mul(0x94d0_49bb_1331_11eb);
-        (z ^ z >> 31) % limit
-    }
-}
 
 /// All records of a partition, by fetches from the beginning to the end.
 fn read_all(connection: &mut Connection, topic: &str, partition: usize) -> Vec<Read> {

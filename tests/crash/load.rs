@@ -12,7 +12,7 @@ use std::time::Duration;
 use streamd_tests::batch::{Batch, record};
 use streamd_tests::wire::{Connection, produce_body, produced};
 
-use crate::Noise;
+use streamd_tests::noise::Noise;
 
 pub const PARTITIONS: usize = 4;
 /// Requests in flight on one connection: as many as Kafka remembers batches of a producer.

@@ -21,6 +21,9 @@ pub const PARTITIONS: usize = 3;
 pub enum Client {
     /// Apache Kafka's own Java client.
     Java,
+    /// The same of an older major release, which knows neither the newer protocols of groups nor
+    /// the second version of transactions.
+    Java3,
     /// librdkafka through confluent-kafka-python.
     Confluent,
     /// kafka-python.
@@ -43,6 +46,7 @@ impl Client {
     pub fn name(self) -> &'static str {
         match self {
             Self::Java => "java",
+            Self::Java3 => "java3",
             Self::Confluent => "confluent",
             Self::KafkaPython => "kafka-python",
             Self::AioKafka => "aiokafka",
@@ -92,6 +96,7 @@ impl Client {
         };
         match self {
             Self::Java => install::java(),
+            Self::Java3 => install::java3(),
             Self::Confluent => python("confluent.py"),
             Self::KafkaPython => python("kafka_python.py"),
             Self::AioKafka => python("aio.py"),

@@ -109,6 +109,7 @@ pub fn go() -> PathBuf {
         "compat/go/main.go",
         "compat/go/franz.go",
         "compat/go/sarama.go",
+        "compat/go/txn.go",
     ];
     let dir = once("go", &sources, |dir| {
         run(command("go")
@@ -131,8 +132,7 @@ fn jars(name: &str, pom: &'static str) -> PathBuf {
 }
 
 /// `java` with quick-start options and a class path.
-fn jvm(class_path: &str) -> Command {
-    let mut java = command("java");
+fn jvm(mut java: Command, class_path: &str) -> Command {
     java.args([
         "-Xmx512M",
         "-XX:+UseSerialGC",
@@ -157,9 +157,36 @@ fn classes(name: &str, path: &str, sources: &[&'static str]) -> PathBuf {
 /// The driver of the Java client.
 #[must_use]
 pub fn java() -> Command {
+    let mut java = jvm(command("java"), &java_class_path());
+    java.arg("streamd.Main");
+    java
+}
+
+/// The same driver with a client of an older release; what that lacks it isn't asked for.
+#[must_use]
+pub fn java3() -> Command {
+    let newest = java_class_path();
+    let (classes, _) = newest.split_once(':').expect("classes and their jars");
+    let libs = jars("java3-libs", "compat/java/pom3.xml");
+    let path = format!("{classes}:{}/*", libs.display());
+    let mut java = jvm(command("java"), &path);
+    java.arg("streamd.Main");
+    java
+}
+
+/// The Java client's part of a history. Nothing ends it: whoever starts it does.
+#[must_use]
+pub fn java_history() -> Command {
+    let mut java = jvm(Command::new("java"), &java_class_path());
+    java.arg("streamd.History");
+    java
+}
+
+/// Where the drivers of the newest Java client and its jars are.
+fn java_class_path() -> String {
     let libs = jars("java-libs", "compat/java/pom.xml");
     let path = format!("{}/*", libs.display());
-    const SOURCES: [&str; 9] = [
+    const SOURCES: [&str; 10] = [
         "compat/java/pom.xml",
         "compat/java/streamd/Main.java",
         "compat/java/streamd/Lines.java",
@@ -169,11 +196,10 @@ pub fn java() -> Command {
         "compat/java/streamd/AdminChecks.java",
         "compat/java/streamd/Group.java",
         "compat/java/streamd/Txn.java",
+        "compat/java/streamd/History.java",
     ];
     let classes = classes("java-classes", &path, &SOURCES);
-    let mut java = jvm(&format!("{}:{path}", classes.display()));
-    java.arg("streamd.Main");
-    java
+    format!("{}:{path}", classes.display())
 }
 
 fn streams_path() -> String {
@@ -183,7 +209,7 @@ fn streams_path() -> String {
 
 /// A JVM of Kafka Streams or Connect; of what they log, warnings come.
 fn quiet_jvm(class_path: &str, class: &str) -> Command {
-    let mut java = jvm(class_path);
+    let mut java = jvm(command("java"), class_path);
     java.args([
         "-Dorg.slf4j.simpleLogger.defaultLogLevel=warn",
         "-Dorg.slf4j.simpleLogger.log.org.apache.kafka.clients.NetworkClient=error",
@@ -219,7 +245,7 @@ pub fn connect(class: &str) -> Command {
 #[must_use]
 pub fn kafka_tool(class: &str) -> Command {
     let libs = jars("kafka-tools", "compat/java/tools-pom.xml");
-    let mut java = jvm(&format!("{}/*", libs.display()));
+    let mut java = jvm(command("java"), &format!("{}/*", libs.display()));
     java.arg(class);
     java
 }

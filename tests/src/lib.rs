@@ -20,5 +20,6 @@ pub mod broker;
 pub mod child;
 pub mod client;
 pub mod install;
+pub mod noise;
 pub mod run;
 pub mod wire;

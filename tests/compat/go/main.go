@@ -1,4 +1,4 @@
-// Driver for the Go clients: franz and sarama, each with produce, dump, admin and group.
+// Driver for the Go clients: franz and sarama, each with produce, dump, admin, group and txn.
 package main
 
 import (
@@ -36,10 +36,11 @@ type client interface {
 	dump(ctx context.Context, out *bufio.Writer, topic string) error
 	admin(ctx context.Context, topic string) error
 	group(ctx context.Context, topic, name string) error
+	txn(ctx context.Context, topic string) error
 }
 
 // Usage: CLIENT produce BOOTSTRAP FILE PREFIX CODECS | dump BOOTSTRAP TOPIC... | admin BOOTSTRAP PREFIX
-// | group BOOTSTRAP TOPIC GROUP.
+// | group BOOTSTRAP TOPIC GROUP | txn BOOTSTRAP TOPIC.
 func main() {
 	ctx, cancel := context.WithTimeout(context.Background(), patience)
 	defer cancel()
@@ -79,6 +80,8 @@ func run(ctx context.Context, name, command, boot string, args []string) error {
 		return c.admin(ctx, args[0]+"-topic")
 	case "group":
 		return c.group(untilLine(ctx), args[0], args[1])
+	case "txn":
+		return c.txn(ctx, args[0])
 	}
 	return fmt.Errorf("unknown command %s", command)
 }

@@ -161,4 +161,50 @@ async function group (boot, topic, groupId) {
   process.exit(0)
 }
 
-lines.main({ produce, dump, admin, group })
+async function txn (boot, topic) {
+  await withAdmin(boot, admin => admin.createTopics({ topics: [{ topic, numPartitions: 2 }] }))
+  const make = async () => {
+    const producer = client(boot).producer({
+      idempotent: true, maxInFlightRequests: 1, transactionalId: topic, transactionTimeout: 20_000
+    })
+    await producer.connect()
+    return producer
+  }
+  const producer = await make()
+  const write = async value => {
+    const t = await producer.transaction()
+    await t.send({ topic, messages: [0, 1].map(partition => ({ partition, value })) })
+    return t
+  }
+  for (let i = 0; i < lines.TRANSACTIONS; i++) {
+    const t = await write(`n${i}`)
+    await (lines.isAborted(i) ? t.abort() : t.commit())
+  }
+  const values = []
+  const consumer = client(boot).consumer({ groupId: topic, maxWaitTimeInMs: 100 })
+  await consumer.connect()
+  await consumer.subscribe({ topic, fromBeginning: true })
+  await consumer.run({ autoCommit: false, eachMessage: async ({ message }) => values.push(message.value.toString()) })
+  const want = lines.committedValues()
+  await lines.until(async () => values.length >= want.length, 'all that is committed was read', 600)
+  await consumer.disconnect()
+  assert.deepStrictEqual(values.sort(), want)
+
+  for (const [offset, commit, expected] of [['3', false, '-1'], ['5', true, '5']]) {
+    const t = await producer.transaction()
+    const topics = [{ topic, partitions: [{ partition: 0, offset }] }]
+    await t.sendOffsets({ consumerGroupId: topic, topics })
+    await (commit ? t.commit() : t.abort())
+    const found = await withAdmin(boot, admin => admin.fetchOffsets({ groupId: topic, topics: [topic] }))
+    assert.strictEqual(found[0].partitions.find(p => p.partition === 0).offset, expected)
+  }
+  const zombie = await write('lost')
+  const next = await make()
+  const t = await next.transaction()
+  await assert.rejects(zombie.commit(), 'a zombie commits')
+  await t.abort()
+  await next.disconnect()
+  await producer.disconnect()
+}
+
+lines.main({ produce, dump, admin, group, txn })

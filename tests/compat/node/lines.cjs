@@ -29,12 +29,20 @@ exports.write = (topic, partition, offset, timestamp, key, value, headers) => {
   console.log([topic, partition, offset, timestamp, toHex(key), toHex(value), text].join('\t'))
 }
 
-exports.until = async (read, what) => {
-  for (let i = 0; i < 100; i++) {
+exports.until = async (read, what, tries = 100) => {
+  for (let i = 0; i < tries; i++) {
     if (await read()) return
     await new Promise(resolve => setTimeout(resolve, 50))
   }
-  assert.fail(`${what}: not so after 5 s`)
+  assert.fail(`${what}: not so after ${tries / 20} s`)
+}
+
+// Transactions over two partitions of which every third is aborted, and what is to be read of them, sorted.
+exports.TRANSACTIONS = 10
+exports.isAborted = number => number % 3 === 2
+exports.committedValues = () => {
+  const numbers = [...Array(exports.TRANSACTIONS).keys()].filter(i => !exports.isAborted(i))
+  return numbers.flatMap(i => [`n${i}`, `n${i}`]).sort()
 }
 
 // Resolves when a line comes in, or the input ends.
@@ -44,14 +52,15 @@ exports.stopAsked = () => new Promise(resolve => {
 })
 
 // Commands: produce BOOTSTRAP FILE PREFIX CODECS | dump BOOTSTRAP TOPIC... | admin BOOTSTRAP PREFIX
-// | group BOOTSTRAP TOPIC GROUP
+// | group BOOTSTRAP TOPIC GROUP | txn BOOTSTRAP TOPIC
 exports.main = commands => {
   const [name, boot, ...rest] = process.argv.slice(2)
   const run = {
     produce: () => commands.produce(boot, exports.read(rest[0]), rest[1], rest[2].split(',')),
     dump: () => commands.dump(boot, rest),
     admin: () => commands.admin(boot, rest[0]),
-    group: () => commands.group(boot, rest[0], rest[1])
+    group: () => commands.group(boot, rest[0], rest[1]),
+    txn: () => commands.txn(boot, rest[0])
   }[name]
   assert(run, `unknown command ${name}`)
   run().catch(error => {

@@ -92,4 +92,85 @@ async function admin (boot, prefix) {
   })
 }
 
-lines.main({ produce, dump, admin })
+// It says its partitions when it has joined, and commits after each record.
+async function group (boot, topic, groupId) {
+  const consumer = new Consumer({
+    clientId: 'compat', bootstrapBrokers: [boot], groupId, sessionTimeout: 6000, heartbeatInterval: 300,
+    rebalanceTimeout: 10_000, retries: 1000, retryDelay: 50, connectTimeout: 1000, maxWaitTime: 100
+  })
+  consumer.on('consumer:group:join', ({ assignments }) => {
+    const mine = (assignments ?? []).filter(a => a.topic === topic).flatMap(a => a.partitions)
+    console.log(['owns', ...mine].join(' '))
+  })
+  const stream = await consumer.consume({ topics: [topic], mode: 'committed', fallbackMode: 'earliest', autocommit: false })
+  const reading = (async () => {
+    for await (const message of stream) {
+      console.log(`read ${message.partition} ${message.offset}`)
+      try {
+        await message.commit()
+      } catch (error) {
+        console.error('commit:', error.message) // the group has moved on
+      }
+    }
+  })()
+  await lines.stopAsked()
+  await stream.close()
+  await reading
+  await consumer.close()
+}
+
+async function txn (boot, topic) {
+  const other = `${topic}-other`
+  await withClient(admins(boot), admin => admin.createTopics({ topics: [topic, other], partitions: 2 }))
+  const make = id => new Producer({
+    clientId: 'compat', bootstrapBrokers: [boot], serializers: stringSerializers, idempotent: true, transactionalId: id
+  })
+  const producer = make(topic)
+  const write = async (from, value, to = topic) => {
+    const t = await from.beginTransaction()
+    await t.send({ messages: [0, 1].map(partition => ({ topic: to, partition, value })), acks: -1 })
+    return t
+  }
+  for (let i = 0; i < lines.TRANSACTIONS; i++) {
+    const t = await write(producer, `n${i}`)
+    await (lines.isAborted(i) ? t.abort() : t.commit())
+  }
+  // None is aborted: its consumer gives out aborted records, from Kafka as well, so Java reads the others.
+  for (const number of ['one', 'three']) await (await write(producer, number, other)).commit()
+  const options = {
+    clientId: 'compat', bootstrapBrokers: [boot], groupId: topic, isolationLevel: 'READ_COMMITTED', maxWaitTime: 100
+  }
+  await withClient(new Consumer(options), async consumer => {
+    const stream = await consumer.consume({ topics: [other], mode: 'earliest', autocommit: false })
+    const want = ['one', 'one', 'three', 'three']
+    const values = []
+    let last
+    for await (const message of stream) {
+      values.push(message.value.toString())
+      last = message.partition === 0 ? message : last
+      if (values.length === want.length) break
+    }
+    assert.deepStrictEqual(values.sort(), want)
+    const committed = async () => {
+      const found = await consumer.listCommittedOffsets({ topics: [{ topic: other, partitions: [0] }] })
+      return found.get(other)[0]
+    }
+    for (const commit of [false, true]) {
+      const t = await write(producer, 'with an offset', other)
+      await t.addConsumer(consumer)
+      await t.addOffset(last)
+      await (commit ? t.commit() : t.abort())
+      assert.strictEqual(await committed(), commit ? last.offset + 1n : -1n)
+    }
+    await stream.close()
+  })
+  const zombie = await write(producer, 'lost')
+  const next = make(topic)
+  const t = await write(next, 'kept', other)
+  await assert.rejects(zombie.commit(), 'a zombie commits')
+  await t.commit()
+  await next.close()
+  await producer.close()
+}
+
+lines.main({ produce, dump, admin, group, txn })

@@ -87,10 +87,14 @@ fn api_version(served: &streamd_wire::kafka::versions::Served) -> ApiVersion {
 /// raises the epoch (KIP-890).
 const FEATURES: &[(&str, i16)] = &[("group.version", 1), ("transaction.version", 2)];
 
-fn api_versions() -> ApiVersionsResponse<'static> {
-    let supported = FEATURES.iter().map(|(name, version)| SupportedFeatureKey {
+/// Clients before Kafka 3.9, which ask in version 3 at most, fail on a feature that may be off.
+fn api_versions(version: i16) -> ApiVersionsResponse<'static> {
+    let supported = FEATURES
+        .iter()
+        .map(|(name, max)| (name, max, i16::from(version < 4)));
+    let supported = supported.map(|(name, version, min_version)| SupportedFeatureKey {
         name,
-        min_version: 0,
+        min_version,
         max_version: *version,
     });
     let finalized = FEATURES.iter().map(|(name, version)| FinalizedFeatureKey {
@@ -128,7 +132,7 @@ pub async fn answer(
         };
     }
     match api {
-        ApiKey::ApiVersions => encode(header, &api_versions()),
+        ApiKey::ApiVersions => encode(header, &api_versions(header.version)),
         ApiKey::Fetch => fetch::handle(broker, &frame.header, decoded!()).await,
         ApiKey::ListOffsets => encode(
             header,

@@ -189,6 +189,13 @@ fn a_broker_without_the_protocol_says_so() {
 #[test]
 fn the_feature_is_told() {
     with_broker(&[], |broker| async move {
+        // Java clients before 3.9 refuse an answer with a feature whose least version is 0.
+        for (v, min) in [(3, 1), (4, 0)] {
+            let answer = ask(&broker, v, &ApiVersionsRequest::default()).await;
+            let r: ApiVersionsResponse<'_> = answer.decode();
+            assert_eq!(r.supported_features.len(), 2);
+            assert!(r.supported_features.iter().all(|f| f.min_version == min));
+        }
         let answer = ask(&broker, 4, &ApiVersionsRequest::default()).await;
         let r: ApiVersionsResponse<'_> = answer.decode();
         assert!(r.finalized_features_epoch >= 0);
