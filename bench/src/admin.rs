@@ -57,20 +57,20 @@ pub struct Admin {
 }
 
 /// An answer's bytes.
-struct Reply {
+pub(crate) struct Reply {
     frame: Vec<u8>,
     body: usize,
     version: i16,
 }
 
 impl Reply {
-    fn decode<'a, M: Message + Decode<'a>>(&'a self) -> Result<M> {
+    pub(crate) fn decode<'a, M: Message + Decode<'a>>(&'a self) -> Result<M> {
         M::decode_body(&self.frame[self.body..], self.version)
             .context(|| format!("the broker's {} cannot be read", M::NAME))
     }
 }
 
-fn check(code: i16, what: impl FnOnce() -> String) -> Result<()> {
+pub(crate) fn check(code: i16, what: impl FnOnce() -> String) -> Result<()> {
     if code == 0 {
         Ok(())
     } else {
@@ -124,7 +124,7 @@ impl Admin {
         }
     }
 
-    fn call<M: Request>(&mut self, request: &M, version: i16) -> Result<Reply> {
+    pub(crate) fn call<M: Request>(&mut self, request: &M, version: i16) -> Result<Reply> {
         self.correlation += 1;
         let mut w = Writer::new();
         encode_request(request, version, self.correlation, Some(CLIENT_ID), &mut w)

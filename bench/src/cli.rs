@@ -66,6 +66,8 @@ pub enum Command {
     Limits(LimitsArgs),
     /// Install and start Apache Kafka, start streamd, measure both, write bench/RESULTS.md.
     Table(TableArgs),
+    /// Memory and restart of own brokers with very many partitions, as in bench/PARTITIONS.md.
+    Partitions(PartitionsArgs),
     /// What more cores would do: measures an own streamd on one and on two, and calculates.
     Model(ModelArgs),
 }
@@ -200,6 +202,37 @@ pub struct TableArgs {
     /// The repository, in whose bench/ the table goes [default: found from this program's place].
     #[arg(long, value_name = "DIR")]
     pub root: Option<PathBuf>,
+}
+
+/// Very many partitions from the command line.
+#[derive(Debug, Args)]
+pub struct PartitionsArgs {
+    /// How many; several numbers are measured one after another.
+    #[arg(value_name = "PARTITIONS", default_values_t = [1000, 10_000])]
+    pub partitions: Vec<usize>,
+    /// The broker's program [default: streamd beside this one].
+    #[arg(long, value_name = "PATH")]
+    pub streamd: Option<PathBuf>,
+    /// Restarts of each kind; the best counts.
+    #[arg(long, default_value_t = 3, value_name = "N")]
+    pub rounds: usize,
+    /// Also install and run Apache Kafka.
+    #[arg(long)]
+    pub kafka: bool,
+    /// Kafka's port; the next one is its controller's.
+    #[arg(long, default_value_t = 29292, value_name = "PORT")]
+    pub kafka_port: u16,
+    /// Where Kafka and the data go [default: bench-partitions in the temporary directory].
+    #[arg(long, value_name = "DIR")]
+    pub work: Option<PathBuf>,
+}
+
+impl PartitionsArgs {
+    /// Where Kafka and the data go.
+    pub fn work(&self) -> PathBuf {
+        let given = self.work.clone();
+        given.unwrap_or_else(|| std::env::temp_dir().join("bench-partitions"))
+    }
 }
 
 /// The scaling model from the command line.

@@ -30,6 +30,7 @@ mod meter;
 mod metric;
 mod model;
 mod outcome;
+mod partitions;
 mod payload;
 mod presets;
 mod procfs;
@@ -98,6 +99,10 @@ fn dispatch(cli: &Cli) -> Result<()> {
         }
         Some(Command::Limits(args)) => limits_run(cli, args),
         Some(Command::Table(args)) => table_run(cli, args),
+        Some(Command::Partitions(args)) => {
+            let costs = partitions::run(args)?;
+            print(cli.json, &costs, || partitions::text(&costs))
+        }
         Some(Command::Model(args)) => {
             let scaling = model::measure(args)?;
             print(cli.json, &scaling, || model::text(&scaling))

@@ -252,6 +252,38 @@ impl Server {
         Failure::new(format!("{} {what}; its last lines:{lines}", self.name))
     }
 
+    /// Its process.
+    pub fn id(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// SIGKILL, and waits for the end.
+    ///
+    /// # Errors
+    /// It had ended by itself.
+    pub fn kill(mut self) -> Result<()> {
+        if let Some(status) = self.child.try_wait()? {
+            return Err(self.failure(&format!("ended by itself ({status})")));
+        }
+        self.child.kill()?;
+        self.child.wait()?;
+        Ok(())
+    }
+
+    /// SIGTERM, and waits for the end as long as that takes.
+    ///
+    /// # Errors
+    /// It had ended by itself, or did not end well.
+    pub fn stop(mut self) -> Result<()> {
+        sys::terminate(self.child.id())?;
+        let status = self.child.wait()?;
+        // Java ends with 128 and the signal's number.
+        match status.success() || status.code() == Some(143) {
+            true => Ok(()),
+            false => Err(self.failure(&format!("ended with {status}"))),
+        }
+    }
+
     /// How long it took until it served.
     pub fn started(&self) -> Duration {
         self.started

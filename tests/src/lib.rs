@@ -6,13 +6,13 @@
 //! - `streams/`: Kafka Streams counts words exactly once over kills; Kafka Connect moves files.
 //! - `scenarios/`: what people use such a log for: programs that check themselves.
 //! - `full/`: a small disk gets full under load; as root, which mounts one.
+//! - `many/`: thousands of partitions; memory, open files, restarts.
 //! - `hostile/`: what no client should send; the broker answers as Kafka does and serves on.
 //!
 //! `STREAMD_TEST_TARGET=HOST:PORT` points compat, mainjob (without the kill) and hostile at a
 //! broker that runs already, such as Apache Kafka: so the tests themselves are validated.
 //! `STREAMD_TEST_BIN=PATH` tests that binary instead of building `target/release/streamd`.
-//! `tests/setup.sh` installs the tools that the clients need; the clients themselves are installed
-//! into `target/compat-cache` by the tests.
+//! `tests/setup.sh` installs the clients' tools; tests install clients (`target/compat-cache`).
 
 pub mod batch;
 pub mod broker;

@@ -183,7 +183,7 @@ async fn fill(env: &Env, bytes: Bytes, batches: usize) -> SharedLog {
         journal.write(group).await.expect("written");
     }
     let room = Budget::new(4 << 20);
-    let written = write_back::write_back(env, &log, &room).await;
+    let written = write_back::write_back(env, &log, &room, true).await;
     written.expect("written back");
     write_back::settle(env, &log).await.expect("settled");
     log

@@ -14,6 +14,7 @@ pub mod index;
 pub mod journal;
 pub mod log;
 pub mod lookup;
+pub mod open_files;
 pub mod pack;
 pub mod read_plan;
 pub mod record_view;
@@ -57,7 +58,7 @@ impl LogError {
     }
 
     /// For syncs. Whatever the reason, the pages may be lost: no second sync tells.
-    pub(crate) fn sync(what: impl Into<String>) -> impl FnOnce(io::Error) -> LogError {
+    pub fn sync(what: impl Into<String>) -> impl FnOnce(io::Error) -> LogError {
         let what = what.into();
         move |error| LogError::Io {
             error: io::Error::other(error.to_string()),

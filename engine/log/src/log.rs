@@ -135,7 +135,7 @@ pub(crate) struct Checkpoints {
     pub last: Checkpoint,
     /// What it will say once everything before it is flushed.
     pub next: Option<Checkpoint>,
-    /// Bytes appended since the newer of the two.
+    /// Bytes appended since the newer of the two: what a recovery would scan.
     pub since: u64,
     /// Held while the file is replaced.
     pub turn: Budget,
@@ -307,6 +307,11 @@ impl Log {
     /// segments.
     pub fn clear_tail(&mut self) {
         self.tail.clear();
+    }
+
+    /// Everything before it is in the segments, though perhaps not durable there.
+    pub fn written(&self) -> Offset {
+        self.back.written
     }
 
     /// Whether everything that is durable in the journal is durable in the segments.

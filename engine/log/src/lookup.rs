@@ -91,7 +91,7 @@ pub async fn locate(
     let relative = u32::try_from(limit - segment.base).unwrap_or(0);
     let position = segment.index().map_or(0, |i| i.borrow().find(relative).0);
     let generation = log.borrow().sealed.generation;
-    let mut cursor = Cursor::new(log, segment, position);
+    let mut cursor = Cursor::new((env, log), segment, position);
     let mut at = position;
     while let Some((header, _)) = cursor.batch(|_| false).await? {
         if header.base_offset >= limit {
@@ -116,7 +116,7 @@ async fn latest_in(
 ) -> Result<Found, LogError> {
     let relative = u32::try_from(start - segment.base).unwrap_or(0);
     let position = segment.index().map_or(0, |i| i.borrow().find(relative).0);
-    let mut cursor = Cursor::new(log, segment, position);
+    let mut cursor = Cursor::new((env, log), segment, position);
     let mut best: Found = None;
     while let Some((header, bytes)) = cursor.batch(|h| h.next_offset() > start).await? {
         let may_be = !bytes.is_empty() && !header.is_control();
@@ -150,9 +150,10 @@ async fn prepare(env: &Env, log: &RefCell<Log>, segment: &Rc<Segment>) -> Result
 
 /// Reads one segment's batches from a position on.
 struct Cursor<'a> {
+    env: &'a Env,
     log: &'a RefCell<Log>,
     segment: Rc<Segment>,
-    /// Stays open, though the segment lets go of it, is replaced or removed.
+    /// Stays open, though the segment closes it, is replaced or removed.
     file: Option<Rc<File>>,
     position: u64,
     buf: Bytes,
@@ -160,8 +161,13 @@ struct Cursor<'a> {
 }
 
 impl<'a> Cursor<'a> {
-    fn new(log: &'a RefCell<Log>, segment: &Rc<Segment>, position: u64) -> Cursor<'a> {
+    fn new(
+        (env, log): (&'a Env, &'a RefCell<Log>),
+        segment: &Rc<Segment>,
+        position: u64,
+    ) -> Cursor<'a> {
         Cursor {
+            env,
             log,
             segment: segment.clone(),
             file: segment.reader(),
@@ -209,10 +215,7 @@ impl<'a> Cursor<'a> {
             return Ok(self.buf.slice(..len));
         }
         let path = self.segment.path("log");
-        // What was in memory only when this began may be in the file alone now.
-        let Some(file) = self.file.clone().or_else(|| self.segment.reader()) else {
-            return Err(self.corrupt("the segment was closed while it was read"));
-        };
+        let file = self.file().await?;
         // Not beyond what is written: what is read ahead there is out of date a moment later.
         let durable = self.segment.written().saturating_sub(self.position) as usize;
         self.buf = file
@@ -224,6 +227,18 @@ impl<'a> Cursor<'a> {
             return Err(self.corrupt("the file ends in the middle of a batch"));
         }
         Ok(self.buf.slice(..len))
+    }
+
+    /// The segment's file: it was not open, or not there, when all that was asked for was in
+    /// memory.
+    async fn file(&mut self) -> Result<Rc<File>, LogError> {
+        if self.file.is_none() {
+            let interval = self.log.borrow().config().index_interval;
+            self.segment.prepare(self.env, interval).await?;
+            self.file = self.segment.reader();
+        }
+        let file = self.file.clone();
+        file.ok_or_else(|| self.corrupt("nothing of the segment is in its file or in memory"))
     }
 
     fn corrupt(&self, text: &str) -> LogError {
@@ -248,7 +263,7 @@ async fn in_segment(
     let from = index.borrow().before_time(timestamp);
     let position = index.borrow().find(from).0;
     let start = log.borrow().start();
-    let mut cursor = Cursor::new(log, segment, position);
+    let mut cursor = Cursor::new((env, log), segment, position);
     while let Some((header, bytes)) = cursor
         .batch(|h| h.max_timestamp >= timestamp && h.next_offset() > start)
         .await?

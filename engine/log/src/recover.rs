@@ -115,6 +115,7 @@ pub async fn open(
     });
     let scan = scan.run(&mut log, &checkpoint, &files, visit).await?;
     log.start = log.start.min(log.end);
+    log.points.since = scan.scanned;
     checkpoint.state = state.clone();
     log.points.last = checkpoint;
     Ok(Recovered {
@@ -219,7 +220,7 @@ impl Scan<'_> {
             let good = self
                 .segment(log, &segment, (start, from.max_timestamp, gaps), visit)
                 .await?;
-            ended = good < size && self.cut(&segment, good, size).await?;
+            ended = good < size && !segment.is_padded() && self.cut(&segment, good, size).await?;
             log.segments.push_back(segment.clone());
             if ended || following.is_none() {
                 self.take_over(log, &segment).await?;
@@ -247,9 +248,11 @@ impl Scan<'_> {
         let interval = log.config.index_interval;
         let (mut position, mut next) = start;
         let mut skip_visits = 0;
-        let index = segment.load_index(self.env, interval, position, next).await;
+        let index = match position {
+            0 => Some(Index::new(interval)),
+            _ => segment.load_index(self.env, interval, position, next).await,
+        };
         let mut index = match index {
-            _ if position == 0 => Index::new(interval),
             Some(mut index) => {
                 index.max_timestamp = index.max_timestamp.max(max_timestamp);
                 index
@@ -277,7 +280,7 @@ impl Scan<'_> {
         }
         self.scanned += reader.position - position;
         segment.advance(reader.position.max(start.0), next.max(start.1));
-        segment.all_written();
+        segment.all_written(reader.zeros_follow().await?);
         if reader.position < start.0 {
             return Err(LogError::Corrupt(format!(
                 "{}: byte {} is bad, though everything before byte {} was checked once",
@@ -291,17 +294,21 @@ impl Scan<'_> {
         Ok(reader.position)
     }
 
-    /// Makes the last good segment the one that takes appends.
+    /// Makes the last good segment the one that takes appends. Its file is closed again: it is
+    /// opened when there is something to write.
     async fn take_over(&mut self, log: &mut Log, segment: &Rc<Segment>) -> Result<(), LogError> {
-        let file = segment.writer(self.env).await?;
-        // What was scanned may be in the device's cache only: readers may see it from now on.
-        let fail = |what: &str| LogError::io(format!("{what} {}", segment.path("log").display()));
-        file.sync().await.map_err(fail("sync"))?;
         log.position = segment.size();
         let overlap = log.position % BLOCK as u64;
-        log.back.last_block = if overlap == 0 {
-            Bytes::new()
-        } else {
+        if self.scanned == 0 && overlap == 0 {
+            return Ok(());
+        }
+        let file = segment.open_writer(self.env).await?;
+        let fail = |what: &str| LogError::io(format!("{what} {}", segment.path("log").display()));
+        if self.scanned > 0 {
+            // It may be in the device's cache only: readers may see it from now on.
+            file.sync().await.map_err(fail("sync"))?;
+        }
+        if overlap > 0 {
             let at = log.position - overlap;
             let bytes = file
                 .read_at(at, overlap as usize)
@@ -314,8 +321,9 @@ impl Scan<'_> {
                     bytes.len()
                 )));
             }
-            bytes
-        };
+            // A copy: what was read is part of a larger buffer.
+            log.back.last_block = Bytes::copy_from_slice(&bytes);
+        }
         Ok(())
     }
 
@@ -438,6 +446,14 @@ impl BatchReader {
             return Ok(self.buf.clone());
         }
         Ok(self.buf.slice(inside..))
+    }
+
+    /// Whether what follows is only the zeros that fill the last block up. They stay: nothing can
+    /// take them for records.
+    async fn zeros_follow(&mut self) -> Result<bool, LogError> {
+        let rest = (BLOCK - self.position as usize % BLOCK) % BLOCK;
+        let window = self.window(BLOCK).await?;
+        Ok(!window.is_empty() && window.len() == rest && window.iter().all(|&b| b == 0))
     }
 
     /// The next batch if it is good and begins at offset `expected`: header, position, bytes.

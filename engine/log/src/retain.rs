@@ -84,6 +84,7 @@ pub async fn newest_ms(
             return Ok(None);
         }
         prepared?;
+        segment.note_times();
         log.borrow_mut().note_prepared(segment);
     }
     Ok(Some(segment.times().map_or(-1, |t| t.1)))

@@ -9,11 +9,12 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 
-use streamd_io::{Env, File, OpenOptions, SharedFile};
+use streamd_io::{BLOCK, Env, File, OpenOptions, SharedFile};
 use streamd_model::Offset;
 
 use crate::LogError;
 use crate::index::Index;
+use crate::open_files;
 
 /// A segment. Shared by the log that owns it and by readers that hold on to it for a while.
 pub struct Segment {
@@ -31,6 +32,14 @@ pub struct Segment {
     written: Cell<u64>,
     /// Whether the file has what is not durable there.
     dirty: Cell<bool>,
+    /// Whether the file may be longer than what is in it.
+    padded: Cell<bool>,
+    /// Whether the file was made and its name may not be durable.
+    unnamed: Cell<bool>,
+    /// Whether it is on the list of [`crate::open_files`],
+    listed: Cell<bool>,
+    /// and was asked for lately.
+    asked: Cell<bool>,
     /// Greatest timestamps of the first batch and of all, once they are known of a sealed segment.
     times: Cell<Option<(i64, i64)>>,
     /// Its files do not have their names yet: what is open stays open.
@@ -55,6 +64,10 @@ impl Segment {
             reader: RefCell::new(None),
             written: Cell::new(size),
             dirty: Cell::new(false),
+            padded: Cell::new(false),
+            unnamed: Cell::new(false),
+            listed: Cell::new(false),
+            asked: Cell::new(false),
             times: Cell::new(None),
             pinned: Cell::new(false),
         })
@@ -74,6 +87,7 @@ impl Segment {
         segment.set_index(index);
         segment.note_times();
         segment.pinned.set(true);
+        segment.opened();
         segment
     }
 
@@ -88,7 +102,8 @@ impl Segment {
         self.times.get()
     }
 
-    fn note_times(&self) {
+    /// Notes them, of a sealed segment whose index is in memory.
+    pub(crate) fn note_times(&self) {
         if let Some(index) = self.index() {
             let index = index.borrow();
             let first = index.first_timestamp().unwrap_or(-1);
@@ -139,11 +154,19 @@ impl Segment {
         );
         self.written.set(written);
         self.dirty.set(true);
+        self.padded.set(!written.is_multiple_of(BLOCK as u64));
     }
 
-    /// Notes that a recovery found the bytes before [`Segment::size`] in the file.
-    pub fn all_written(&self) {
+    /// Notes that a recovery found the bytes before [`Segment::size`] in the file, and perhaps
+    /// zeros behind them, up to the end of the block.
+    pub fn all_written(&self, padded: bool) {
         self.written.set(self.size.get());
+        self.padded.set(padded);
+    }
+
+    /// Whether the file has zeros behind its last batch.
+    pub fn is_padded(&self) -> bool {
+        self.padded.get()
     }
 
     /// The index, when it is in memory.
@@ -171,6 +194,33 @@ impl Segment {
         self.index.borrow().is_some() && self.reader.borrow().is_some()
     }
 
+    /// A file was opened: it is closed again in its turn.
+    fn opened(self: &Rc<Self>) {
+        self.asked.set(true);
+        if !self.listed.replace(true) {
+            open_files::add(self);
+        }
+    }
+
+    /// Whether its files may be closed: nobody asked for them since this was asked last.
+    pub(crate) fn may_close(&self) -> bool {
+        let needed = self.pinned.get() || (self.is_dirty() && self.writer.borrow().is_some());
+        !self.asked.replace(false) && !needed
+    }
+
+    /// Closes what is open; it is opened again when it is needed.
+    pub(crate) fn close_files(&self) {
+        self.listed.set(false);
+        *self.writer.borrow_mut() = None;
+        *self.reader.borrow_mut() = None;
+    }
+
+    /// Notes that everything which was written is durable, the name too.
+    pub(crate) fn all_durable(&self) {
+        self.dirty.set(false);
+        self.unnamed.set(false);
+    }
+
     /// Lets go of what [`Segment::prepare`] got. Not for the active segment.
     pub fn release(&self) {
         if self.pinned.get() {
@@ -182,6 +232,7 @@ impl Segment {
 
     /// Opens the file for reading and reads the index, or makes it anew from the log.
     pub async fn prepare(self: &Rc<Self>, env: &Env, interval: u64) -> Result<(), LogError> {
+        self.asked.set(true);
         // Before its first piece is written there is no file, and nobody needs it.
         if self.reader.borrow().is_none() && self.written() > 0 {
             let path = self.path("log");
@@ -197,6 +248,7 @@ impl Segment {
                 .map_err(LogError::io(format!("open {}", path.display())))?;
             let shared = file.shared();
             *self.reader.borrow_mut() = Some((Rc::new(file), shared));
+            self.opened();
         }
         if self.index.borrow().is_none() {
             let index = match self
@@ -207,9 +259,6 @@ impl Segment {
                 None => crate::recover::rebuild_index(env, self, interval).await?,
             };
             self.set_index(index);
-        }
-        if self.writer.borrow().is_none() {
-            self.note_times();
         }
         Ok(())
     }
@@ -229,13 +278,20 @@ impl Segment {
         Index::decode(interval, (&offsets, &times), size, next)
     }
 
+    /// What the index files are to hold; nothing when the index is not in memory.
+    pub(crate) fn index_files(&self) -> Vec<(PathBuf, Vec<u8>)> {
+        let Some((offsets, times)) = self.index().map(|i| i.borrow().encode()) else {
+            return Vec::new();
+        };
+        vec![
+            (self.path("index"), offsets),
+            (self.path("timeindex"), times),
+        ]
+    }
+
     /// Writes the index files.
     pub async fn store_index(&self, env: &Env) -> Result<(), LogError> {
-        let Some((offsets, times)) = self.index().map(|i| i.borrow().encode()) else {
-            return Ok(());
-        };
-        for (extension, bytes) in [("index", offsets), ("timeindex", times)] {
-            let path = self.path(extension);
+        for (path, bytes) in self.index_files() {
             env.write_file_atomic(&path, bytes)
                 .await
                 .map_err(LogError::io(format!("write {}", path.display())))?;
@@ -243,13 +299,25 @@ impl Segment {
         Ok(())
     }
 
-    /// The file opened for appending; made, with its directory entry durable, if it is not there.
-    pub async fn writer(&self, env: &Env) -> Result<Rc<File>, LogError> {
+    /// The file opened for appending, and kept open; made if it is not there. Its name is durable
+    /// after [`Segment::sync`].
+    pub async fn writer(self: &Rc<Self>, env: &Env) -> Result<Rc<File>, LogError> {
+        self.asked.set(true);
+        if let Some(w) = self.writer.borrow().as_ref() {
+            return Ok(w.clone());
+        }
+        let file = self.open_writer(env).await?;
+        *self.writer.borrow_mut() = Some(file.clone());
+        self.opened();
+        Ok(file)
+    }
+
+    /// As [`Segment::writer`], but it is not kept open unless it is already.
+    pub(crate) async fn open_writer(&self, env: &Env) -> Result<Rc<File>, LogError> {
         if let Some(w) = self.writer.borrow().as_ref() {
             return Ok(w.clone());
         }
         let path = self.path("log");
-        let fail = |what: &str| LogError::io(format!("{what} {}", path.display()));
         let options = OpenOptions {
             read: true,
             write: true,
@@ -257,39 +325,57 @@ impl Segment {
             direct: true,
             durable: false,
         };
-        let file = Rc::new(env.open(&path, &options).await.map_err(fail("create"))?);
-        env.sync_dir(&self.dir)
-            .await
-            .map_err(LogError::sync(format!("sync {}", self.dir.display())))?;
-        let shared = file.shared();
-        *self.writer.borrow_mut() = Some(file.clone());
-        *self.reader.borrow_mut() = Some((file.clone(), shared));
+        let fail = LogError::io(format!("create {}", path.display()));
+        let file = Rc::new(env.open(&path, &options).await.map_err(fail)?);
+        // While nothing is in it, it may just have been made.
+        if self.written() == 0 {
+            self.unnamed.set(true);
+        }
         Ok(file)
     }
 
-    /// Makes what was written durable.
+    /// Makes what was written durable, and the name.
     pub async fn sync(&self, env: &Env) -> Result<(), LogError> {
-        let file = self.writer(env).await?;
+        let file = self.open_writer(env).await?;
         self.dirty.set(false);
-        file.sync().await.map_err(LogError::sync(format!(
-            "sync {}",
-            self.path("log").display()
-        )))
+        self.sync_file(env, &file).await
+    }
+
+    async fn sync_file(&self, env: &Env, file: &File) -> Result<(), LogError> {
+        let fail = |what: &str| LogError::sync(format!("{what} {}", self.path("log").display()));
+        file.sync().await.map_err(fail("sync"))?;
+        if self.unnamed.replace(false) {
+            env.sync_dir(&self.dir)
+                .await
+                .map_err(fail("sync the directory of"))?;
+        }
+        Ok(())
+    }
+
+    /// Cuts the file to its durable bytes and closes it for writing. Gives the file if that is to
+    /// be made durable.
+    pub(crate) async fn cut(&self, env: &Env) -> Result<Option<Rc<File>>, LogError> {
+        if let Some(index) = self.index() {
+            index.borrow_mut().seal();
+        }
+        if !self.padded.get() {
+            *self.writer.borrow_mut() = None;
+            return Ok(None);
+        }
+        let file = self.open_writer(env).await?;
+        *self.writer.borrow_mut() = None;
+        self.padded.set(false);
+        let fail = LogError::sync(format!("cut {}", self.path("log").display()));
+        file.truncate(self.size()).await.map_err(fail)?;
+        Ok(Some(file))
     }
 
     /// Ends the segment: cuts the file to its durable bytes, writes the indexes, closes it for
     /// writing. Readers go on.
     pub async fn seal(&self, env: &Env) -> Result<(), LogError> {
-        if let Some(index) = self.index() {
-            index.borrow_mut().seal();
-        }
         self.note_times();
-        let writer = self.writer.borrow_mut().take();
-        if let Some(file) = writer {
-            let fail =
-                |what: &str| LogError::sync(format!("{what} {}", self.path("log").display()));
-            file.truncate(self.size()).await.map_err(fail("cut"))?;
-            file.sync().await.map_err(fail("sync"))?;
+        if let Some(file) = self.cut(env).await? {
+            self.sync_file(env, &file).await?;
         }
         match self.store_index(env).await {
             // An index is made anew from the log. What is there may be of an earlier time.

@@ -6,11 +6,12 @@
 //! stored, when everything before its end is durable in the segments.
 
 use std::cell::RefCell;
+use std::path::PathBuf;
 use std::rc::Rc;
 
 use bytes::Bytes;
 use streamd_io::local::Budget;
-use streamd_io::{AlignedBuf, BLOCK, Env, PARTS_MAX};
+use streamd_io::{AlignedBuf, BLOCK, Env, File, PARTS_MAX};
 use streamd_model::Offset;
 
 use crate::LogError;
@@ -136,6 +137,11 @@ impl Log {
         })
     }
 
+    /// The segments that may have what is not durable in them.
+    fn unsealed(&self) -> impl Iterator<Item = &Rc<Segment>> {
+        self.segments.iter().rev().take(self.back.to_seal.len() + 1)
+    }
+
     /// A segment that was rolled and is durable as a whole.
     fn next_to_seal(&self) -> Option<Rc<Segment>> {
         let (segment, end) = self.back.to_seal.front()?;
@@ -144,16 +150,24 @@ impl Log {
 }
 
 /// Writes to the segments what the journal has. Not durable before [`settle`]. A piece is written
-/// when `room` has its bytes, or all of its bytes. If the disk is full it may be called again;
-/// after any other error the log must not be used any more, and the journal is all that has its
-/// last records.
-pub async fn write_back(env: &Env, log: &RefCell<Log>, room: &Budget) -> Result<(), LogError> {
+/// when `room` has its bytes, or all of its bytes. With `keep` the file stays open, as that of a
+/// log that is written to often. If the disk is full it may be called again; after any other error
+/// the log must not be used any more, and the journal is all that has its last records.
+pub async fn write_back(
+    env: &Env,
+    log: &RefCell<Log>,
+    room: &Budget,
+    keep: bool,
+) -> Result<(), LogError> {
     let turn = log.borrow().back.turn.clone();
     let _turn = turn.acquire(1).await;
     loop {
         let piece = log.borrow().next_piece();
         let Some(piece) = piece else { return Ok(()) };
-        let file = piece.segment.writer(env).await?;
+        let file = match keep {
+            true => piece.segment.writer(env).await?,
+            false => piece.segment.open_writer(env).await?,
+        };
         let bytes = piece.parts.iter().map(Bytes::len).sum::<usize>();
         let _room = room.acquire(bytes.min(room.total())).await;
         let fail = LogError::io(format!("write {}", piece.segment.path("log").display()));
@@ -172,19 +186,39 @@ pub async fn write_back(env: &Env, log: &RefCell<Log>, room: &Budget) -> Result<
 pub async fn settle(env: &Env, log: &RefCell<Log>) -> Result<(), LogError> {
     let turn = log.borrow().back.turn.clone();
     let _turn = turn.acquire(1).await;
-    settle_in_turn(env, log).await
-}
-
-async fn settle_in_turn(env: &Env, log: &RefCell<Log>) -> Result<(), LogError> {
     let (written, segments) = {
         let log = log.borrow();
-        let dirty = log.segments.iter().filter(|s| s.is_dirty()).cloned();
-        (log.back.written, dirty.collect::<Vec<_>>())
+        (
+            log.back.written,
+            log.unsealed().cloned().collect::<Vec<_>>(),
+        )
     };
-    for segment in segments {
+    for segment in segments.into_iter().filter(|s| s.is_dirty()) {
         segment.sync(env).await?;
     }
-    log.borrow_mut().back.synced = written;
+    settled(env, log, written).await
+}
+
+/// Like [`settle`], after a call of [`Env::sync_all`] that began when everything before `written`
+/// (see [`Log::written`]) was written.
+pub async fn settle_synced(env: &Env, log: &RefCell<Log>, written: Offset) -> Result<(), LogError> {
+    let turn = log.borrow().back.turn.clone();
+    let _turn = turn.acquire(1).await;
+    {
+        let log = log.borrow();
+        // What was written meanwhile is left to whoever wrote it.
+        if written == log.back.written {
+            log.unsealed().for_each(|s| s.all_durable());
+        }
+    }
+    settled(env, log, written).await
+}
+
+async fn settled(env: &Env, log: &RefCell<Log>, written: Offset) -> Result<(), LogError> {
+    {
+        let mut log = log.borrow_mut();
+        log.back.synced = log.back.synced.max(written);
+    }
     loop {
         let next = log.borrow().next_to_seal();
         let Some(segment) = next else { break };
@@ -288,16 +322,63 @@ pub(crate) async fn store_checkpoint(
 /// index beside it, and a checkpoint of the end with `state`. The next start scans nothing. What
 /// was appended must be in the journal.
 pub async fn close(env: &Env, log: &RefCell<Log>, state: Vec<u8>) -> Result<(), LogError> {
-    write_back(env, log, &Budget::new(PIECE)).await?;
+    write_back(env, log, &Budget::new(PIECE), true).await?;
     settle(env, log).await?;
-    let active = log.borrow().segments.back().cloned();
-    let Some(active) = active else {
+    let Some(mut ended) = end(env, log, (state, 0)).await? else {
         return Ok(());
     };
-    active.seal(env).await?;
-    let checkpoint = log.borrow_mut().final_checkpoint(state);
-    if log.borrow().has_dir {
-        store_checkpoint(env, log, Some(checkpoint)).await?;
+    if let Some((file, path)) = ended.cut {
+        let fail = LogError::io(format!("sync {}", path.display()));
+        file.sync().await.map_err(fail)?;
+    }
+    let last = ended.files.pop();
+    for (path, bytes) in ended.files.into_iter().chain(last) {
+        let fail = LogError::io(format!("write {}", path.display()));
+        env.write_file_atomic(&path, bytes).await.map_err(fail)?;
     }
     Ok(())
+}
+
+/// What makes the end of a log known to the next start.
+pub struct Ended {
+    /// The active segment, if it was cut: to be made durable before the files.
+    pub cut: Option<(Rc<File>, PathBuf)>,
+    /// Files to be replaced, the checkpoint as the last one.
+    pub files: Vec<(PathBuf, Vec<u8>)>,
+}
+
+/// The last part of [`close`], for a log that is settled: the caller makes the cut durable and
+/// replaces the files, of many logs at once. There are no files when the next start has less than
+/// `rescan_max` bytes to scan: then that takes less than to write them. `None` without a segment.
+pub async fn end(
+    env: &Env,
+    log: &RefCell<Log>,
+    (state, rescan_max): (Vec<u8>, u64),
+) -> Result<Option<Ended>, LogError> {
+    if !log.borrow().back.to_seal.is_empty() {
+        settle(env, log).await?;
+    }
+    let (active, is_known) = {
+        let log = log.borrow();
+        assert!(log.is_settled(), "everything is in the segments");
+        let is_known = log.points.since < rescan_max && log.points.next.is_none();
+        (log.segments.back().cloned(), is_known)
+    };
+    let Some(active) = active.filter(|_| log.borrow().has_dir) else {
+        return Ok(None);
+    };
+    let cut = active
+        .cut(env)
+        .await?
+        .map(|file| (file, active.path("log")));
+    if is_known {
+        let files = Vec::new();
+        return Ok(Some(Ended { cut, files }));
+    }
+    let mut files = active.index_files();
+    let mut log = log.borrow_mut();
+    let mut checkpoint = log.final_checkpoint(state);
+    checkpoint.log_start = log.start;
+    files.push((log.dir.join(checkpoint::FILE), checkpoint.encode()));
+    Ok(Some(Ended { cut, files }))
 }

@@ -566,7 +566,7 @@ async fn append(life: &Life) {
 async fn settle(life: &Life) {
     let file = life.journal.close_current();
     let room = Budget::new(10_000);
-    let written = write_back::write_back(&life.env, &life.log, &room).await;
+    let written = write_back::write_back(&life.env, &life.log, &room, true).await;
     written.expect("write back works");
     let settled = write_back::settle(&life.env, &life.log).await;
     settled.expect("settling works");

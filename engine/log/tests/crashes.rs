@@ -18,7 +18,8 @@ use streamd_log::batch::{NewRecord, Writer, build, crc_matches};
 use streamd_log::journal::{Group, Journal, JournalFile, JournalOptions, replay};
 use streamd_log::log::SharedLog;
 use streamd_log::{
-    BatchHeader, LogConfig, NewBatch, Planned, lookup, records, recover, retain, write_back,
+    BatchHeader, LogConfig, NewBatch, Planned, lookup, open_files, records, recover, retain,
+    write_back,
 };
 
 const DATA: &str = "/data";
@@ -314,13 +315,32 @@ async fn start(env: &Env, models: &[Shared]) -> Life {
 
 async fn stop(life: &Rc<Life>) {
     let file = life.journal.close_current();
+    let together = life.env.random_u64().is_multiple_of(2);
+    let mut files = Vec::new();
     for one in &life.logs {
         assert_eq!(one.dir, one.log.borrow().dir());
         let state = one.state.take();
         let state = state.iter().flat_map(|b| b.to_be_bytes()).collect();
-        let closed = write_back::close(&life.env, &one.log, state).await;
-        closed.expect("close works");
+        if together {
+            let room = Budget::new(10_000);
+            let written = write_back::write_back(&life.env, &one.log, &room, false).await;
+            written.expect("write back works");
+            let settled = write_back::settle(&life.env, &one.log).await;
+            settled.expect("settling works");
+            let rescan_max = life.env.random_u64() % 10_000;
+            let ended = write_back::end(&life.env, &one.log, (state, rescan_max)).await;
+            files.extend(
+                ended
+                    .expect("the end works")
+                    .map_or(Vec::new(), |e| e.files),
+            );
+        } else {
+            let closed = write_back::close(&life.env, &one.log, state).await;
+            closed.expect("close works");
+        }
     }
+    let replaced = life.env.replace_files(Path::new(DATA), files).await;
+    replaced.expect("files are replaced");
     if let Some(file) = file {
         life.journal.release(&file);
     }
@@ -394,14 +414,27 @@ fn drain(life: &Rc<Life>, file: Option<Rc<JournalFile>>) {
             while life.draining.replace(true) {
                 life.env.yield_now().await;
             }
+            let together = life.env.random_u64().is_multiple_of(2);
+            let mut marks = Vec::new();
             for one in &life.logs {
-                let written =
-                    write_back::write_back(&life.env, &one.log, &Budget::new(10_000)).await;
+                let room = Budget::new(10_000);
+                let written = write_back::write_back(&life.env, &one.log, &room, !together).await;
                 written.expect("write back works");
+                marks.push(one.log.borrow().written());
             }
-            for one in &life.logs {
-                let settled = write_back::settle(&life.env, &one.log).await;
+            if together {
+                let synced = life.env.sync_all(Path::new(DATA)).await;
+                synced.expect("the file system is synced");
+            }
+            for (one, mark) in life.logs.iter().zip(marks) {
+                let settled = match together {
+                    true => write_back::settle_synced(&life.env, &one.log, mark).await,
+                    false => write_back::settle(&life.env, &one.log).await,
+                };
                 settled.expect("settling works");
+            }
+            if life.env.random_u64().is_multiple_of(2) {
+                open_files::age();
             }
             if let Some(file) = file {
                 life.journal.release(&file);

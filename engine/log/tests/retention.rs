@@ -69,7 +69,7 @@ impl World {
 
     async fn settle(&self) {
         let room = Budget::new(1 << 20);
-        let written = write_back::write_back(&self.env, &self.log, &room).await;
+        let written = write_back::write_back(&self.env, &self.log, &room, true).await;
         written.unwrap();
         write_back::settle(&self.env, &self.log).await.unwrap();
     }

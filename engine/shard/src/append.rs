@@ -3,6 +3,7 @@
 //! Accepting is synchronous, so requests that come one after another keep their order without a
 //! lock, and the groups that go to disk form by themselves while the disk is busy.
 
+use std::cell::RefCell;
 use std::rc::Rc;
 
 use streamd_core::producer::{ProducerState, Sent, Verdict};
@@ -45,8 +46,23 @@ pub struct Ticket {
     countdown: Rc<Countdown>,
 }
 
+/// A batch for a partition that is being opened.
+pub(crate) struct Arrival {
+    batch: NewBatch,
+    guard: Option<u64>,
+    now_ms: i64,
+    countdown: Rc<Countdown>,
+    place: Rc<RefCell<Option<Result<Appended, Refusal>>>>,
+}
+
 enum Accepted {
     Refused(Refusal),
+    /// The partition was being opened.
+    Waited {
+        partition: Rc<Partition>,
+        place: Rc<RefCell<Option<Result<Appended, Refusal>>>>,
+        log_append_ms: i64,
+    },
     At {
         partition: Rc<Partition>,
         base: Offset,
@@ -67,6 +83,23 @@ impl Accepted {
     fn outcome(self) -> AppendDone {
         match self {
             Accepted::Refused(refusal) => Err(refusal),
+            Accepted::Waited {
+                partition,
+                place,
+                log_append_ms,
+            } => {
+                let Appended { base, next } = place.take().unwrap_or_else(|| {
+                    let text = "the partition was not opened";
+                    Err(Refusal::new(ErrorCode::KafkaStorageError, text))
+                })?;
+                let at = Accepted::At {
+                    partition,
+                    base,
+                    next,
+                    log_append_ms,
+                };
+                at.outcome()
+            }
             Accepted::At {
                 partition,
                 base,
@@ -151,6 +184,22 @@ impl Shard {
         } else {
             -1
         };
+        if partition.is_opening() {
+            let place = Rc::default();
+            countdown.expect(1);
+            partition.arrive(Arrival {
+                batch: item.batch,
+                guard: item.guard,
+                now_ms,
+                countdown: countdown.clone(),
+                place: Rc::clone(&place),
+            });
+            return Ok(Accepted::Waited {
+                partition,
+                place,
+                log_append_ms,
+            });
+        }
         let Appended { base, next } = partition.accept(item.batch, item.guard, now_ms)?;
         if next > partition.log.borrow().flushed() {
             countdown.expect(1);
@@ -163,6 +212,32 @@ impl Shard {
             next,
             log_append_ms,
         })
+    }
+}
+
+impl Shard {
+    /// The partition is open, or has failed: what came meanwhile is appended, in order, before
+    /// anybody else can come.
+    pub(crate) fn let_in(&self, partition: &Rc<Partition>) {
+        for Arrival {
+            batch,
+            guard,
+            now_ms,
+            countdown,
+            place,
+        } in partition.end_opening()
+        {
+            let accepted = partition.usable();
+            let accepted = accepted.and_then(|()| partition.accept(batch, guard, now_ms));
+            match &accepted {
+                Ok(appended) if appended.next > partition.log.borrow().flushed() => {
+                    partition.waiters.ack(appended.next, countdown.clone());
+                    self.flusher.kick(partition.clone());
+                }
+                _ => countdown.take(1),
+            }
+            *place.borrow_mut() = Some(accepted);
+        }
     }
 }
 

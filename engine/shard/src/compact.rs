@@ -32,6 +32,7 @@ impl Shard {
     /// Compacts the logs of this shard. For ever.
     pub async fn compact(self: Rc<Self>) {
         let pace = Pace::new(f64::MAX);
+        self.past.all_open().await;
         loop {
             let settings = self.image().broker().cleaner.clone();
             pace.set_rate(settings.bytes_per_second / self.mesh.shards() as f64);
@@ -50,7 +51,7 @@ impl Shard {
                 let topic = partition.topic.borrow();
                 topic.config.compact.then(|| rules(&topic.config))
             };
-            let Some(rules) = rules.filter(|_| partition.usable().is_ok()) else {
+            let Some(rules) = rules.filter(|_| partition.is_at_work()) else {
                 continue;
             };
             if let Err(error) = self.catch_up(&partition).await {

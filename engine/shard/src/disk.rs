@@ -241,7 +241,7 @@ impl Shard {
     }
 
     async fn oldest_of(&self, partition: &Rc<Partition>) -> Option<Candidate> {
-        let may = partition.topic.borrow().config.delete_on_full && partition.usable().is_ok();
+        let may = partition.topic.borrow().config.delete_on_full && partition.is_at_work();
         let segment = retain::deletable(&partition.log.borrow())
             .filter(|_| may)?
             .0;

@@ -16,7 +16,7 @@ use streamd_io::local::{Budget, Notify};
 use streamd_io::{Class, Env};
 use streamd_log::journal::{Flushed, Group, Journal, JournalFile, WriteError};
 use streamd_log::log::SharedLog;
-use streamd_log::{LogError, write_back};
+use streamd_log::{LogError, open_files, write_back};
 use streamd_model::{Mono, Offset};
 
 use crate::tail_budget::TailBudget;
@@ -25,6 +25,11 @@ use crate::tail_budget::TailBudget;
 const BACK_AT_ONCE: usize = 16;
 /// and so many bytes: a group of the journal waits no longer than these take the disk.
 const BACK_BYTES: usize = 1 << 20;
+/// From so many logs on they are made durable all together, by one call for the file system, and
+/// their files are closed again: a sync of each would take the device for each.
+const ALL_FROM: usize = 64;
+/// Files that were not used for so long are closed.
+const FILES_IDLE: u32 = 30;
 /// What was written to the journal goes to the segments when nothing more came for so long.
 const IDLE: Duration = Duration::from_secs(1);
 /// How often a full disk is asked for room.
@@ -91,6 +96,8 @@ pub struct Flusher {
     drains: RefCell<VecDeque<Drain>>,
     draining: Cell<bool>,
     back_room: Budget,
+    /// From so many logs on a write-back makes them durable by one call.
+    all_from: Cell<usize>,
     /// Groups that were written.
     groups: Cell<u64>,
     changed: Notify,
@@ -113,6 +120,7 @@ impl Flusher {
             drains: RefCell::default(),
             draining: Cell::new(false),
             back_room: Budget::new(BACK_BYTES),
+            all_from: Cell::new(ALL_FROM),
             groups: Cell::new(0),
             changed: Notify::default(),
             full_until: Cell::new(env.now()),
@@ -143,6 +151,12 @@ impl Flusher {
         !self.closing.get()
     }
 
+    /// From so many logs on a write-back makes them durable all together, by one call for the file
+    /// system; 64 when nobody says otherwise.
+    pub fn sync_all_from(&self, logs: usize) {
+        self.all_from.set(logs);
+    }
+
     /// Takes the journal into use.
     pub fn start(self: &Rc<Self>, journal: Journal) {
         let first = self.journal.set(journal).is_ok();
@@ -155,6 +169,11 @@ impl Flusher {
 
     fn journal(&self) -> &Journal {
         self.journal.get().expect("started before the first append")
+    }
+
+    /// A file of the journal that a replay had put off is free.
+    pub async fn let_go(&self, number: u32) -> Result<(), LogError> {
+        self.journal().let_go(number).await
     }
 
     /// Sees to it that what was appended to a log becomes durable. Returns at once.
@@ -331,14 +350,7 @@ impl Flusher {
         loop {
             let next = self.drains.borrow_mut().pop_front();
             let Some(drain) = next else { break };
-            for step in [Step::Write, Step::Settle] {
-                for some in drain.owners.chunks(BACK_AT_ONCE) {
-                    let tasks: Vec<_> = some.iter().map(|o| self.back(o.clone(), step)).collect();
-                    for task in tasks {
-                        task.await;
-                    }
-                }
-            }
+            self.write_back(&drain.owners).await;
             self.tail.trim();
             let is_stuck = |o: &Rc<dyn Owner>| {
                 o.is_gone() && !o.is_deleted() && !o.log().borrow().is_settled()
@@ -353,6 +365,45 @@ impl Flusher {
         self.changed.notify_all();
     }
 
+    /// Writes what the logs have to their segments and makes it durable there.
+    async fn write_back(self: &Rc<Self>, owners: &[Rc<dyn Owner>]) {
+        let together = owners.len() >= self.all_from.get();
+        self.each(owners, Step::Write { keep: !together }).await;
+        if !together {
+            return self.each(owners, Step::Settle).await;
+        }
+        let written = |o: &Rc<dyn Owner>| o.log().borrow().written();
+        let marks: Vec<Offset> = owners.iter().map(written).collect();
+        let dir = self.journal().data_dir();
+        if let Err(error) = self.env.sync_all(dir).await {
+            // Nobody knows whose bytes they are.
+            let what = format!("sync the file system of {}", dir.display());
+            let error = LogError::sync(what)(error);
+            for owner in owners.iter().filter(|o| !o.is_gone()) {
+                owner.failed(&error);
+            }
+            return;
+        }
+        for (owner, written) in owners.iter().zip(marks) {
+            self.back(owner, Step::Synced { written }).await;
+            self.env.yield_if_needed().await;
+        }
+    }
+
+    async fn each(self: &Rc<Self>, owners: &[Rc<dyn Owner>], step: Step) {
+        for some in owners.chunks(BACK_AT_ONCE) {
+            let begin = |owner: &Rc<dyn Owner>| {
+                let (this, owner) = (self.clone(), owner.clone());
+                let back = async move { this.back(&owner, step).await };
+                self.env.spawn(Class::Latency, back)
+            };
+            let tasks: Vec<_> = some.iter().map(begin).collect();
+            for task in tasks {
+                task.await;
+            }
+        }
+    }
+
     /// The file that was the current one has the records of these logs still, and they are on no
     /// other list. It may have been closed since.
     fn list_again(&self, stuck: impl Iterator<Item = Rc<dyn Owner>>) {
@@ -365,27 +416,33 @@ impl Flusher {
         }
     }
 
-    fn back(self: &Rc<Self>, owner: Rc<dyn Owner>, step: Step) -> streamd_io::Task<()> {
-        let (this, env, room) = (self.clone(), self.env.clone(), self.back_room.clone());
-        self.env.spawn(Class::Latency, async move {
-            while !owner.is_gone() {
-                let result = match step {
-                    Step::Write => write_back::write_back(&env, owner.log(), &room).await,
-                    Step::Settle => write_back::settle(&env, owner.log()).await,
-                };
-                let Err(error) = result else { break };
-                if (!error.is_full() || !this.hold(&error).await) && !owner.is_gone() {
-                    owner.failed(&error);
+    /// One step for one log; again and again while the disk is full.
+    async fn back(&self, owner: &Rc<dyn Owner>, step: Step) {
+        let (env, log) = (&self.env, owner.log());
+        while !owner.is_gone() {
+            let result = match step {
+                Step::Write { keep } => {
+                    write_back::write_back(env, log, &self.back_room, keep).await
                 }
+                Step::Settle => write_back::settle(env, log).await,
+                Step::Synced { written } => write_back::settle_synced(env, log, written).await,
+            };
+            let Err(error) = result else { break };
+            if (!error.is_full() || !self.hold(&error).await) && !owner.is_gone() {
+                owner.failed(&error);
             }
-        })
+        }
     }
 
-    /// Sends what an idle shard has in its journal to the segments. For ever.
+    /// Sends what an idle shard has in its journal to the segments, and closes files that nobody
+    /// uses. For ever.
     async fn tidy(self: Rc<Self>) {
         let mut seen = self.groups.get();
-        loop {
+        for round in 1u32.. {
             self.env.sleep(IDLE).await;
+            if round.is_multiple_of(FILES_IDLE) {
+                open_files::age();
+            }
             let waits = self.listed.borrow().iter().any(|o| !o.is_gone());
             if seen == self.groups.get() && waits {
                 self.drain(None);
@@ -414,6 +471,10 @@ impl Flusher {
 
 #[derive(Clone, Copy)]
 enum Step {
-    Write,
+    /// To the segments, whose files stay open if `keep` says so.
+    Write { keep: bool },
+    /// Makes it durable there.
     Settle,
+    /// It is: everything before `written`.
+    Synced { written: Offset },
 }

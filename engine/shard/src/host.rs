@@ -324,6 +324,7 @@ impl Shard {
 
     /// Does what is asked of coordinators of this shard; answers when all is known.
     pub(crate) async fn ask_hosts<M: Hosted>(&self, asks: Vec<Ask<M>>) -> Vec<Done<M>> {
+        self.open_them(asks.iter().map(|ask| ask.partition)).await;
         let begun: Vec<_> = asks.into_iter().map(|ask| self.begin_ask(ask)).collect();
         let mut done = Vec::with_capacity(begun.len());
         for receiver in begun {

@@ -15,6 +15,7 @@ pub mod host;
 mod internal;
 mod keeper;
 pub mod mesh;
+mod open;
 pub mod partition;
 pub mod read;
 pub mod scrub;

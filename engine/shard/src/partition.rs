@@ -8,17 +8,29 @@ use std::rc::Rc;
 
 use streamd_core::meta::TopicMeta;
 use streamd_core::producer::ProducerState;
+use streamd_io::local::Notify;
 use streamd_log::journal::Flushed;
 use streamd_log::log::SharedLog;
 use streamd_log::{Log, LogError};
 use streamd_model::{Epoch, ErrorCode, Offset, PartitionId, Watermarks};
 
 use crate::Refusal;
+use crate::append::Arrival;
 use crate::flusher::{Owner, Turn};
 use crate::host::{AnyHost, Hosts};
 use crate::keeper::join_state;
 use crate::txn::Guards;
 use crate::waiters::Waiters;
+
+/// What keeps everybody out while a partition is being opened.
+#[derive(Default)]
+struct Gate {
+    opening: Cell<bool>,
+    /// Who waits for that,
+    opened: Notify,
+    /// and what was to be appended meanwhile.
+    arrivals: RefCell<Vec<Arrival>>,
+}
 
 /// A partition that this shard owns.
 pub struct Partition {
@@ -41,6 +53,7 @@ pub struct Partition {
     /// The topic as of the image that this shard has.
     pub topic: RefCell<std::sync::Arc<TopicMeta>>,
     turn: Turn,
+    gate: Gate,
     deleted: Cell<bool>,
     offline: RefCell<Option<Refusal>>,
     /// Why appends waited for the disk, when they last did.
@@ -66,10 +79,46 @@ impl Partition {
             epoch: 0,
             topic: RefCell::new(topic),
             turn: Turn::default(),
+            gate: Gate::default(),
             deleted: Cell::new(false),
             offline: RefCell::new(None),
             delay: RefCell::default(),
         })
+    }
+
+    /// Nothing of it is to be used before [`Partition::end_opening`].
+    pub(crate) fn close_until_opened(&self) {
+        self.gate.opening.set(true);
+    }
+
+    /// Whether it is still being opened.
+    pub fn is_opening(&self) -> bool {
+        self.gate.opening.get()
+    }
+
+    /// Takes what a recovery found.
+    pub(crate) fn open(&self, log: Log, producers: ProducerState) {
+        *self.log.borrow_mut() = log;
+        *self.producers.borrow_mut() = producers;
+    }
+
+    /// It is being opened: what is to be appended waits here.
+    pub(crate) fn arrive(&self, arrival: Arrival) {
+        self.gate.arrivals.borrow_mut().push(arrival);
+    }
+
+    /// It is open, or has failed: everybody may come in. Gives what came meanwhile, in order.
+    pub(crate) fn end_opening(&self) -> Vec<Arrival> {
+        self.gate.opening.set(false);
+        self.gate.opened.notify_all();
+        self.gate.arrivals.take()
+    }
+
+    /// Waits until it is open, or has failed.
+    pub async fn opened(&self) {
+        while self.gate.opening.get() {
+            self.gate.opened.wait().await;
+        }
     }
 
     /// Where the log stands.
@@ -95,6 +144,11 @@ impl Partition {
             Some(refusal) => Err(refusal.clone()),
             None => Ok(()),
         }
+    }
+
+    /// Whether work behind the scenes may be done on its log: it is open and has not failed.
+    pub(crate) fn is_at_work(&self) -> bool {
+        !self.gate.opening.get() && self.offline.borrow().is_none()
     }
 
     /// What is said of a batch that is not durable, though the partition did not fail.

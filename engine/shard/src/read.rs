@@ -147,6 +147,7 @@ impl Partition {
 impl Shard {
     /// Plans reads of partitions of this shard.
     pub async fn read(&self, request: ReadRequest) -> Vec<ReadDone> {
+        self.touch(request.items.iter().map(|i| i.partition));
         let mut done = Vec::with_capacity(request.items.len());
         let mut left = request.bytes_max;
         for item in &request.items {
@@ -164,7 +165,7 @@ impl Shard {
             p.usable()?;
             p.check_epoch(item.leader_epoch)
         };
-        let partition = match self.partition(item.partition) {
+        let partition = match self.open_partition(item.partition).await {
             Ok(p) => match usable(&p) {
                 Ok(()) => p,
                 Err(refusal) => return ReadDone::refused(refusal),
@@ -262,7 +263,7 @@ impl Shard {
         let mut watched: Vec<(Rc<Partition>, u64)> = Vec::with_capacity(request.items.len());
         for (id, seen) in &request.items {
             // A partition that is gone or has failed is something to tell at once.
-            let Ok(partition) = self.partition(*id) else {
+            let Ok(partition) = self.open_partition(*id).await else {
                 countdown.take(i64::MAX / 4);
                 continue;
             };
@@ -279,9 +280,35 @@ impl Shard {
         }
     }
 
+    /// Answers questions about offsets.
+    pub(crate) async fn offsets(
+        &self,
+        queries: Vec<OffsetQuery>,
+    ) -> Vec<Result<OffsetFound, Refusal>> {
+        self.touch(queries.iter().map(|q| q.partition));
+        let mut found = Vec::with_capacity(queries.len());
+        for query in queries {
+            found.push(self.offset(query).await);
+        }
+        found
+    }
+
+    /// Answers questions about the ends of leader epochs.
+    pub(crate) async fn epoch_ends(
+        &self,
+        queries: Vec<EpochQuery>,
+    ) -> Vec<Result<EpochEnd, Refusal>> {
+        self.touch(queries.iter().map(|q| q.partition));
+        let mut found = Vec::with_capacity(queries.len());
+        for query in queries {
+            found.push(self.epoch_end(query).await);
+        }
+        found
+    }
+
     /// Answers a question about an offset.
     pub async fn offset(&self, query: OffsetQuery) -> Result<OffsetFound, Refusal> {
-        let partition = self.partition(query.partition)?;
+        let partition = self.open_partition(query.partition).await?;
         partition.usable()?;
         partition.check_epoch(query.leader_epoch)?;
         let marks = partition.watermarks();
@@ -328,8 +355,8 @@ impl Shard {
     }
 
     /// Where a leader epoch ends in this partition's log.
-    pub fn epoch_end(&self, query: EpochQuery) -> Result<EpochEnd, Refusal> {
-        let partition = self.partition(query.partition)?;
+    pub async fn epoch_end(&self, query: EpochQuery) -> Result<EpochEnd, Refusal> {
+        let partition = self.open_partition(query.partition).await?;
         partition.usable()?;
         partition.check_epoch(query.current)?;
         let log = partition.log.borrow();
@@ -341,7 +368,7 @@ impl Shard {
 
     /// Moves a partition's log start up to `offset`; -1 means the high watermark.
     pub async fn delete_records(&self, id: PartitionId, offset: Offset) -> Result<Offset, Refusal> {
-        let partition = self.partition(id)?;
+        let partition = self.open_partition(id).await?;
         partition.usable()?;
         if !partition.topic.borrow().config.delete {
             let text = format!(

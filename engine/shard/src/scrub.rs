@@ -18,11 +18,12 @@ const PAUSE: Duration = Duration::from_secs(10);
 impl Shard {
     /// Reads the closed segments of this shard's partitions, slowly. For ever.
     pub async fn scrub(self: Rc<Self>) {
+        self.past.all_open().await;
         loop {
             let mut bytes = 0;
             for partition in self.mine() {
                 let rate = self.image().broker().disk.scrub_rate / self.mesh.shards() as u64;
-                if rate == 0 || partition.usable().is_err() {
+                if rate == 0 || !partition.is_at_work() {
                     continue;
                 }
                 match scrub::scrub(&self.env, &partition.log, rate).await {

@@ -13,18 +13,18 @@ use streamd_core::producer::ProducerState;
 use streamd_io::local::{Budget, Notify};
 use streamd_io::mailbox::Endpoint;
 use streamd_io::{Class, Env};
-use streamd_log::batch::marker_commits;
 use streamd_log::journal::{Journal, JournalOptions, replay};
 use streamd_log::retain::{self, Retention};
-use streamd_log::{Log, LogConfig, LogError, recover, scrub, write_back};
+use streamd_log::{Log, LogConfig, LogError, write_back};
 use streamd_model::{ErrorCode, Map, PartitionId, ShardId};
 
 use crate::Refusal;
 use crate::disk::DiskGuard;
-use crate::drive_meta::{METADATA_DIR, MetaLog};
-use crate::flusher::{Flusher, Owner};
+use crate::drive_meta::MetaLog;
+use crate::flusher::Flusher;
 use crate::keeper::{self, Keeper};
 use crate::mesh::{Envelope, Mesh, Reply, Request, owner};
+use crate::open::{self, Past};
 use crate::partition::Partition;
 use crate::read::PartitionSize;
 use crate::tail_budget::TailBudget;
@@ -34,6 +34,11 @@ const FOLD_CHECKPOINT_BYTES: u64 = 16 << 20;
 
 /// How often a start on a full disk looks for room.
 const FULL_POLL: Duration = Duration::from_secs(1);
+/// So many logs are closed together.
+const CLOSE_TOGETHER: usize = 2048;
+/// A log gets no checkpoint at a stop when the next start finds less than so many bytes behind the
+/// last one.
+const RESCAN_MAX: u64 = 256 << 10;
 
 /// What a shard is told at its start.
 #[derive(Clone, Debug)]
@@ -65,12 +70,12 @@ pub struct Shard {
     partitions: RefCell<Map<PartitionId, Rc<Partition>>>,
     opened: Cell<bool>,
     opened_notify: Notify,
-    closing: Cell<bool>,
+    /// What is still to be opened of an earlier life.
+    pub(crate) past: Past,
+    pub(crate) closing: Cell<bool>,
     closed: Cell<bool>,
     pub(crate) meta: RefCell<Option<Rc<MetaLog>>>,
     me: Weak<Shard>,
-    /// Partitions that could not be opened because the disk is full.
-    held: RefCell<Vec<Rc<Partition>>>,
 }
 
 impl Shard {
@@ -94,10 +99,10 @@ impl Shard {
             partitions: RefCell::default(),
             opened: Cell::new(false),
             opened_notify: Notify::default(),
+            past: Past::default(),
             closing: Cell::new(false),
             closed: Cell::new(false),
             meta: RefCell::new(None),
-            held: RefCell::default(),
         })
     }
 
@@ -116,7 +121,8 @@ impl Shard {
         self.image.borrow().clone()
     }
 
-    /// Waits until the partitions of the first image are open.
+    /// Waits until there is an image: from then on every partition answers. Those of an earlier
+    /// life are opened when somebody asks for them, and all others meanwhile.
     pub async fn opened(&self) {
         while !self.opened.get() {
             self.opened_notify.wait().await;
@@ -133,7 +139,15 @@ impl Shard {
         owner(id, self.mesh.shards())
     }
 
-    /// A partition of this shard. One that has no directory yet comes into being here.
+    /// A partition of this shard, open.
+    pub async fn open_partition(&self, id: PartitionId) -> Result<Rc<Partition>, Refusal> {
+        let partition = self.partition(id)?;
+        partition.opened().await;
+        Ok(partition)
+    }
+
+    /// A partition of this shard. One that has no directory yet comes into being here; one of an
+    /// earlier life that was not asked for before begins to be opened.
     pub fn partition(&self, id: PartitionId) -> Result<Rc<Partition>, Refusal> {
         if let Some(p) = self.partitions.borrow().get(&id) {
             return Ok(p.clone());
@@ -154,12 +168,16 @@ impl Shard {
         let dir = self.dir_of(topic, id.index);
         let log = Log::new(&self.env, &dir, self.log_config(topic), 0);
         let partition = Partition::new(id, topic.clone(), log, ProducerState::default());
-        self.host(&partition, Keeper::of(&topic.name, &image));
+        if self.past.has(id) {
+            self.begin_opening(&partition);
+        } else {
+            self.host(&partition, Keeper::of(&topic.name, &image));
+        }
         self.partitions.borrow_mut().insert(id, partition.clone());
         Ok(partition)
     }
 
-    fn host(&self, partition: &Rc<Partition>, keeper: Option<Keeper>) {
+    pub(crate) fn host(&self, partition: &Rc<Partition>, keeper: Option<Keeper>) {
         match keeper {
             Some(Keeper::Groups(c)) => partition.host(c, self),
             Some(Keeper::Txns(c)) => partition.host(c, self),
@@ -167,13 +185,13 @@ impl Shard {
         }
     }
 
-    fn dir_of(&self, topic: &TopicMeta, index: i32) -> PathBuf {
+    pub(crate) fn dir_of(&self, topic: &TopicMeta, index: i32) -> PathBuf {
         self.settings
             .data_dir
             .join(format!("{}-{index}", topic.name))
     }
 
-    fn log_config(&self, topic: &TopicMeta) -> LogConfig {
+    pub(crate) fn log_config(&self, topic: &TopicMeta) -> LogConfig {
         LogConfig {
             segment_bytes: topic.config.segment_bytes as u64,
             segment_ms: topic.config.roll_ms(),
@@ -219,16 +237,8 @@ impl Shard {
                 self.watch(r).await;
                 Reply::Done
             }
-            Request::Offsets(queries) => {
-                let mut out = Vec::with_capacity(queries.len());
-                for q in queries {
-                    out.push(self.offset(q).await);
-                }
-                Reply::Offsets(out)
-            }
-            Request::EpochEnds(queries) => {
-                Reply::EpochEnds(queries.into_iter().map(|q| self.epoch_end(q)).collect())
-            }
+            Request::Offsets(queries) => Reply::Offsets(self.offsets(queries).await),
+            Request::EpochEnds(queries) => Reply::EpochEnds(self.epoch_ends(queries).await),
             Request::DeleteRecords(items) => {
                 let mut out = Vec::with_capacity(items.len());
                 for (id, offset) in items {
@@ -236,7 +246,10 @@ impl Shard {
                 }
                 Reply::DeleteRecords(out)
             }
-            Request::Sizes => Reply::Sizes(self.sizes()),
+            Request::Sizes => {
+                self.past.all_open().await;
+                Reply::Sizes(self.sizes())
+            }
             Request::Start => Reply::Started(self.start().await.map_err(|e| e.to_string())),
             Request::Image(image) => {
                 self.follow(image).await;
@@ -247,12 +260,27 @@ impl Shard {
                 self.group_gone(id, token);
                 Reply::Done
             }
-            Request::GroupList => Reply::GroupList(self.group_list()),
+            Request::GroupList => {
+                self.past.groups_open().await;
+                Reply::GroupList(self.group_list())
+            }
             Request::Txns(asks) => Reply::Txns(self.ask_hosts(asks).await),
-            Request::TxnList => Reply::TxnList(self.txn_list()),
-            Request::TxnGuards(asks) => Reply::TxnGuards(self.txn_guards(&asks)),
-            Request::Markers(markers) => Reply::Markers(self.markers(markers).await),
+            Request::TxnList => {
+                self.past.groups_open().await;
+                Reply::TxnList(self.txn_list())
+            }
+            Request::TxnGuards(asks) => {
+                self.open_them(asks.iter().map(|a| a.partition)).await;
+                Reply::TxnGuards(self.txn_guards(&asks))
+            }
+            Request::Markers(markers) => {
+                // Before that it is not known here which partitions there are.
+                self.opened().await;
+                self.open_them(markers.iter().map(|m| m.partition)).await;
+                Reply::Markers(self.markers(markers).await)
+            }
             Request::Producers(ids) => {
+                self.open_them(ids.iter().copied()).await;
                 Reply::Producers(ids.into_iter().map(|id| self.producers(id)).collect())
             }
             Request::Oldest => Reply::Oldest(self.oldest().await),
@@ -271,10 +299,15 @@ impl Shard {
         let (id, shards) = (usize::from(self.mesh.id().0), self.mesh.shards());
         let data_dir = &self.settings.data_dir;
         let mine = |shard: usize| shard % shards == id;
-        let keep = |shard| shard < shards;
-        // What the journals hold was acknowledged: it goes to the segments before anything else.
-        let replayed = loop {
-            match replay::replay(&self.env, data_dir, mine, keep).await {
+        let keep = |shard: usize| shard < shards;
+        let later = |shard: usize, dir: &str, metadata: &str| {
+            let owner = open::partition_of(dir, metadata).map(|p| self.owner(p));
+            shard == id && owner == Some(self.mesh.id())
+        };
+        // What the journals hold was acknowledged. What is not put off goes to the segments before
+        // anything else.
+        let (replayed, backlog) = loop {
+            match replay::replay_some(&self.env, data_dir, (mine, keep), later).await {
                 Err(error) if error.is_full() && !self.mesh.is_stopping() => {
                     eprintln!(
                         "error: the disk is full: {error}. The start waits for room: free some, \
@@ -289,8 +322,10 @@ impl Shard {
             eprintln!("warning: {note}");
         }
         let options = self.settings.journal;
+        let held = (id, backlog.files());
         self.look_at_disk().await;
-        let journal = Journal::open(&self.env, data_dir, id, options).await?;
+        let journal = Journal::open_without(&self.env, data_dir, held, options).await?;
+        self.past.waits(backlog);
         self.flusher.start(journal);
         Ok(())
     }
@@ -334,34 +369,77 @@ impl Shard {
     /// Uses a new image: opens what it finds the first time, then deletes and reconfigures.
     pub async fn follow(self: &Rc<Self>, image: Arc<ClusterImage>) {
         if !self.opened.get() {
-            self.open_all(&image).await;
+            self.past.begin(&image);
             *self.image.borrow_mut() = image.clone();
-            self.drop_group_topics(&image).await;
-            self.tell_groups(&image).await;
             self.opened.set(true);
             self.opened_notify.notify_all();
+            let open = self.clone().open_rest(image);
+            self.env.spawn(Class::Background, open).detach();
             return;
         }
-        let fewer = image.topics().len() < self.image.borrow().topics().len();
-        for partition in self.mine() {
-            match image.topic_by_id(partition.id.topic) {
-                None => self.delete_partition(&partition).await,
-                Some(topic) if !Arc::ptr_eq(topic, &partition.topic.borrow()) => {
-                    *partition.topic.borrow_mut() = topic.clone();
-                    partition
-                        .log
-                        .borrow_mut()
-                        .set_config(self.log_config(topic));
+        let before = self.image.replace(image.clone());
+        let mut fewer = false;
+        for topic in before.topics() {
+            match image.topic_by_id(topic.id) {
+                Some(now) if Arc::ptr_eq(now, topic) => {}
+                Some(now) => self.reconfigure(now).await,
+                None => {
+                    self.delete_topic(topic).await;
+                    fewer = true;
                 }
-                Some(_) => {}
             }
             self.env.yield_if_needed().await;
         }
-        *self.image.borrow_mut() = image.clone();
         if fewer {
             self.drop_group_topics(&image).await;
         }
         self.tell_groups(&image).await;
+    }
+
+    async fn reconfigure(&self, topic: &Arc<TopicMeta>) {
+        for index in 0..topic.partitions {
+            let id = PartitionId {
+                topic: topic.id,
+                index,
+            };
+            let partition = self.partitions.borrow().get(&id).cloned();
+            if let Some(partition) = partition {
+                *partition.topic.borrow_mut() = topic.clone();
+                let config = self.log_config(topic);
+                partition.log.borrow_mut().set_config(config);
+            }
+            self.env.yield_if_needed().await;
+        }
+    }
+
+    async fn delete_topic(&self, topic: &Arc<TopicMeta>) {
+        let past = self.past.remove(topic.id);
+        for index in 0..topic.partitions {
+            let id = PartitionId {
+                topic: topic.id,
+                index,
+            };
+            if self.owner(id) != self.mesh.id() {
+                continue;
+            }
+            let partition = self.partitions.borrow().get(&id).cloned();
+            match partition {
+                Some(partition) => {
+                    partition.opened().await;
+                    self.delete_partition(&partition).await;
+                }
+                // Nobody asked for it in this life.
+                None if index < past => {
+                    let (dir, config) = (self.dir_of(topic, index), self.log_config(topic));
+                    let log = Log::new(&self.env, &dir, config, 0);
+                    let state = ProducerState::default();
+                    let partition = Partition::new(id, topic.clone(), log, state);
+                    self.delete_partition(&partition).await;
+                }
+                None => {}
+            }
+            self.env.yield_if_needed().await;
+        }
     }
 
     /// The partitions of this shard, in order.
@@ -371,14 +449,20 @@ impl Shard {
         mine
     }
 
+    /// Lets go of a partition that is not used any more.
+    pub(crate) fn drop_partition(&self, id: PartitionId) {
+        self.partitions.borrow_mut().remove(&id);
+    }
+
     async fn delete_partition(&self, partition: &Rc<Partition>) {
         partition.delete();
         while partition.is_flushing() {
             self.env.sleep(Duration::from_millis(1)).await;
         }
-        self.partitions.borrow_mut().remove(&partition.id);
+        self.drop_partition(partition.id);
         let turn = partition.log.borrow().back_turn();
         let _turn = turn.acquire(1).await;
+        self.forget(&partition.name).await;
         Log::retire(&partition.log).await;
         let from = partition.log.borrow().dir().to_owned();
         let to = self
@@ -396,7 +480,7 @@ impl Shard {
         self.remove_later(to);
     }
 
-    fn remove_later(&self, dir: PathBuf) {
+    pub(crate) fn remove_later(&self, dir: PathBuf) {
         let env = self.env.clone();
         self.env
             .spawn(Class::Background, async move {
@@ -407,208 +491,11 @@ impl Shard {
             .detach();
     }
 
-    /// Opens every partition of this shard that has a directory.
-    async fn open_all(self: &Rc<Self>, image: &Arc<ClusterImage>) {
-        let names = match self.env.list_dir(&self.settings.data_dir).await {
-            Ok(entries) => entries
-                .into_iter()
-                .filter(|e| e.is_dir)
-                .map(|e| e.name)
-                .collect(),
-            Err(e) => {
-                eprintln!("error: list {}: {e}", self.settings.data_dir.display());
-                Vec::new()
-            }
-        };
-        let mut tasks = Vec::new();
-        for name in names {
-            if name == METADATA_DIR {
-                continue;
-            }
-            let dir = self.settings.data_dir.join(&name);
-            if name.ends_with("-delete") {
-                if self.mesh.id() == ShardId(0) {
-                    self.remove_later(dir);
-                }
-                continue;
-            }
-            let Some((topic, index)) = split_name(&name) else {
-                continue;
-            };
-            let Some(topic) = image.topic(topic).filter(|t| index < t.partitions) else {
-                if self.mesh.id() == ShardId(0) {
-                    eprintln!(
-                        "warning: {} belongs to no topic that this broker knows; it is left alone",
-                        dir.display()
-                    );
-                }
-                continue;
-            };
-            let id = PartitionId {
-                topic: topic.id,
-                index,
-            };
-            if self.owner(id) == self.mesh.id() {
-                let (shard, topic) = (self.clone(), topic.clone());
-                let keeper = Keeper::of(&topic.name, image);
-                tasks.push(self.env.spawn(Class::Latency, async move {
-                    shard.open_one(id, topic, dir, keeper).await;
-                }));
-            }
-            if tasks.len() >= 32 {
-                tasks.remove(0).await;
-            }
-        }
-        for task in tasks {
-            task.await;
-        }
-    }
-
-    async fn open_one(
-        &self,
-        id: PartitionId,
-        topic: Arc<TopicMeta>,
-        dir: PathBuf,
-        mut keeper: Option<Keeper>,
-    ) {
-        if let Err(why) = self.check_topic_id(&dir, &topic).await {
-            eprintln!("warning: {}: {why}; it is moved aside", dir.display());
-            let stray = dir.with_extension(format!("{}-stray", self.env.random_u64()));
-            if let Err(e) = self.env.rename(&dir, &stray).await {
-                eprintln!("error: rename {}: {e}", dir.display());
-            }
-            return;
-        }
-        let (log, producers, failed) = match self.recover(&topic, &dir, &mut keeper).await {
-            Ok((log, producers)) => (log, producers, None),
-            Err(error) => {
-                let log = Log::new(&self.env, &dir, self.log_config(&topic), 0);
-                (log, ProducerState::default(), Some(error))
-            }
-        };
-        let partition = Partition::new(id, topic, log, producers);
-        self.host(&partition, keeper);
-        if let Some(error) = failed {
-            if error.is_full() {
-                self.held.borrow_mut().push(partition.clone());
-            }
-            partition.fail(&error);
-        }
-        self.partitions.borrow_mut().insert(id, partition);
-    }
-
-    /// Opens what could not be opened because the disk was full, when it is not so any more.
-    pub(crate) async fn reopen_held(&self) {
-        if self.held.borrow().is_empty() || self.admit(0).is_err() {
-            return;
-        }
-        for old in self.held.take() {
-            let topic = old.topic.borrow().clone();
-            if old.is_deleted() || self.closing.get() {
-                continue;
-            }
-            eprintln!("{}: there is room again, so it is opened", old.name);
-            let dir = self.dir_of(&topic, old.id.index);
-            let keeper = Keeper::of(&topic.name, &self.image());
-            self.open_one(old.id, topic, dir, keeper).await;
-        }
-    }
-
-    async fn check_topic_id(&self, dir: &Path, topic: &TopicMeta) -> Result<(), String> {
-        let bytes = match self
-            .env
-            .read_file(&dir.join("partition.metadata"), 4096)
-            .await
-        {
-            Ok(bytes) => bytes,
-            // The directory was made, the file was not yet: nothing was acknowledged from here.
-            Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(()),
-            Err(e) => return Err(format!("read partition.metadata: {e}")),
-        };
-        let text = String::from_utf8_lossy(&bytes);
-        let id = text
-            .lines()
-            .find_map(|l| l.strip_prefix("topic_id: "))
-            .unwrap_or_default();
-        if id.trim() == topic.id.to_base64() {
-            return Ok(());
-        }
-        Err(format!(
-            "it is of a topic with id {id}, but {} has id {}",
-            topic.name, topic.id
-        ))
-    }
-
-    async fn recover(
-        &self,
-        topic: &TopicMeta,
-        dir: &Path,
-        keeper: &mut Option<Keeper>,
-    ) -> Result<(Log, ProducerState), LogError> {
-        scrub::check_mark(&self.env, dir).await?;
-        let now_ms = self.env.wall_ms();
-        let mut replayed = Vec::new();
-        let mut bad = None;
-        let mut records = Vec::new();
-        let opened = recover::open(
-            &self.env,
-            dir,
-            self.log_config(topic),
-            now_ms,
-            &mut |h, bytes| {
-                if h.is_idempotent() {
-                    let commits = h.is_control().then(|| marker_commits(bytes)).flatten();
-                    replayed.push((*h, commits));
-                }
-                if let Some(keeper) = &keeper {
-                    match keeper.read(h, bytes) {
-                        Ok(more) => records.extend(more),
-                        Err(e) => {
-                            bad.get_or_insert(format!("offset {}: {e}", h.base_offset));
-                        }
-                    }
-                }
-            },
-        )
-        .await?;
-        let corrupt = |what: String| LogError::Corrupt(format!("{}: {what}", dir.display()));
-        if let Some(what) = bad {
-            return Err(corrupt(what));
-        }
-        let mut state = opened.state.as_slice();
-        if let Some(keeper) = keeper {
-            state = keeper.fold(state, &records).map_err(corrupt)?;
-        }
-        let mut producers = if state.is_empty() {
-            ProducerState::default()
-        } else {
-            ProducerState::decode(state).map_err(|why| corrupt(format!("producer state: {why}")))?
-        };
-        for (h, commits) in replayed {
-            crate::append::replay(&mut producers, &h, commits, now_ms);
-        }
-        producers.txns.forget_before(opened.log.start());
-        for note in &opened.notes {
-            eprintln!("warning: {note}");
-        }
-        for cut in &opened.cuts {
-            eprintln!(
-                "warning: {}: cut at byte {}: {} ({} bytes of a write that was not acknowledged, \
-                 kept in {})",
-                cut.file.display(),
-                cut.position,
-                cut.why,
-                cut.bytes,
-                cut.kept.display()
-            );
-        }
-        Ok((opened.log, producers))
-    }
-
     /// Looks after retention, and forgets producers that were silent for long. For ever.
     pub async fn retain(self: Rc<Self>) {
         loop {
             self.env.sleep(self.settings.retention_check).await;
+            self.past.all_open().await;
             let mine = self.mine();
             let idle_ms = self.image().broker().retention.producer_id_expiration_ms;
             for partition in mine {
@@ -630,7 +517,7 @@ impl Shard {
                 bytes: u64::try_from(bytes).ok(),
             })
         };
-        if partition.usable().is_err() {
+        if !partition.is_at_work() {
             return;
         }
         let done = match retention {
@@ -648,7 +535,7 @@ impl Shard {
         let rolls = retain::wants_roll(&log.borrow(), keep, now_ms);
         if rolls {
             partition.roll(now_ms);
-            write_back::write_back(env, log, &Budget::new(1 << 20)).await?;
+            write_back::write_back(env, log, &Budget::new(1 << 20), true).await?;
             write_back::settle(env, log).await?;
         }
         self.catch_up(partition).await?;
@@ -659,6 +546,12 @@ impl Shard {
     /// Flushes and closes everything. Nothing is accepted any more.
     pub async fn close(self: &Rc<Self>) {
         self.closing.set(true);
+        if self.opened.get() {
+            self.past.all_open().await;
+        }
+        for partition in self.mine() {
+            partition.opened().await;
+        }
         let mine: Vec<_> = self
             .partitions
             .borrow_mut()
@@ -676,31 +569,51 @@ impl Shard {
         if let Err(error) = self.flusher.close().await {
             eprintln!("error: close the journal: {error}; the next start reads it again");
         }
-        for partition in mine {
-            if partition.usable().is_err() {
-                continue;
-            }
-            let state = partition.state(&partition.producers.borrow());
-            match write_back::close(&self.env, &partition.log, state).await {
-                // Nothing is lost: what is not in its place is in the journal.
-                Err(error) if error.is_full() => {
-                    eprintln!("warning: {error}: the next start has more to read");
-                }
-                Err(error) => partition.fail(&error),
-                Ok(()) => {}
-            }
-        }
+        self.close_logs(mine).await;
         if let Some(meta) = meta {
             meta.close(&self.env, &self.image()).await;
         }
         drop(meta_turn);
         self.closed.set(true);
     }
+
+    /// Makes the ends of the logs known to the next start, many at a time.
+    async fn close_logs(&self, mine: Vec<Rc<Partition>>) {
+        for some in mine.chunks(CLOSE_TOGETHER) {
+            let mut files = Vec::new();
+            let mut closing = Vec::new();
+            let mut cut = false;
+            for partition in some.iter().filter(|p| p.usable().is_ok()) {
+                let state = partition.state(&partition.producers.borrow());
+                match write_back::end(&self.env, &partition.log, (state, RESCAN_MAX)).await {
+                    Ok(None) => {}
+                    Ok(Some(ended)) => {
+                        cut |= ended.cut.is_some();
+                        files.extend(ended.files);
+                        closing.push(partition);
+                    }
+                    Err(error) => not_closed(&[partition], &error),
+                }
+                self.env.yield_if_needed().await;
+            }
+            if files.is_empty() && !cut {
+                continue;
+            }
+            // It makes the cuts durable as well, before anything says where the logs end.
+            let data_dir = &self.settings.data_dir;
+            if let Err(error) = self.env.replace_files(data_dir, files).await {
+                let what = format!("write checkpoints in {}", data_dir.display());
+                not_closed(&closing, &LogError::Io { what, error });
+            }
+        }
+    }
 }
 
-/// `topic-3` → (`topic`, 3).
-fn split_name(name: &str) -> Option<(&str, i32)> {
-    let (topic, index) = name.rsplit_once('-')?;
-    let index: i32 = index.parse().ok()?;
-    (index >= 0 && !topic.is_empty()).then_some((topic, index))
+/// Nothing is lost on a full disk: the next start scans what no checkpoint vouches for.
+fn not_closed(partitions: &[&Rc<Partition>], error: &LogError) {
+    if error.is_full() {
+        eprintln!("warning: {error}: the next start has more to read");
+        return;
+    }
+    partitions.iter().for_each(|p| p.fail(error));
 }

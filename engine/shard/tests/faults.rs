@@ -16,7 +16,7 @@ use std::time::Duration;
 
 use streamd_io::Env;
 use streamd_io::sim::{Disk, DiskOp, Fault, Sim, SimOptions, each_seed};
-use streamd_log::journal::replay;
+use streamd_log::journal::replay::{self, Backlog};
 use streamd_log::{BatchHeader, LogError, records, recover, write_back};
 use streamd_model::Offset;
 use streamd_shard::flusher::Owner;
@@ -25,6 +25,8 @@ use streamd_shard::tail_budget::TailBudget;
 use common::{DATA, One, config, dir, flusher};
 
 const LOGS: usize = 6;
+
+type Logs = Vec<Rc<One>>;
 
 /// What the outside knows of a log.
 #[derive(Default)]
@@ -45,16 +47,40 @@ fn append(one: &One, model: &Model, size: usize) {
     model.values.borrow_mut().insert(at, counter);
 }
 
-/// Replays and opens everything; an error is the disk's.
-async fn open(env: &Env, models: &[Rc<Model>]) -> Result<Vec<Rc<One>>, LogError> {
+/// Writes to a log's segments what the replay has put off. When the disk is full, there is room in
+/// the end.
+async fn restore(env: &Env, i: usize, backlog: &mut Backlog, disk: &Disk) -> Result<(), LogError> {
+    let Some(put_off) = backlog.take(&format!("t-{i}")) else {
+        return Ok(());
+    };
+    loop {
+        match replay::restore_one(env, &dir(i), &put_off).await {
+            Err(error) if error.is_full() => disk.set_capacity(None),
+            result => return result.map(drop),
+        }
+    }
+}
+
+/// Replays and opens everything; an error is the disk's. Gives the numbers of the files of the
+/// journal that may be used again.
+async fn open(env: &Env, models: &[Rc<Model>], disk: &Disk) -> Result<(Logs, Vec<u32>), LogError> {
     let fail = |error| LogError::Io {
         what: "data directory".into(),
         error,
     };
     env.create_dir_all(Path::new(DATA)).await.map_err(fail)?;
-    replay::replay(env, Path::new(DATA), |_| true, |_| true).await?;
+    let later = env.random_u64();
+    let (_, mut backlog) = loop {
+        let later = |_: usize, _: &str, _: &str| later.is_multiple_of(2);
+        let all = |_: usize| true;
+        match replay::replay_some(env, Path::new(DATA), (all, all), later).await {
+            Err(error) if error.is_full() => disk.set_capacity(None),
+            result => break result?,
+        }
+    };
     let mut all = Vec::new();
     for (i, model) in models.iter().enumerate() {
+        restore(env, i, &mut backlog, disk).await?;
         let mut found = BTreeMap::new();
         let visit = &mut |h: &BatchHeader, bytes: &[u8]| {
             let range = records::values(bytes, h).unwrap().remove(0);
@@ -78,7 +104,7 @@ async fn open(env: &Env, models: &[Rc<Model>]) -> Result<Vec<Rc<One>>, LogError>
         drop(values);
         all.push(One::new(opened.log, model.acked.clone()));
     }
-    Ok(all)
+    Ok((all, backlog.files().to_vec()))
 }
 
 /// Some faults for a while; which ones comes from `r`.
@@ -108,8 +134,15 @@ fn faults(r: u64) -> Vec<Fault> {
 async fn live(env: Env, disk: Disk, models: Rc<Vec<Rc<Model>>>, seen: Rc<Seen>) {
     disk.set_faults(Vec::new());
     disk.set_capacity(None);
-    let all = open(&env, &models).await.expect("a disk without faults");
-    let flusher = flusher(&env, TailBudget::new(40_000)).await;
+    let opened = open(&env, &models, &disk).await;
+    let (all, held) = opened.expect("a disk without faults");
+    let flusher = flusher(&env, TailBudget::new(40_000), &held).await;
+    if env.random_u64().is_multiple_of(2) {
+        flusher.sync_all_from(2);
+    }
+    for number in held {
+        flusher.let_go(number).await.expect("a disk without faults");
+    }
     for _ in 0..40 + env.random_u64() % 200 {
         let r = env.random_u64();
         let at = r as usize % all.len();
@@ -188,15 +221,21 @@ fn run(seed: u64, seen: &Rc<Seen>) {
         // A start on a disk that fails loses nothing either.
         sim.disk().set_capacity(None);
         sim.disk().set_faults(faults(seed.rotate_left(life) >> 1));
-        let m = models.clone();
-        if !sim.run(move |env| async move { open(&env, &m).await.is_ok() }) {
+        if (seed + u64::from(life)).is_multiple_of(3) {
+            sim.disk().set_capacity(Some(sim.disk().used() + 3000));
+        }
+        let (m, disk) = (models.clone(), sim.disk());
+        if !sim.run(move |env| async move { open(&env, &m, &disk).await.is_ok() }) {
             seen.starts.set(seen.starts.get() + 1);
         }
         sim.power_cut();
     }
     sim.disk().set_faults(Vec::new());
+    sim.disk().set_capacity(None);
+    let disk = sim.disk();
     sim.run(move |env| async move {
-        open(&env, &models).await.expect("a disk without faults");
+        let opened = open(&env, &models, &disk).await;
+        opened.expect("a disk without faults");
     });
 }
 

@@ -26,7 +26,7 @@ fn one(env: &Env, i: usize) -> Rc<One> {
 async fn load(env: Env, lose: bool) {
     env.create_dir_all(Path::new(DATA)).await.unwrap();
     let tail = TailBudget::new(TAIL);
-    let flusher = flusher(&env, tail.clone()).await;
+    let flusher = flusher(&env, tail.clone(), &[]).await;
     let all: Vec<Rc<One>> = (0..20).map(|i| one(&env, i)).collect();
     for round in 0..600 {
         let r = env.random_u64();
@@ -79,7 +79,7 @@ fn what_could_not_be_written_back_is_tried_again_at_the_start() {
     let told = end.clone();
     sim.run(|env| async move {
         env.create_dir_all(Path::new(DATA)).await.unwrap();
-        let flusher = flusher(&env, TailBudget::new(TAIL)).await;
+        let flusher = flusher(&env, TailBudget::new(TAIL), &[]).await;
         let one = one(&env, 0);
         append(&one.log, &[7; 1000]);
         flusher.kick(one.clone());

@@ -41,6 +41,11 @@ const JOURNAL_FILE: u64 = 16 << 20;
 /// A shard's journal files: one takes groups while others go to the segments.
 const JOURNAL_FILES: usize = 4;
 
+/// With fewer open files than this no broker gets far.
+const OPEN_FILES_MIN: u64 = 256;
+/// No shard keeps the files of more segments open: what is opened once a second costs nothing.
+const SEGMENTS_OPEN_MAX: usize = 256;
+
 /// The least memory for requests that a shard works with, bytes.
 const REQUESTS_MIN: usize = 1 << 20;
 /// How long a port in use is waited for: the system takes a moment to clear away a broker that was
@@ -60,6 +65,8 @@ struct Plan {
     config: Config,
     identity: Arc<Identity>,
     shards: usize,
+    /// How many segments of a shard may have their files open.
+    segments_open: usize,
     crowd: Arc<Crowd>,
     endpoints: Mutex<Vec<Option<Endpoint<Envelope>>>>,
     report: Mutex<Sender<Report>>,
@@ -69,7 +76,7 @@ struct Plan {
 pub fn run(mut config: Config) -> Result<(), String> {
     let started = Instant::now();
     signal::block().map_err(|e| format!("cannot take charge of signals: {e}"))?;
-    signal::raise_open_files().map_err(|e| format!("cannot raise the limit of open files: {e}"))?;
+    let files = open_files(&config)?;
     let dir = &config.data_dir;
     fs::create_dir_all(dir).map_err(|e| {
         format!(
@@ -98,6 +105,7 @@ pub fn run(mut config: Config) -> Result<(), String> {
         config,
         identity,
         shards,
+        segments_open: segments_open(files, shards),
         crowd: Crowd::new(shards),
         endpoints: Mutex::new(endpoints),
         report: Mutex::new(report),
@@ -124,6 +132,35 @@ pub fn run(mut config: Config) -> Result<(), String> {
         eprintln!("stopped cleanly");
     }
     ready.map(|_| ())
+}
+
+/// Raises the limit of open files as far as it goes; gives it.
+fn open_files(config: &Config) -> Result<u64, String> {
+    let limit = signal::raise_open_files()
+        .map_err(|e| format!("cannot raise the limit of open files: {e}"))?;
+    if limit < OPEN_FILES_MIN {
+        return Err(format!(
+            "this process may have {limit} files open; streamd needs {OPEN_FILES_MIN} at least. \
+             Raise the hard limit: `ulimit -Hn 65536`, or LimitNOFILE=65536 in the unit of systemd"
+        ));
+    }
+    let wanted = config.broker.connections.max as u64 + limit / 4;
+    if wanted > limit && config.broker.connections.max < i32::MAX as usize {
+        eprintln!(
+            "note: max.connections={} and {} files of segments do not fit the limit of {limit} \
+             open files: some connections may have to wait",
+            config.broker.connections.max,
+            limit / 4
+        );
+    }
+    Ok(limit)
+}
+
+/// How many segments of each of so many shards may have their files, two at the most, open: an
+/// eighth of the limit all together. Others are opened when they are read or written.
+fn segments_open(limit: u64, shards: usize) -> usize {
+    let each = limit / 16 / shards as u64;
+    usize::try_from(each).map_or(SEGMENTS_OPEN_MAX, |n| n.clamp(4, SEGMENTS_OPEN_MAX))
 }
 
 /// Makes sure that nobody listens there, and chooses a port when 0 is asked for. The shards share
@@ -317,6 +354,7 @@ async fn start_shard(
         .ok()
         .and_then(|mut all| all[index].take());
     let endpoint = endpoint.ok_or("the shard was started twice")?;
+    streamd_log::open_files::set_max(plan.segments_open);
     let config = &plan.config;
     let memory = config.memory / plan.shards;
     let settings = Settings {
@@ -333,13 +371,7 @@ async fn start_shard(
     let id = ShardId(index as u16);
     let shard = Shard::new(env.clone(), id, plan.shards, endpoint, settings);
     env.spawn(Class::Latency, shard.clone().run()).detach();
-    env.spawn(Class::Background, shard.clone().retain())
-        .detach();
-    env.spawn(Class::Background, shard.clone().compact())
-        .detach();
-    env.spawn(Class::Background, shard.clone().watch_disk())
-        .detach();
-    env.spawn(Class::Background, shard.clone().scrub()).detach();
+    work_behind(env, &shard);
     if index == 0 {
         shard
             .lead()
@@ -375,6 +407,17 @@ async fn start_shard(
             .map_err(|e| format!("cannot set socket.send.buffer.bytes={bytes}: {e}"))?;
     }
     Ok((broker, listener))
+}
+
+/// Begins what a shard does behind the scenes for as long as it lives.
+fn work_behind(env: &Env, shard: &Rc<Shard>) {
+    env.spawn(Class::Background, shard.clone().retain())
+        .detach();
+    env.spawn(Class::Background, shard.clone().compact())
+        .detach();
+    env.spawn(Class::Background, shard.clone().watch_disk())
+        .detach();
+    env.spawn(Class::Background, shard.clone().scrub()).detach();
 }
 
 /// Bytes of requests that a shard holds at once: a quarter of its memory, unless

@@ -344,6 +344,33 @@ impl DiskState {
         Ok(())
     }
 
+    /// Numbers of the last changes of names and of contents.
+    pub(super) fn marks(&self) -> (u64, u64) {
+        (self.journal_seq, self.next_change)
+    }
+
+    /// Makes everything durable that changed before these numbers.
+    pub(super) fn sync_all(&mut self, (names, contents): (u64, u64)) {
+        let all: Vec<u64> = self.inodes.keys().copied().collect();
+        for ino in all {
+            self.sync(ino, contents);
+        }
+        if let Some(last) = self.journal.iter().rposition(|(seq, _)| *seq <= names) {
+            for (_, change) in self.journal.drain(..=last) {
+                change.apply(&mut self.stable);
+            }
+            self.collect();
+        }
+    }
+
+    /// A sync of everything failed: see [`DiskState::fail_sync`].
+    pub(super) fn fail_sync_all(&mut self, until: u64, rng: &mut Rng) {
+        let all: Vec<u64> = self.inodes.keys().copied().collect();
+        for ino in all {
+            self.fail_sync(ino, until, rng);
+        }
+    }
+
     pub(super) fn list_dir(&self, dir: &Path) -> io::Result<Vec<DirEntry>> {
         self.need_dir(dir)?;
         let below = self.live.iter().filter(|(p, _)| p.parent() == Some(dir));

@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use std::future::Future;
 use std::io;
 use std::net::SocketAddr;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -386,6 +386,45 @@ impl Env {
         let until = self.0.disk.borrow().journal_end();
         self.0.disk_op(DiskOp::Name, path).await?;
         self.0.disk.borrow_mut().sync_dir(path, until)
+    }
+
+    pub(crate) async fn sync_all(&self, path: &Path) -> io::Result<()> {
+        let until = self.0.disk.borrow().marks();
+        let result = self.0.disk_op(DiskOp::Sync, path).await;
+        let mut disk = self.0.disk.borrow_mut();
+        match &result {
+            Ok(()) => disk.sync_all(until),
+            Err(_) => self.0.random(|r| disk.fail_sync_all(until.1, r)),
+        }
+        result
+    }
+
+    pub(crate) async fn list_dirs(&self, path: &Path) -> io::Result<Vec<String>> {
+        let entries = self.list_dir(path).await?.into_iter();
+        Ok(entries.filter(|e| e.is_dir).map(|e| e.name).collect())
+    }
+
+    pub(crate) async fn replace_files(
+        &self,
+        root: &Path,
+        files: Vec<(PathBuf, Vec<u8>)>,
+    ) -> io::Result<()> {
+        let mut names = Vec::new();
+        for (path, bytes) in files {
+            let mut temp = path.as_os_str().to_owned();
+            temp.push(".tmp");
+            let temp = PathBuf::from(temp);
+            let options = OpenOptions::new().create();
+            let file = super::File::open(self.0.clone(), &temp, &options).await?;
+            file.truncate(0).await?;
+            file.write_plain(bytes, 0).await?;
+            names.push((temp, path));
+        }
+        self.sync_all(root).await?;
+        for (temp, path) in names {
+            self.rename(&temp, &path).await?;
+        }
+        self.sync_all(root).await
     }
 
     pub(crate) async fn list_dir(&self, path: &Path) -> io::Result<Vec<DirEntry>> {

@@ -19,7 +19,7 @@ pub enum DiskOp {
     Read,
     /// Writing to one, zeros and changes of the length included.
     Write,
-    /// Making a file durable.
+    /// Making a file durable, or all of them: then the path is that of the file system.
     Sync,
     /// All that is about names: lists, renames, removals, directories and their syncs.
     Name,

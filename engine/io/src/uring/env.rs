@@ -5,6 +5,7 @@ use std::future::Future;
 use std::io;
 use std::io::{Read, Write};
 use std::net::SocketAddr;
+use std::os::fd::AsRawFd;
 use std::os::unix::ffi::OsStrExt;
 use std::panic::Location;
 use std::path::{Path, PathBuf};
@@ -104,6 +105,25 @@ impl Env {
             .await
     }
 
+    pub(crate) async fn sync_all(&self, path: &Path) -> io::Result<()> {
+        let path = path.to_owned();
+        self.0.pool.run(move || sync_all(&path)).await
+    }
+
+    pub(crate) async fn list_dirs(&self, path: &Path) -> io::Result<Vec<String>> {
+        let path = path.to_owned();
+        self.0.pool.run(move || list_dirs(&path)).await
+    }
+
+    pub(crate) async fn replace_files(
+        &self,
+        root: &Path,
+        files: Vec<(PathBuf, Vec<u8>)>,
+    ) -> io::Result<()> {
+        let root = root.to_owned();
+        self.0.pool.run(move || replace_files(&root, &files)).await
+    }
+
     pub(crate) async fn list_dir(&self, path: &Path) -> io::Result<Vec<DirEntry>> {
         let path = path.to_owned();
         self.0.pool.run(move || list_dir(&path)).await
@@ -149,14 +169,49 @@ impl Env {
     }
 }
 
+fn sync_all(path: &Path) -> io::Result<()> {
+    let file = fs::File::open(path)?;
+    // SAFETY: plain call on an open descriptor.
+    match unsafe { libc::syncfs(file.as_raw_fd()) } {
+        0 => Ok(()),
+        _ => Err(io::Error::last_os_error()),
+    }
+}
+
+fn replace_files(root: &Path, files: &[(PathBuf, Vec<u8>)]) -> io::Result<()> {
+    for (path, bytes) in files {
+        fs::write(temporary(path), bytes)?;
+    }
+    sync_all(root)?;
+    for (path, _) in files {
+        fs::rename(temporary(path), path)?;
+    }
+    sync_all(root)
+}
+
+fn name_of(entry: &fs::DirEntry, dir: &Path) -> io::Result<String> {
+    entry.file_name().into_string().map_err(|name| {
+        let text = format!("{}: the name {name:?} is not UTF-8", dir.display());
+        io::Error::new(io::ErrorKind::InvalidData, text)
+    })
+}
+
+fn list_dirs(path: &Path) -> io::Result<Vec<String>> {
+    let mut names = Vec::new();
+    for entry in fs::read_dir(path)? {
+        let entry = entry?;
+        if entry.file_type()?.is_dir() {
+            names.push(name_of(&entry, path)?);
+        }
+    }
+    Ok(names)
+}
+
 fn list_dir(path: &Path) -> io::Result<Vec<DirEntry>> {
     let mut entries = Vec::new();
     for entry in fs::read_dir(path)? {
         let entry = entry?;
-        let name = entry.file_name().into_string().map_err(|name| {
-            let text = format!("{}: the name {name:?} is not UTF-8", path.display());
-            io::Error::new(io::ErrorKind::InvalidData, text)
-        })?;
+        let name = name_of(&entry, path)?;
         // A file that is removed meanwhile is not an entry any more.
         let Ok(meta) = entry.metadata() else { continue };
         let len = if meta.is_dir() { 0 } else { meta.len() };
@@ -180,10 +235,14 @@ fn read_file(path: &Path, max: usize) -> io::Result<Vec<u8>> {
     Ok(bytes)
 }
 
-fn write_file_atomic(path: &Path, bytes: &[u8]) -> io::Result<()> {
+fn temporary(path: &Path) -> PathBuf {
     let mut temp = path.as_os_str().to_owned();
     temp.push(".tmp");
-    let temp = PathBuf::from(temp);
+    PathBuf::from(temp)
+}
+
+fn write_file_atomic(path: &Path, bytes: &[u8]) -> io::Result<()> {
+    let temp = temporary(path);
     let mut file = fs::File::create(&temp)?;
     file.write_all(bytes)?;
     file.sync_all()?;

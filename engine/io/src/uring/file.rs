@@ -279,9 +279,16 @@ impl File {
 
     pub(crate) fn shared(&self) -> SharedFile {
         let make = || {
-            let fd = reopen(self.raw(), libc::O_RDONLY)
-                .map(|file| PooledFd::new(file.into(), &self.shard.pool))
-                .map_err(|e| e.raw_os_error().unwrap_or(libc::EIO));
+            let pool = self.shard.pool.clone();
+            let fd = match self.direct {
+                true => reopen(self.raw(), libc::O_RDONLY)
+                    .map(|file| PooledFd::new(file.into(), &pool))
+                    .map_err(|e| e.raw_os_error().unwrap_or(libc::EIO)),
+                false => Ok(PooledFd {
+                    fd: Some(self.fd.arc().clone()),
+                    pool,
+                }),
+            };
             let shared = SharedFd {
                 fd,
                 cold: Arc::default(),

@@ -119,6 +119,7 @@ async fn look(
                 return Err(Stop::Overtaken);
             }
             prepared?;
+            segment.note_times();
             log.borrow_mut().note_prepared(segment);
         }
     }

@@ -79,6 +79,17 @@ impl Journal {
         shard: usize,
         options: JournalOptions,
     ) -> Result<Journal, LogError> {
+        Journal::open_without(env, data_dir, (shard, &[]), options).await
+    }
+
+    /// Like [`Journal::open`]; the files with the numbers `held` were put off by the replay, and
+    /// are not used before [`Journal::let_go`].
+    pub async fn open_without(
+        env: &Env,
+        data_dir: &Path,
+        (shard, held): (usize, &[u32]),
+        options: JournalOptions,
+    ) -> Result<Journal, LogError> {
         let dir = data_dir.join(DIR);
         let fail = |what: &str| LogError::io(format!("{what} {}", dir.display()));
         env.create_dir_all(&dir).await.map_err(fail("create"))?;
@@ -93,12 +104,14 @@ impl Journal {
             .map(|(_, number)| number)
             .collect();
         free.sort_unstable_by(|a, b| b.cmp(a));
+        let made = free.first().map_or(0, |n| n + 1);
+        free.retain(|number| !held.contains(number));
         Ok(Journal {
             env: env.clone(),
             shard,
             options,
             current: RefCell::new(None),
-            made: Cell::new(free.first().map_or(0, |n| n + 1)),
+            made: Cell::new(made),
             free: RefCell::new(free),
             in_use: Cell::new(0),
             writing: Cell::new(false),
@@ -107,6 +120,11 @@ impl Journal {
             freed: Notify::default(),
             dir,
         })
+    }
+
+    /// The directory that the journals' own one is in, as are those of all partitions.
+    pub fn data_dir(&self) -> &Path {
+        self.dir.parent().unwrap_or(&self.dir)
     }
 
     /// Whether a group of `len` bytes goes into the current file.
@@ -137,6 +155,13 @@ impl Journal {
         }
         self.in_use.set(self.in_use.get() - 1);
         self.freed.notify_all();
+    }
+
+    /// All that a file of an earlier life held is durable in the segments: it may be used again.
+    pub async fn let_go(&self, number: u32) -> Result<(), LogError> {
+        end_use(&self.env, &self.dir.join(file_name(self.shard, number))).await?;
+        self.free.borrow_mut().push(number);
+        Ok(())
     }
 
     /// The file holds what could not be written to a segment: it stays for the next start.

@@ -40,6 +40,7 @@ pub struct Replayed {
 }
 
 /// A run that a journal holds.
+#[derive(Clone)]
 struct Found {
     metadata: String,
     segment: Offset,
@@ -48,6 +49,55 @@ struct Found {
 }
 
 type Runs = BTreeMap<String, Vec<Found>>;
+
+/// So many files wait for their partitions at the most; what more there are is replayed at once.
+const PUT_OFF_MAX: usize = 8;
+
+/// What a replay has put off: the runs of partitions that are not needed yet, in memory, and the
+/// files that have to stay until each of these partitions has its runs in its segments.
+#[derive(Default)]
+pub struct Backlog {
+    runs: Runs,
+    files: Vec<u32>,
+}
+
+/// What a journal holds of one partition.
+pub struct PutOff(Vec<Found>);
+
+impl Backlog {
+    /// The names of the directories of all partitions that wait.
+    pub fn names(&self) -> Vec<String> {
+        self.runs.keys().cloned().collect()
+    }
+
+    /// Takes what there is of one partition: [`restore_one`] is to come.
+    pub fn take(&mut self, name: &str) -> Option<PutOff> {
+        self.runs.remove(name).map(PutOff)
+    }
+
+    /// Nobody is to come for what is left.
+    pub fn clear(&mut self) {
+        self.runs.clear();
+    }
+
+    /// Whether nobody waits any more.
+    pub fn is_empty(&self) -> bool {
+        self.runs.is_empty()
+    }
+
+    /// The numbers of the files that were put off.
+    pub fn files(&self) -> &[u32] {
+        &self.files
+    }
+}
+
+/// Writes what was put off to the segments of the partition in `dir`; durable when this returns.
+/// After an error it may be called again if the disk is full.
+pub async fn restore_one(env: &Env, dir: &Path, put_off: &PutOff) -> Result<u64, LogError> {
+    let mut done = Replayed::default();
+    restore(env, dir, put_off.0.clone(), &mut done).await?;
+    Ok(done.bytes)
+}
 
 /// Replays the journals in `data_dir` of the shards that `mine` chooses. Everything is durable in
 /// the segments when this returns; the files stay, to be used again, if `keep` says so of their
@@ -58,24 +108,51 @@ pub async fn replay(
     mine: impl Fn(usize) -> bool,
     keep: impl Fn(usize) -> bool,
 ) -> Result<Replayed, LogError> {
+    let replayed = replay_some(env, data_dir, (mine, keep), |_, _, _| false).await?;
+    Ok(replayed.0)
+}
+
+/// Like [`replay`], but puts off the runs for which `later` says so: it is told the shard of the
+/// journal, the name of the partition's directory, and its metadata. Of a file of which something
+/// was put off, everything stays: it is not to be used before the backlog is done.
+pub async fn replay_some(
+    env: &Env,
+    data_dir: &Path,
+    (mine, keep): (impl Fn(usize) -> bool, impl Fn(usize) -> bool),
+    later: impl Fn(usize, &str, &str) -> bool,
+) -> Result<(Replayed, Backlog), LogError> {
     let dir = data_dir.join(DIR);
     let mut done = Replayed::default();
+    let mut backlog = Backlog::default();
     let entries = match env.list_dir(&dir).await {
-        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(done),
+        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok((done, backlog)),
         r => r.map_err(LogError::io(format!("list {}", dir.display())))?,
     };
-    let files: Vec<(usize, PathBuf)> = entries
+    let files: Vec<((usize, u32), PathBuf)> = entries
         .iter()
-        .filter_map(|e| Some((parse_name(&e.name)?.0, dir.join(&e.name))))
-        .filter(|(shard, _)| mine(*shard))
+        .filter_map(|e| Some((parse_name(&e.name)?, dir.join(&e.name))))
+        .filter(|((shard, _), _)| mine(*shard))
         .collect();
-    for (shard, path) in files {
+    for ((shard, number), path) in files {
         let mut runs = Runs::new();
         let in_use = scan(env, &path, &mut runs, &mut done).await?;
+        let may_wait = keep(shard) && backlog.files.len() < PUT_OFF_MAX;
+        let mut waits = false;
         for (name, found) in runs {
-            restore(env, &data_dir.join(name), found, &mut done).await?;
+            let (off, now): (Vec<_>, Vec<_>) = found
+                .into_iter()
+                .partition(|f| may_wait && later(shard, &name, &f.metadata));
+            if !now.is_empty() {
+                restore(env, &data_dir.join(&name), now, &mut done).await?;
+            }
+            if !off.is_empty() {
+                waits = true;
+                backlog.runs.entry(name).or_default().extend(off);
+            }
         }
-        if !keep(shard) {
+        if waits {
+            backlog.files.push(number);
+        } else if !keep(shard) {
             let fail = LogError::io(format!("remove {}", path.display()));
             env.remove_file(&path).await.map_err(fail)?;
         } else if in_use && let Err(error) = end_use(env, &path).await {
@@ -86,7 +163,7 @@ pub async fn replay(
             env.sync_dir(&dir).await.map_err(fail("sync the name of"))?;
         }
     }
-    Ok(done)
+    Ok((done, backlog))
 }
 
 /// Collects the runs of a file. False when the file was not in use.
@@ -205,6 +282,19 @@ async fn keep_aside(
     env.write_file_atomic(&aside, group.to_vec())
         .await
         .map_err(LogError::io(format!("write {}", aside.display())))?;
+    // The file may be read again by the next start, when something else is in the place of it.
+    let fail = |what: &str| LogError::io(format!("{what} {}", path.display()));
+    let options = OpenOptions {
+        read: true,
+        write: true,
+        create: false,
+        direct: true,
+        durable: true,
+    };
+    let file = env.open(path, &options).await.map_err(fail("open"))?;
+    let mut zeros = env.alloc(BLOCK);
+    zeros.fill(0);
+    file.write_at(zeros, at as u64).await.map_err(fail("end"))?;
     done.notes.push(format!(
         "{}: the write at byte {at} was not finished, and not acknowledged; its {} bytes are kept \
          in {}",
@@ -223,16 +313,15 @@ async fn restore(
     done: &mut Replayed,
 ) -> Result<(), LogError> {
     let fail = |what: &str| LogError::io(format!("{what} in {}", dir.display()));
-    match env.list_dir(dir).await {
-        // The topic was deleted.
-        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(()),
-        r => r.map(drop).map_err(fail("list what is"))?,
-    }
     let metadata = match env
         .read_file(&dir.join("partition.metadata"), METADATA_MAX)
         .await
     {
-        Err(e) if e.kind() == io::ErrorKind::NotFound => Vec::new(),
+        Err(e) if e.kind() == io::ErrorKind::NotFound => match env.list_dir(dir).await {
+            // The topic was deleted.
+            Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(()),
+            r => r.map(|_| Vec::new()).map_err(fail("list what is"))?,
+        },
         r => r.map_err(fail("read partition.metadata"))?,
     };
     let from = match env

@@ -88,14 +88,14 @@ pub fn config() -> LogConfig {
     }
 }
 
-/// A flusher with a small journal in use.
-pub async fn flusher(env: &Env, tail: Rc<TailBudget>) -> Rc<Flusher> {
+/// A flusher with a small journal in use, but for files that a replay has put off.
+pub async fn flusher(env: &Env, tail: Rc<TailBudget>, held: &[u32]) -> Rc<Flusher> {
     let options = JournalOptions {
         file_bytes: 16 << 10,
         files_max: 3,
         durable: true,
     };
-    let journal = Journal::open(env, Path::new(DATA), 0, options).await;
+    let journal = Journal::open_without(env, Path::new(DATA), (0, held), options).await;
     let flusher = Flusher::new(env, tail);
     flusher.start(journal.unwrap());
     flusher

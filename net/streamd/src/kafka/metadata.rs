@@ -82,6 +82,11 @@ pub async fn metadata(
     } else {
         NO_OPERATIONS
     };
+    let mut topics = Vec::with_capacity(found.len());
+    for topic in &found {
+        topics.push(topic_response(topic, &me, header.version, operations));
+        broker.shard.env.yield_if_needed().await;
+    }
     let response = MetadataResponse {
         brokers: vec![MetadataResponseBroker {
             node_id: me[0],
@@ -92,10 +97,7 @@ pub async fn metadata(
         .into(),
         cluster_id: Some(&broker.identity.cluster_id),
         controller_id: me[0],
-        topics: found
-            .iter()
-            .map(|f| topic_response(f, &me, header.version, operations))
-            .collect(),
+        topics: topics.into(),
         cluster_authorized_operations: if request.include_cluster_authorized_operations {
             CLUSTER_OPERATIONS
         } else {
