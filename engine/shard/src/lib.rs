@@ -6,9 +6,11 @@
 
 pub mod append;
 pub mod compact;
+mod dead;
 pub mod disk;
 pub mod drive_group;
 pub mod drive_meta;
+pub mod drive_share;
 pub mod drive_txn;
 pub mod flusher;
 pub mod host;
@@ -17,6 +19,7 @@ mod keeper;
 pub mod mesh;
 pub mod partition;
 pub mod read;
+pub mod read_bytes;
 pub mod scrub;
 pub mod shard;
 pub mod tail_budget;
@@ -30,6 +33,7 @@ use streamd_model::ErrorCode;
 
 pub use append::{AppendDone, AppendItem, Placed, Ticket};
 pub use drive_group::{GroupAsk, GroupDone};
+pub use drive_share::{ShareAsk, ShareDone};
 pub use drive_txn::{TxnAsk, TxnDone};
 pub use host::{Ask, Done};
 pub use mesh::{Envelope, Mesh, Reply, Request, owner};
@@ -38,6 +42,7 @@ pub use read::{
     EpochQuery, OffsetFound, OffsetQuery, PartitionSize, ReadDone, ReadItem, ReadRequest,
     WatchRequest,
 };
+pub use read_bytes::ReadBytes;
 pub use shard::{Settings, Shard};
 pub use txn::{GuardAsk, GuardDone, Marker};
 

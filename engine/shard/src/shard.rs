@@ -163,6 +163,7 @@ impl Shard {
         match keeper {
             Some(Keeper::Groups(c)) => partition.host(c, self),
             Some(Keeper::Txns(c)) => partition.host(c, self),
+            Some(Keeper::Shares(c)) => partition.host(c, self),
             None => {}
         }
     }
@@ -250,6 +251,12 @@ impl Shard {
             Request::GroupList => Reply::GroupList(self.group_list()),
             Request::Txns(asks) => Reply::Txns(self.ask_hosts(asks).await),
             Request::TxnList => Reply::TxnList(self.txn_list()),
+            Request::Shares(asks) => Reply::Shares(self.ask_hosts(asks).await),
+            Request::SharesGone(asked) => {
+                self.shares_gone(asked);
+                Reply::Done
+            }
+            Request::ReadBytes(items) => Reply::ReadBytes(self.read_bytes(items).await),
             Request::TxnGuards(asks) => Reply::TxnGuards(self.txn_guards(&asks)),
             Request::Markers(markers) => Reply::Markers(self.markers(markers).await),
             Request::Producers(ids) => {
@@ -338,6 +345,7 @@ impl Shard {
             *self.image.borrow_mut() = image.clone();
             self.drop_group_topics(&image).await;
             self.tell_groups(&image).await;
+            self.tell_shares(&image).await;
             self.opened.set(true);
             self.opened_notify.notify_all();
             return;
@@ -362,6 +370,7 @@ impl Shard {
             self.drop_group_topics(&image).await;
         }
         self.tell_groups(&image).await;
+        self.tell_shares(&image).await;
     }
 
     /// The partitions of this shard, in order.
