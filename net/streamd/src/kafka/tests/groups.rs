@@ -146,7 +146,7 @@ fn every_version_finds_the_coordinator() {
             let topic = image.topic("__consumer_offsets").unwrap();
             assert!(topic.partitions == 7 && topic.is_internal() && topic.config.compact);
             assert_eq!(topic.config.segment_bytes, 104_857_600);
-            // There are no other coordinators.
+            // There are no other coordinators, and this is no share-partition.
             for kind in [2, 9] {
                 let request = FindCoordinatorRequest {
                     key: "x",
@@ -601,7 +601,7 @@ fn a_request_that_names_too_much_is_refused() {
         encode_request(&request, 9, 1, None, &mut w).unwrap();
         let bytes = w.into_parts().0;
         let frame = Frame::parse(&bytes[4..]).unwrap();
-        let refused = crate::kafka::answer(&broker, "/10.0.0.1", &frame).await;
+        let refused = crate::kafka::answer(&broker, ("/10.0.0.1", 0), &frame).await;
         let why = refused.err().unwrap();
         assert_eq!(why, "a request with 100001 protocols; 100000 are allowed");
     });
