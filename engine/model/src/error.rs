@@ -160,6 +160,7 @@ codes! {
     127 VoterNotFound "The voter is not known.",
     128 InvalidRegularExpression "The regular expression is not valid.",
     129 RebootstrapRequired "The client must bootstrap again.",
+    133 ShareSessionLimitReached "There are too many share sessions.",
 }
 
 impl ErrorCode {

@@ -106,6 +106,8 @@ pub struct GroupConfig {
     pub protocols: Vec<String>,
     /// Those of the `consumer` protocol.
     pub consumer: ConsumerGroupConfig,
+    /// Those of share groups.
+    pub share: super::ShareGroupConfig,
 }
 
 /// The settings of groups of the `consumer` protocol.
@@ -219,6 +221,7 @@ impl GroupConfig {
                 .broker_value("group.coordinator.rebalance.protocols")
                 .words(),
             consumer: ConsumerGroupConfig::resolve(layers),
+            share: super::ShareGroupConfig::resolve(layers),
         }
     }
 }

@@ -11,6 +11,7 @@ mod describe;
 mod group;
 mod nearest;
 mod resolve;
+mod share;
 mod table;
 mod topic;
 mod value;
@@ -25,6 +26,7 @@ pub use describe::{Entry, SynonymEntry, describe_broker, describe_topic};
 pub use group::{describe_group, parse_group};
 pub use nearest::nearest;
 pub use resolve::{Layers, Source};
+pub use share::{QueueConfig, ShareGroupConfig, StartAt};
 pub use table::{
     BROKER_KEYS, BrokerKey, Effect, Synonym, TOPIC_KEYS, TopicKey, broker_key, broker_key_names,
     elsewhere, topic_key,

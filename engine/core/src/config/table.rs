@@ -427,7 +427,7 @@ broker_keys! {
     "How long members of the consumer protocol may be silent, in milliseconds.";
     "group.coordinator.rebalance.protocols",
     (Kind::List, Allowed::OneOf(&["classic", "consumer", "share", "streams"])),
-    "classic,consumer", false, Effect::Honoured,
+    "classic,consumer,share", false, Effect::Honoured,
     "The protocols that groups may use.";
     "group.initial.rebalance.delay.ms", (INT, FROM_0), "3000", false, Effect::Honoured,
     "How long the first rebalance of a group waits for more members, in milliseconds.";
@@ -437,6 +437,40 @@ broker_keys! {
     "How many members a group may have.";
     "group.min.session.timeout.ms", (INT, FROM_1), "6000", false, Effect::Honoured,
     "The shortest session timeout that a group's member may ask for, in milliseconds.";
+    "group.share.delivery.count.limit", (INT, Allowed::Between(2, 10_000)), "5", false,
+    Effect::Honoured, "How often a record is delivered to a share group at most.";
+    "group.share.heartbeat.interval.ms", (INT, FROM_1), "5000", false, Effect::Honoured,
+    "How often members of share groups are to be heard of, in milliseconds.";
+    "group.share.max.delivery.count.limit", (INT, Allowed::Between(2, 10_000)), "10", false,
+    Effect::Honoured, "The largest limit of deliveries that a group may set.";
+    "group.share.max.heartbeat.interval.ms", (INT, FROM_1), "15000", false, Effect::Honoured,
+    "The longest heartbeat interval that a share group may set, in milliseconds.";
+    "group.share.max.partition.max.record.locks", (INT, FROM_1), "4000", false, Effect::Honoured,
+    "The largest number of records under way in a partition that a group may set.";
+    "group.share.max.record.lock.duration.ms", (INT, FROM_1), "60000", false, Effect::Honoured,
+    "The longest lock of a record that a group may set, in milliseconds.";
+    "group.share.max.session.timeout.ms", (INT, FROM_1), "60000", false, Effect::Honoured,
+    "The longest session timeout that a share group may set, in milliseconds.";
+    "group.share.max.share.sessions", (INT, FROM_1), "2000", false, Effect::Honoured,
+    "How many share sessions a core keeps.";
+    "group.share.max.size", (INT, FROM_1), "200", false, Effect::Honoured,
+    "How many members a share group may have.";
+    "group.share.min.delivery.count.limit", (INT, Allowed::Between(1, 10_000)), "2", false,
+    Effect::Honoured, "The smallest limit of deliveries that a group may set.";
+    "group.share.min.heartbeat.interval.ms", (INT, FROM_1), "5000", false, Effect::Honoured,
+    "The shortest heartbeat interval that a share group may set, in milliseconds.";
+    "group.share.min.partition.max.record.locks", (INT, FROM_1), "100", false, Effect::Honoured,
+    "The smallest number of records under way in a partition that a group may set.";
+    "group.share.min.record.lock.duration.ms", (INT, FROM_1), "15000", false, Effect::Honoured,
+    "The shortest lock of a record that a group may set, in milliseconds.";
+    "group.share.min.session.timeout.ms", (INT, FROM_1), "45000", false, Effect::Honoured,
+    "The shortest session timeout that a share group may set, in milliseconds.";
+    "group.share.partition.max.record.locks", (INT, FROM_1), "2000", false, Effect::Honoured,
+    "How many records of a partition may be under way in a share group.";
+    "group.share.record.lock.duration.ms", (INT, FROM_1), "30000", false, Effect::Honoured,
+    "How long a record is locked for the member that got it, in milliseconds.";
+    "group.share.session.timeout.ms", (INT, FROM_1), "45000", false, Effect::Honoured,
+    "How long members of share groups may be silent, in milliseconds.";
     "offset.metadata.max.bytes", (INT, FROM_0), "4096", false, Effect::Honoured,
     "The longest text that may be committed beside an offset.";
     "offsets.retention.check.interval.ms", (LONG, FROM_1), "600000", false, Effect::Honoured,
@@ -449,6 +483,15 @@ broker_keys! {
     Effect::Honoured, "The size of the segments of __consumer_offsets, in bytes.";
     "offsets.topic.replication.factor", (INT, FROM_1), "3", false, NO_REPLICATION,
     "The replication factor of __consumer_offsets.";
+    "share.coordinator.snapshot.update.records.per.snapshot", (INT, FROM_0), "500", false,
+    Effect::Honoured, "How many updates of a share-partition are written between two snapshots.";
+    "share.coordinator.state.topic.num.partitions", (INT, FROM_1), "50", false, Effect::Honoured,
+    "Partitions of __share_group_state; counts when the first share group makes the topic.";
+    "share.coordinator.state.topic.replication.factor", (INT, FROM_1), "3", false, NO_REPLICATION,
+    "The replication factor of __share_group_state.";
+    "share.coordinator.state.topic.segment.bytes", (INT, Allowed::AtLeast(1_048_576)),
+    "104857600", false, Effect::Honoured,
+    "The size of the segments of __share_group_state, in bytes.";
     "transaction.max.timeout.ms", (INT, FROM_1), "900000", false, Effect::Honoured,
     "The longest timeout that a transactional producer may ask for, in milliseconds.";
     "transaction.remove.expired.transaction.cleanup.interval.ms", (INT, FROM_1), "3600000", false,

@@ -74,6 +74,14 @@ pub const SERVED: &[Served] = &[
     api(ApiKey::ConsumerGroupDescribe, 0, 1),
     api(ApiKey::ListConfigResources, 0, 1),
     api(ApiKey::DescribeTopicPartitions, 0, 0),
+    // Version 0 of these was an early form.
+    api(ApiKey::ShareGroupHeartbeat, 1, 1),
+    api(ApiKey::ShareGroupDescribe, 1, 1),
+    api(ApiKey::ShareFetch, 1, 2),
+    api(ApiKey::ShareAcknowledge, 1, 2),
+    api(ApiKey::DescribeShareGroupOffsets, 0, 1),
+    api(ApiKey::AlterShareGroupOffsets, 0, 0),
+    api(ApiKey::DeleteShareGroupOffsets, 0, 0),
 ];
 
 /// What is served of an API, if anything.

@@ -7,6 +7,8 @@ pub mod add_partitions_to_txn_request;
 pub mod add_partitions_to_txn_response;
 pub mod alter_configs_request;
 pub mod alter_configs_response;
+pub mod alter_share_group_offsets_request;
+pub mod alter_share_group_offsets_response;
 pub mod api_versions_request;
 pub mod api_versions_response;
 pub mod consumer_group_describe_request;
@@ -21,6 +23,8 @@ pub mod delete_groups_request;
 pub mod delete_groups_response;
 pub mod delete_records_request;
 pub mod delete_records_response;
+pub mod delete_share_group_offsets_request;
+pub mod delete_share_group_offsets_response;
 pub mod delete_topics_request;
 pub mod delete_topics_response;
 pub mod describe_cluster_request;
@@ -33,6 +37,8 @@ pub mod describe_log_dirs_request;
 pub mod describe_log_dirs_response;
 pub mod describe_producers_request;
 pub mod describe_producers_response;
+pub mod describe_share_group_offsets_request;
+pub mod describe_share_group_offsets_response;
 pub mod describe_topic_partitions_request;
 pub mod describe_topic_partitions_response;
 pub mod describe_transactions_request;
@@ -73,6 +79,14 @@ pub mod offset_for_leader_epoch_request;
 pub mod offset_for_leader_epoch_response;
 pub mod produce_request;
 pub mod produce_response;
+pub mod share_acknowledge_request;
+pub mod share_acknowledge_response;
+pub mod share_fetch_request;
+pub mod share_fetch_response;
+pub mod share_group_describe_request;
+pub mod share_group_describe_response;
+pub mod share_group_heartbeat_request;
+pub mod share_group_heartbeat_response;
 pub mod sync_group_request;
 pub mod sync_group_response;
 pub mod txn_offset_commit_request;
@@ -86,6 +100,8 @@ pub use add_partitions_to_txn_request::AddPartitionsToTxnRequest;
 pub use add_partitions_to_txn_response::AddPartitionsToTxnResponse;
 pub use alter_configs_request::AlterConfigsRequest;
 pub use alter_configs_response::AlterConfigsResponse;
+pub use alter_share_group_offsets_request::AlterShareGroupOffsetsRequest;
+pub use alter_share_group_offsets_response::AlterShareGroupOffsetsResponse;
 pub use api_versions_request::ApiVersionsRequest;
 pub use api_versions_response::ApiVersionsResponse;
 pub use consumer_group_describe_request::ConsumerGroupDescribeRequest;
@@ -100,6 +116,8 @@ pub use delete_groups_request::DeleteGroupsRequest;
 pub use delete_groups_response::DeleteGroupsResponse;
 pub use delete_records_request::DeleteRecordsRequest;
 pub use delete_records_response::DeleteRecordsResponse;
+pub use delete_share_group_offsets_request::DeleteShareGroupOffsetsRequest;
+pub use delete_share_group_offsets_response::DeleteShareGroupOffsetsResponse;
 pub use delete_topics_request::DeleteTopicsRequest;
 pub use delete_topics_response::DeleteTopicsResponse;
 pub use describe_cluster_request::DescribeClusterRequest;
@@ -112,6 +130,8 @@ pub use describe_log_dirs_request::DescribeLogDirsRequest;
 pub use describe_log_dirs_response::DescribeLogDirsResponse;
 pub use describe_producers_request::DescribeProducersRequest;
 pub use describe_producers_response::DescribeProducersResponse;
+pub use describe_share_group_offsets_request::DescribeShareGroupOffsetsRequest;
+pub use describe_share_group_offsets_response::DescribeShareGroupOffsetsResponse;
 pub use describe_topic_partitions_request::DescribeTopicPartitionsRequest;
 pub use describe_topic_partitions_response::DescribeTopicPartitionsResponse;
 pub use describe_transactions_request::DescribeTransactionsRequest;
@@ -152,6 +172,14 @@ pub use offset_for_leader_epoch_request::OffsetForLeaderEpochRequest;
 pub use offset_for_leader_epoch_response::OffsetForLeaderEpochResponse;
 pub use produce_request::ProduceRequest;
 pub use produce_response::ProduceResponse;
+pub use share_acknowledge_request::ShareAcknowledgeRequest;
+pub use share_acknowledge_response::ShareAcknowledgeResponse;
+pub use share_fetch_request::ShareFetchRequest;
+pub use share_fetch_response::ShareFetchResponse;
+pub use share_group_describe_request::ShareGroupDescribeRequest;
+pub use share_group_describe_response::ShareGroupDescribeResponse;
+pub use share_group_heartbeat_request::ShareGroupHeartbeatRequest;
+pub use share_group_heartbeat_response::ShareGroupHeartbeatResponse;
 pub use sync_group_request::SyncGroupRequest;
 pub use sync_group_response::SyncGroupResponse;
 pub use txn_offset_commit_request::TxnOffsetCommitRequest;
@@ -241,6 +269,20 @@ pub enum ApiKey {
     ListConfigResources = 74,
     /// Key 75.
     DescribeTopicPartitions = 75,
+    /// Key 76.
+    ShareGroupHeartbeat = 76,
+    /// Key 77.
+    ShareGroupDescribe = 77,
+    /// Key 78.
+    ShareFetch = 78,
+    /// Key 79.
+    ShareAcknowledge = 79,
+    /// Key 90.
+    DescribeShareGroupOffsets = 90,
+    /// Key 91.
+    AlterShareGroupOffsets = 91,
+    /// Key 92.
+    DeleteShareGroupOffsets = 92,
 }
 
 impl ApiKey {
@@ -285,6 +327,13 @@ impl ApiKey {
         ApiKey::ConsumerGroupDescribe,
         ApiKey::ListConfigResources,
         ApiKey::DescribeTopicPartitions,
+        ApiKey::ShareGroupHeartbeat,
+        ApiKey::ShareGroupDescribe,
+        ApiKey::ShareFetch,
+        ApiKey::ShareAcknowledge,
+        ApiKey::DescribeShareGroupOffsets,
+        ApiKey::AlterShareGroupOffsets,
+        ApiKey::DeleteShareGroupOffsets,
     ];
 
     /// The number on the wire.
@@ -344,6 +393,13 @@ impl ApiKey {
             ApiKey::ConsumerGroupDescribe => "ConsumerGroupDescribe",
             ApiKey::ListConfigResources => "ListConfigResources",
             ApiKey::DescribeTopicPartitions => "DescribeTopicPartitions",
+            ApiKey::ShareGroupHeartbeat => "ShareGroupHeartbeat",
+            ApiKey::ShareGroupDescribe => "ShareGroupDescribe",
+            ApiKey::ShareFetch => "ShareFetch",
+            ApiKey::ShareAcknowledge => "ShareAcknowledge",
+            ApiKey::DescribeShareGroupOffsets => "DescribeShareGroupOffsets",
+            ApiKey::AlterShareGroupOffsets => "AlterShareGroupOffsets",
+            ApiKey::DeleteShareGroupOffsets => "DeleteShareGroupOffsets",
         }
     }
 
@@ -389,6 +445,13 @@ impl ApiKey {
             ApiKey::ConsumerGroupDescribe => 0,
             ApiKey::ListConfigResources => 0,
             ApiKey::DescribeTopicPartitions => 0,
+            ApiKey::ShareGroupHeartbeat => 0,
+            ApiKey::ShareGroupDescribe => 0,
+            ApiKey::ShareFetch => 0,
+            ApiKey::ShareAcknowledge => 0,
+            ApiKey::DescribeShareGroupOffsets => 0,
+            ApiKey::AlterShareGroupOffsets => 0,
+            ApiKey::DeleteShareGroupOffsets => 0,
         }
     }
 
@@ -434,6 +497,13 @@ impl ApiKey {
             ApiKey::ConsumerGroupDescribe => (0, 1),
             ApiKey::ListConfigResources => (0, 1),
             ApiKey::DescribeTopicPartitions => (0, 0),
+            ApiKey::ShareGroupHeartbeat => (1, 1),
+            ApiKey::ShareGroupDescribe => (1, 1),
+            ApiKey::ShareFetch => (1, 2),
+            ApiKey::ShareAcknowledge => (1, 2),
+            ApiKey::DescribeShareGroupOffsets => (0, 1),
+            ApiKey::AlterShareGroupOffsets => (0, 0),
+            ApiKey::DeleteShareGroupOffsets => (0, 0),
         }
     }
 }
@@ -483,6 +553,13 @@ macro_rules! for_every_api {
         ConsumerGroupDescribeRequest ConsumerGroupDescribeResponse;
         ListConfigResourcesRequest ListConfigResourcesResponse;
         DescribeTopicPartitionsRequest DescribeTopicPartitionsResponse;
+        ShareGroupHeartbeatRequest ShareGroupHeartbeatResponse;
+        ShareGroupDescribeRequest ShareGroupDescribeResponse;
+        ShareFetchRequest ShareFetchResponse;
+        ShareAcknowledgeRequest ShareAcknowledgeResponse;
+        DescribeShareGroupOffsetsRequest DescribeShareGroupOffsetsResponse;
+        AlterShareGroupOffsetsRequest AlterShareGroupOffsetsResponse;
+        DeleteShareGroupOffsetsRequest DeleteShareGroupOffsetsResponse;
         }
     };
 }
