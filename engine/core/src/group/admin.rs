@@ -7,7 +7,7 @@ use streamd_model::ErrorCode;
 use super::classic::{Group, State};
 use super::context::{Context, OFFSETS_MAX};
 use super::record::{Committed, GroupRecord};
-use super::request::{Commit, Description, Listed, PartitionCodes, Reply};
+use super::request::{Commit, Description, GroupKind, Listed, PartitionCodes, Reply};
 use crate::machine::{Now, Token};
 
 impl Group {
@@ -191,14 +191,14 @@ impl Group {
         if let Some(modern) = &self.modern {
             return Listed {
                 group: self.name.clone(),
-                is_modern: true,
+                kind: GroupKind::Consumer,
                 protocol_type: "consumer".to_owned(),
                 state: modern.state(),
             };
         }
         Listed {
             group: self.name.clone(),
-            is_modern: false,
+            kind: GroupKind::Classic,
             protocol_type: self.protocol_type.clone().unwrap_or_default(),
             state: self.state.name(),
         }

@@ -117,6 +117,8 @@ impl Group {
                 ..
             } => self.offsets.set(topic, *partition, value.clone()),
             GroupRecord::Group { value, .. } => self.hard = value.clone(),
+            // A share group is none of these.
+            GroupRecord::Share { .. } => {}
             GroupRecord::Consumer { change, .. } => {
                 // What takes away makes nothing.
                 if self.modern.is_none() && record.value().is_none() {

@@ -130,6 +130,8 @@ pub(super) enum Timer {
     Sync(Arc<str>),
     /// A member of a group of the `consumer` protocol took too long.
     Mate(Arc<str>, Arc<str>, Watch),
+    /// A member of a share group was silent.
+    Hand(Arc<str>, Arc<str>),
     /// Time to look for offsets that nobody wants; from this group on.
     Expire(Option<Arc<str>>),
 }
@@ -190,6 +192,22 @@ impl Context {
         let limits = &self.limits.consumer;
         let bounds = (limits.heartbeat_ms, limits.heartbeat_range_ms);
         self.of_group(group, "consumer.heartbeat.interval.ms", bounds)
+    }
+
+    /// How long a member of a share group may be silent, ms.
+    pub fn share_session_ms(&self, group: &str) -> i32 {
+        let Some(image) = &self.image else { return 0 };
+        let share = &image.broker().groups.share;
+        let bounds = (share.session_ms, share.session_range_ms);
+        self.of_group(group, "share.session.timeout.ms", bounds)
+    }
+
+    /// How often a member of a share group is to be heard of, ms.
+    pub fn share_heartbeat_ms(&self, group: &str) -> i32 {
+        let Some(image) = &self.image else { return 0 };
+        let share = &image.broker().groups.share;
+        let bounds = (share.heartbeat_ms, share.heartbeat_range_ms);
+        self.of_group(group, "share.heartbeat.interval.ms", bounds)
     }
 
     /// Whether a text that is to stand beside an offset is short enough.

@@ -11,6 +11,7 @@ use super::classic::{Group, refuse_join};
 use super::context::{Context, Effects, GROUPS_MAX, Limits, Timer};
 use super::record::GroupRecord;
 use super::request::{Commit, FetchTopic, Fetched, Listed, Reply, Request};
+use super::share::ShareGroup;
 use crate::codec::{Damaged, In, Out};
 use crate::machine::{Machine, Now, Record, Token};
 use crate::meta::ClusterImage;
@@ -21,6 +22,8 @@ const EXPIRE_AT_ONCE: usize = 200;
 /// See the module of groups.
 pub struct Coordinator {
     pub(super) groups: BTreeMap<Arc<str>, Group>,
+    /// A name is here or there, never in both.
+    pub(super) shares: BTreeMap<Arc<str>, ShareGroup>,
     pub(super) ctx: Context,
 }
 
@@ -29,6 +32,7 @@ impl Coordinator {
     pub fn new(limits: Limits) -> Coordinator {
         Coordinator {
             groups: BTreeMap::new(),
+            shares: BTreeMap::new(),
             ctx: Context::new(limits),
         }
     }
@@ -121,6 +125,13 @@ impl Coordinator {
                 ctx.reply_after(group.written, token, Reply::Fetch(found));
             }
             Request::DeleteOffsets(topics) => group.delete_offsets(ctx, token, topics),
+            // What is asked of a share group is asked elsewhere: see `is_for_share`.
+            Request::ShareBeat(_)
+            | Request::DescribeShare
+            | Request::ShareTopics
+            | Request::SetShareTopics(..) => {
+                ctx.reply(token, Reply::Code(ErrorCode::GroupIdNotFound));
+            }
             Request::Describe => {
                 let description = Reply::Describe(Box::new(group.describe()));
                 ctx.reply_after(group.written, token, description);
@@ -171,6 +182,10 @@ impl Coordinator {
             | Request::DeleteOffsets(_)
             | Request::Beat(_)
             | Request::DescribeConsumer
+            | Request::ShareBeat(_)
+            | Request::DescribeShare
+            | Request::ShareTopics
+            | Request::SetShareTopics(..)
             | Request::Describe
             | Request::Delete => self.ctx.reply_after(after, token, Reply::Code(code)),
         }
@@ -242,12 +257,18 @@ impl Coordinator {
         for name in names {
             self.timed(&name, |g, ctx| g.look(ctx, now, false));
         }
+        self.follow_shares();
         self.ctx.out.take_effects()
     }
 
     /// All groups, in order.
     pub fn list(&self) -> Vec<Listed> {
-        self.groups.values().map(Group::listed).collect()
+        let shares = self.shares.values().map(ShareGroup::listed);
+        self.groups
+            .values()
+            .map(Group::listed)
+            .chain(shares)
+            .collect()
     }
 }
 
@@ -258,6 +279,9 @@ impl Machine for Coordinator {
     type Order = Infallible;
 
     fn replay(&mut self, record: &GroupRecord) {
+        if let GroupRecord::Share { group, change } = record {
+            return self.replay_share(group, change);
+        }
         let name = record.group();
         let group = self.groups.entry(name.clone());
         let group = group.or_insert_with(|| Group::new(name.clone()));
@@ -277,6 +301,7 @@ impl Machine for Coordinator {
         for group in self.groups.values_mut() {
             group.restore(&mut self.ctx, now);
         }
+        self.start_shares(now);
         let at = now.mono + self.ctx.limits.retention_check;
         self.ctx.timers.arm(at, Timer::Expire(None));
         self.ctx.out.take_effects()
@@ -300,6 +325,10 @@ impl Machine for Coordinator {
             && let Err((code, text)) = beat.check()
         {
             self.ctx.reply(token, Reply::Refused(code, text));
+            return self.ctx.out.take_effects();
+        }
+        if self.is_for_share(group, &request) {
+            self.handle_share(now, group, token, request);
             return self.ctx.out.take_effects();
         }
         match self.find(group, &request) {
@@ -333,6 +362,7 @@ impl Machine for Coordinator {
             Some(Timer::Mate(name, id, watch)) => {
                 self.timed(&name, |g, ctx| g.mate_timeout(ctx, now, &id, watch));
             }
+            Some(Timer::Hand(name, id)) => self.hand_timeout(now, &name, &id),
             Some(Timer::Expire(from)) => self.expire(now, from),
             None => {}
         }
@@ -367,6 +397,14 @@ impl Machine for Coordinator {
                 });
             }
         }
+        for (name, group) in &self.shares {
+            for change in group.changes() {
+                put(&GroupRecord::Share {
+                    group: name.clone(),
+                    change,
+                });
+            }
+        }
         self.encode_pending(&mut out);
         out.0
     }
@@ -397,7 +435,11 @@ fn may_be_nameless(request: &Request) -> bool {
         | Request::Describe
         | Request::DescribeConsumer
         | Request::Delete => true,
-        Request::DeleteOffsets(_)
+        Request::ShareBeat(_)
+        | Request::DescribeShare
+        | Request::ShareTopics
+        | Request::SetShareTopics(..)
+        | Request::DeleteOffsets(_)
         | Request::Join(_)
         | Request::Beat(_)
         | Request::Sync(_)

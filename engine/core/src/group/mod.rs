@@ -23,6 +23,7 @@ mod offsets;
 mod place;
 pub(crate) mod record;
 mod request;
+mod share;
 mod sync;
 mod txn;
 
@@ -36,10 +37,11 @@ pub use coordinator::Coordinator;
 pub use place::{OFFSETS_TOPIC, partition_of};
 pub use record::{
     Blob, ClassicSide, Committed, ConsumerChange, Current, GroupEpoch, GroupRecord, GroupValue,
-    MemberValue, Parts, Phase, Resolved, Subscription,
+    MemberValue, Parts, Phase, Reads, Resolved, ShareChange, ShareTopics, Subscription, Worker,
 };
 pub use request::{
     Beat, Beaten, Commit, CommitPartition, CommitTopic, ConsumerDescription, ConsumerMember,
-    DescribedMember, Description, FetchTopic, Fetched, Join, Joined, Leaver, Listed,
-    PartitionCodes, PartsByTopic, Reply, Request, Sync, Synced, TxnCommit, Who,
+    DescribedMember, Description, FetchTopic, Fetched, GroupKind, Join, Joined, Leaver, Listed,
+    PartitionCodes, PartsByTopic, Reply, Request, ShareBeat, ShareDescription, ShareMember, Sync,
+    Synced, TxnCommit, Who,
 };

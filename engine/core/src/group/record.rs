@@ -8,6 +8,7 @@
 //! Invariant: decoding never panics and reserves no more than the bytes can bear out.
 
 mod consumer;
+mod share;
 
 use std::sync::Arc;
 
@@ -19,6 +20,7 @@ use crate::machine::Record;
 pub use consumer::{
     ClassicSide, ConsumerChange, Current, GroupEpoch, Parts, Phase, Resolved, Subscription,
 };
+pub use share::{Reads, ShareChange, ShareTopics, Worker};
 
 /// Bytes that are shared, not copied: a member's metadata or assignment.
 pub type Blob = Arc<[u8]>;
@@ -50,6 +52,13 @@ pub enum GroupRecord {
         group: Arc<str>,
         /// What.
         change: ConsumerChange,
+    },
+    /// A change of a share group.
+    Share {
+        /// The group.
+        group: Arc<str>,
+        /// What.
+        change: ShareChange,
     },
 }
 
@@ -114,7 +123,8 @@ impl GroupRecord {
         match self {
             GroupRecord::Offset { group, .. }
             | GroupRecord::Group { group, .. }
-            | GroupRecord::Consumer { group, .. } => group,
+            | GroupRecord::Consumer { group, .. }
+            | GroupRecord::Share { group, .. } => group,
         }
     }
 }
@@ -139,6 +149,7 @@ impl Record for GroupRecord {
                 out.str(group);
             }
             GroupRecord::Consumer { group, change } => return change.key(group),
+            GroupRecord::Share { group, change } => return change.key(group),
         }
         out.0
     }
@@ -148,6 +159,7 @@ impl Record for GroupRecord {
             GroupRecord::Offset { value, .. } => value.as_ref().map(put_offset),
             GroupRecord::Group { value, .. } => value.as_ref().map(put_group),
             GroupRecord::Consumer { change, .. } => change.value(),
+            GroupRecord::Share { change, .. } => change.value(),
         }
     }
 
@@ -175,6 +187,11 @@ impl Record for GroupRecord {
                 let group: Arc<str> = k.str("a group id")?.into();
                 let change = ConsumerChange::decode(kind, &mut k, value)?;
                 Ok(change.map(|change| GroupRecord::Consumer { group, change }))
+            }
+            kind @ 10..=15 => {
+                let group: Arc<str> = k.str("a group id")?.into();
+                let change = ShareChange::decode(kind, &mut k, value)?;
+                Ok(change.map(|change| GroupRecord::Share { group, change }))
             }
             _ => Ok(None),
         }

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use streamd_model::{ErrorCode, TopicId};
 
-use super::record::{Blob, Committed, Parts, Subscription};
+use super::record::{Blob, Committed, Parts, ShareTopics, Subscription, Worker};
 
 /// A request to a group's coordinator.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -36,6 +36,14 @@ pub enum Request {
     Beat(Box<Beat>),
     /// Show a group of the `consumer` protocol.
     DescribeConsumer,
+    /// ShareGroupHeartbeat.
+    ShareBeat(Box<ShareBeat>),
+    /// Show a share group.
+    DescribeShare,
+    /// Of which topics does a share group have share-partitions?
+    ShareTopics,
+    /// A share group without members has share-partitions of these topics, and none of those.
+    SetShareTopics(ShareTopics, Vec<TopicId>),
     /// Show the group.
     Describe,
     /// Forget the group.
@@ -97,6 +105,23 @@ pub struct Beat {
     pub assignor: Option<String>,
     /// What it has.
     pub owned: Option<Parts>,
+    /// `client.id`.
+    pub client_id: String,
+    /// Its address.
+    pub client_host: String,
+}
+
+/// ShareGroupHeartbeat. `None` means that it is as it was.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ShareBeat {
+    /// The member's id; it has one from the start.
+    pub id: String,
+    /// The member's epoch: 0 joins, -1 leaves.
+    pub epoch: i32,
+    /// Its rack.
+    pub rack: Option<String>,
+    /// The topics that it subscribes to.
+    pub topics: Option<Vec<String>>,
     /// `client.id`.
     pub client_id: String,
     /// Its address.
@@ -209,10 +234,14 @@ pub enum Reply {
     Fetch(Vec<Fetched>),
     /// To [`Request::Describe`].
     Describe(Box<Description>),
-    /// To [`Request::Beat`].
+    /// To [`Request::Beat`] and [`Request::ShareBeat`].
     Beat(Box<Beaten>),
     /// To [`Request::DescribeConsumer`].
     DescribeConsumer(Box<ConsumerDescription>),
+    /// To [`Request::DescribeShare`].
+    DescribeShare(Box<ShareDescription>),
+    /// To [`Request::ShareTopics`]; whether the group has no members.
+    ShareTopics(ShareTopics, bool),
     /// It fails as a whole, with a sentence about it.
     Refused(ErrorCode, String),
 }
@@ -303,6 +332,34 @@ pub struct ConsumerMember {
     pub target: PartsByTopic,
 }
 
+/// A share group as an operator sees it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ShareDescription {
+    /// Kafka's name of the state.
+    pub state: &'static str,
+    /// The group's epoch.
+    pub epoch: i32,
+    /// The epoch of the target assignment.
+    pub target_epoch: i32,
+    /// The assignor in use.
+    pub assignor: &'static str,
+    /// The members.
+    pub members: Vec<ShareMember>,
+}
+
+/// A member of such a group as an operator sees it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ShareMember {
+    /// Its id.
+    pub id: String,
+    /// Its epoch.
+    pub epoch: i32,
+    /// What it says of itself.
+    pub worker: Arc<Worker>,
+    /// What it reads.
+    pub assigned: PartsByTopic,
+}
+
 /// Committed offsets of one topic: partitions, and what is there.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Fetched {
@@ -342,13 +399,24 @@ pub struct DescribedMember {
     pub assignment: Blob,
 }
 
+/// The protocol of a group.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum GroupKind {
+    /// The oldest.
+    Classic,
+    /// KIP-848.
+    Consumer,
+    /// KIP-932.
+    Share,
+}
+
 /// A group in a list.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Listed {
     /// Its id.
     pub group: Arc<str>,
-    /// Whether it is of the `consumer` protocol; else it is a classic one.
-    pub is_modern: bool,
+    /// The protocol that it is of.
+    pub kind: GroupKind,
     /// `consumer`, `connect`, ...; empty if it only has offsets.
     pub protocol_type: String,
     /// Kafka's name of the state.

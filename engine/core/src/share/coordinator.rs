@@ -87,6 +87,7 @@ impl Coordinator {
         let queue = self.queue(&key.group);
         let part = self.parts.get_mut(key)?;
         let mut turn = Turn::new(now.mono, &queue);
+        part.restore(&mut turn);
         part.cut(log_start);
         part.expire(&mut turn);
         let value = f(part, &mut turn);
@@ -240,7 +241,7 @@ impl Coordinator {
             },
         };
         self.store(ShareRecord::Snapshot(key.clone(), Some(snapshot)));
-        self.turn(now, key, |part, turn| part.restore(turn));
+        self.turn(now, key, |_, _| ());
         Ok(())
     }
 
@@ -339,6 +340,9 @@ impl Machine for Coordinator {
         match record {
             ShareRecord::Snapshot(key, Some(snapshot)) => {
                 let part = self.parts.entry(key.clone()).or_default();
+                if part.hard.state_epoch != snapshot.state_epoch {
+                    part.reset();
+                }
                 part.hard = Hard::snapshot(snapshot);
             }
             ShareRecord::Snapshot(key, None) => {
@@ -357,7 +361,7 @@ impl Machine for Coordinator {
     fn start(&mut self, now: Now) -> Effects {
         let keys: Vec<_> = self.parts.keys().cloned().collect();
         for key in keys {
-            self.turn(now, &key, |part, turn| part.restore(turn));
+            self.turn(now, &key, |_, _| ());
         }
         self.out.take_effects()
     }
@@ -405,10 +409,8 @@ impl Machine for Coordinator {
             let mut snapshot = part.hard.to_snapshot(part.hard.created_ms);
             snapshot.value.snapshot_epoch = part.hard.snapshot_epoch;
             let record = ShareRecord::Snapshot(key.clone(), Some(snapshot));
-            for bytes in [record.key(), record.value().unwrap_or_default()] {
-                out.count(bytes.len());
-                out.raw(&bytes);
-            }
+            out.bytes(&record.key());
+            out.bytes(&record.value().unwrap_or_default());
         }
         out.0
     }
@@ -416,12 +418,8 @@ impl Machine for Coordinator {
     fn decode(&mut self, bytes: &[u8]) -> Result<(), Damaged> {
         let mut r = In(bytes);
         while !r.0.is_empty() {
-            let n = r.count(1, "a share record's key")?;
-            let (key, rest) = r.0.split_at(n);
-            r.0 = rest;
-            let n = r.count(1, "a share record's value")?;
-            let (value, rest) = r.0.split_at(n);
-            r.0 = rest;
+            let key = r.bytes("a share record's key")?;
+            let value = r.bytes("a share record's value")?;
             if let Some(record) = ShareRecord::decode(key, Some(value))? {
                 self.replay(&record);
             }

@@ -54,6 +54,8 @@ impl<'a> Turn<'a> {
 pub(super) struct SharePartition {
     pub hard: Hard,
     flight: Flight,
+    /// Whether `flight` was made from what is on record.
+    restored: bool,
     /// Who waits for something to become available; whether it was told that there is no room.
     pub waiters: BTreeMap<Token, bool>,
     pub armed: Option<TimerKey>,
@@ -62,8 +64,16 @@ pub(super) struct SharePartition {
 }
 
 impl SharePartition {
-    /// Begins anew from what is on record.
+    /// The state is another one, on record: what was under way is void.
+    pub fn reset(&mut self) {
+        self.restored = false;
+    }
+
+    /// Begins anew from what is on record, unless that was done.
     pub fn restore(&mut self, turn: &mut Turn<'_>) {
+        if std::mem::replace(&mut self.restored, true) {
+            return;
+        }
         self.flight = Flight::default();
         let batches: Vec<_> = self.hard.batches().collect();
         for b in batches {

@@ -234,7 +234,7 @@ impl ConsumerChange {
 
 impl Out {
     /// A string behind its length plus one; 0 for none.
-    fn compact(&mut self, s: Option<&str>) {
+    pub(super) fn compact(&mut self, s: Option<&str>) {
         self.uvarint(s.map_or(0, |s| s.len() + 1));
         self.raw(s.unwrap_or_default().as_bytes());
     }
@@ -314,7 +314,7 @@ fn get_classic(r: &mut In<'_>) -> Result<Option<ClassicSide>, Damaged> {
     Ok(Some(side))
 }
 
-fn get_epoch(r: &mut In<'_>) -> Result<GroupEpoch, Damaged> {
+pub(super) fn get_epoch(r: &mut In<'_>) -> Result<GroupEpoch, Damaged> {
     let epoch = r.i32("a group's epoch")?;
     let mut hash = 0;
     r.tags(&mut |tag, bytes| {
@@ -356,7 +356,7 @@ fn get_resolved(r: &mut In<'_>) -> Result<Resolved, Damaged> {
     })
 }
 
-fn put_parts(out: &mut Out, parts: &Parts) {
+pub(super) fn put_parts(out: &mut Out, parts: &Parts) {
     let topics: BTreeSet<TopicId> = parts.iter().map(|p| p.0).collect();
     out.uvarint(topics.len() + 1);
     for topic in topics {
@@ -368,7 +368,7 @@ fn put_parts(out: &mut Out, parts: &Parts) {
     }
 }
 
-fn get_parts(r: &mut In<'_>) -> Result<Parts, Damaged> {
+pub(super) fn get_parts(r: &mut In<'_>) -> Result<Parts, Damaged> {
     let mut parts = Parts::new();
     for _ in 0..count(r, "a number of topics")? {
         let topic = TopicId(r.array("a topic's id")?);
@@ -381,7 +381,7 @@ fn get_parts(r: &mut In<'_>) -> Result<Parts, Damaged> {
 }
 
 /// A count of what follows; what is not there ends the reading by itself.
-fn count(r: &mut In<'_>, what: &'static str) -> Result<usize, Damaged> {
+pub(super) fn count(r: &mut In<'_>, what: &'static str) -> Result<usize, Damaged> {
     let n = r.uvarint(what)?.saturating_sub(1);
     match n <= r.0.len() {
         true => Ok(n),

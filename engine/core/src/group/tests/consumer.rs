@@ -111,7 +111,7 @@ fn a_partition_goes_over_when_it_was_given_back() {
     );
     assert_eq!(found.members[1].assigned, [(T, "t".into(), vec![2, 3])]);
     let listed = b.coordinator.list();
-    assert!(listed[0].is_modern);
+    assert_eq!(listed[0].kind, GroupKind::Consumer);
     assert_eq!(
         (listed[0].state, listed[0].protocol_type.as_str()),
         ("Stable", "consumer")

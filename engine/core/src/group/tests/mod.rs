@@ -8,6 +8,7 @@ mod invariants;
 mod migration;
 mod offsets;
 mod records;
+mod shares;
 mod sim;
 mod statics;
 mod txns;

@@ -293,7 +293,9 @@ impl World {
         self.syncs += 1;
         let durable = self.bench.log.iter().rev().find_map(|r| match r {
             GroupRecord::Group { value, .. } => value.as_ref(),
-            GroupRecord::Offset { .. } | GroupRecord::Consumer { .. } => None,
+            GroupRecord::Offset { .. }
+            | GroupRecord::Consumer { .. }
+            | GroupRecord::Share { .. } => None,
         });
         let durable = durable.expect("a generation that was told is durable");
         assert!(
@@ -400,7 +402,9 @@ impl World {
     fn newest(&self) -> i32 {
         let last = self.bench.log.iter().rev().find_map(|r| match r {
             GroupRecord::Group { value, .. } => value.as_ref().map(|v| v.generation),
-            GroupRecord::Offset { .. } | GroupRecord::Consumer { .. } => None,
+            GroupRecord::Offset { .. }
+            | GroupRecord::Consumer { .. }
+            | GroupRecord::Share { .. } => None,
         });
         last.unwrap_or(0)
     }
