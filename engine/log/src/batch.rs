@@ -353,9 +353,21 @@ pub(crate) fn put_varint(out: &mut Vec<u8>, v: i64) {
     out.push(z as u8);
 }
 
+/// A record's header: key and value.
+pub type NewHeader<'a> = (&'a str, &'a [u8]);
+
 /// Builds an uncompressed batch with base offset 0, for what the broker itself writes and for
 /// tests. `records` must not be empty.
 pub fn build(records: &[NewRecord<'_>], writer: Writer) -> Vec<u8> {
+    build_headed(records, &[], writer)
+}
+
+/// The same with headers: those of the first record, of the second...; none for the others.
+pub fn build_headed(
+    records: &[NewRecord<'_>],
+    headers: &[Vec<NewHeader<'_>>],
+    writer: Writer,
+) -> Vec<u8> {
     assert!(!records.is_empty(), "a batch holds at least one record");
     let base = records[0].timestamp;
     let max = records.iter().map(|r| r.timestamp).max().unwrap_or(base);
@@ -370,7 +382,12 @@ pub fn build(records: &[NewRecord<'_>], writer: Writer) -> Vec<u8> {
             put_varint(&mut body, field.map_or(-1, |f| f.len() as i64));
             body.extend_from_slice(field.unwrap_or_default());
         }
-        put_varint(&mut body, 0);
+        let headers = headers.get(i).map_or(&[][..], Vec::as_slice);
+        put_varint(&mut body, headers.len() as i64);
+        for field in headers.iter().flat_map(|(k, v)| [k.as_bytes(), v]) {
+            put_varint(&mut body, field.len() as i64);
+            body.extend_from_slice(field);
+        }
         put_varint(&mut out, body.len() as i64);
         out.extend_from_slice(&body);
     }

@@ -3,7 +3,7 @@
 
 use bytes::Bytes;
 use std::rc::Rc;
-use streamd_io::Part;
+use streamd_io::{File, Part};
 use streamd_model::Offset;
 
 use crate::batch::{BatchHeader, HEADER};
@@ -36,6 +36,11 @@ pub enum Planned {
 }
 
 impl Log {
+    /// The file in which a plan for `offset` has its range, to read from it here.
+    pub fn reader_of(&self, offset: Offset) -> Option<Rc<File>> {
+        self.segment_of(offset)?.reader()
+    }
+
     /// Plans a read from `offset` of at most `max` bytes. With `at_least_one` the first batch comes
     /// whole even when it is larger.
     pub fn plan_read(&self, offset: Offset, max: usize, at_least_one: bool) -> Planned {

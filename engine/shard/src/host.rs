@@ -11,7 +11,7 @@ use std::sync::Arc;
 
 use futures_lite::future;
 use streamd_core::machine::{Batch, Effects, Machine, Now, Record, Token};
-use streamd_core::{group, txn};
+use streamd_core::{group, share, txn};
 use streamd_io::local::{Notify, OneReceiver, OneSender, oneshot};
 use streamd_io::{Class, Env};
 use streamd_model::{ErrorCode, Map, Mono, Offset, PartitionId};
@@ -67,6 +67,8 @@ pub(crate) enum Hosts {
     Groups(Rc<Host<group::Coordinator>>),
     /// Of transactional ids, in `__transaction_state`.
     Txns(Rc<Host<txn::Coordinator>>),
+    /// Of share-partitions, in `__share_group_state`.
+    Shares(Rc<Host<share::Coordinator>>),
 }
 
 impl Hosts {
@@ -76,6 +78,7 @@ impl Hosts {
             Hosts::Nobody => None,
             Hosts::Groups(host) => Some(host.clone()),
             Hosts::Txns(host) => Some(host.clone()),
+            Hosts::Shares(host) => Some(host.clone()),
         }
     }
 }

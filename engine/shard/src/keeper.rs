@@ -9,6 +9,7 @@ use streamd_core::group::{self, GroupRecord, OFFSETS_TOPIC};
 use streamd_core::machine::{Machine, Record};
 use streamd_core::meta::ClusterImage;
 use streamd_core::producer::ProducerState;
+use streamd_core::share::{self, STATE_TOPIC, ShareRecord};
 use streamd_core::txn::{self, TXN_TOPIC, TxnRecord};
 use streamd_log::BatchHeader;
 use streamd_log::batch::marker_commits;
@@ -21,6 +22,7 @@ const INFLATED_MAX: u64 = 256 << 20;
 pub(crate) enum Keeper {
     Groups(group::Coordinator),
     Txns(txn::Coordinator),
+    Shares(share::Coordinator),
 }
 
 /// One step of the fold of a log.
@@ -31,6 +33,7 @@ pub(crate) enum Fold {
     /// The end of a transaction of this producer: whether it commits.
     Marker(i64, bool),
     Txn(TxnRecord),
+    Share(ShareRecord),
 }
 
 impl Keeper {
@@ -48,6 +51,7 @@ impl Keeper {
                 let limits = txn::Limits::of(&config.txns);
                 Some(Keeper::Txns(txn::Coordinator::new(limits)))
             }
+            STATE_TOPIC => Some(Keeper::Shares(share::Coordinator::new(image.clone()))),
             _ => None,
         }
     }
@@ -70,6 +74,9 @@ impl Keeper {
                 Keeper::Txns(_) => TxnRecord::decode(key, record.value)
                     .map_err(|e| e.to_string())?
                     .map(Fold::Txn),
+                Keeper::Shares(_) => ShareRecord::decode(key, record.value)
+                    .map_err(|e| e.to_string())?
+                    .map(Fold::Share),
                 Keeper::Groups(_) => GroupRecord::decode(key, record.value)
                     .map_err(|e| e.to_string())?
                     .map(|r| match header.is_transactional() {
@@ -88,8 +95,9 @@ impl Keeper {
             (Keeper::Groups(c), Fold::Pending(id, r)) => c.replay_txn(*id, r),
             (Keeper::Groups(c), Fold::Marker(id, commit)) => c.replay_marker(*id, *commit),
             (Keeper::Txns(c), Fold::Txn(r)) => c.replay(r),
+            (Keeper::Shares(c), Fold::Share(r)) => c.replay(r),
             // Nothing else is read of such a topic.
-            (Keeper::Groups(_), Fold::Txn(_)) | (Keeper::Txns(_), _) => {}
+            (Keeper::Groups(_) | Keeper::Txns(_) | Keeper::Shares(_), _) => {}
         }
     }
 
@@ -102,6 +110,7 @@ impl Keeper {
             let decoded = match self {
                 Keeper::Groups(c) => c.decode(second),
                 Keeper::Txns(c) => c.decode(second),
+                Keeper::Shares(c) => c.decode(second),
             };
             decoded.map_err(|e| e.to_string())?;
             producers = first;
@@ -115,7 +124,7 @@ impl Keeper {
 
 /// Whether the partitions of a topic keep a machine.
 pub(crate) fn is_kept(topic: &str) -> bool {
-    topic == OFFSETS_TOPIC || topic == TXN_TOPIC
+    [OFFSETS_TOPIC, TXN_TOPIC, STATE_TOPIC].contains(&topic)
 }
 
 /// The state of a partition of an internal topic in a checkpoint: that of its producers behind its

@@ -6,9 +6,11 @@
 
 pub mod append;
 pub mod compact;
+mod dead;
 pub mod disk;
 pub mod drive_group;
 pub mod drive_meta;
+pub mod drive_share;
 pub mod drive_txn;
 pub mod flusher;
 pub mod host;
@@ -18,6 +20,7 @@ pub mod mesh;
 mod open;
 pub mod partition;
 pub mod read;
+pub mod read_bytes;
 pub mod scrub;
 pub mod shard;
 pub mod tail_budget;
@@ -31,6 +34,7 @@ use streamd_model::ErrorCode;
 
 pub use append::{AppendDone, AppendItem, Placed, Ticket};
 pub use drive_group::{GroupAsk, GroupDone};
+pub use drive_share::{ShareAsk, ShareDone};
 pub use drive_txn::{TxnAsk, TxnDone};
 pub use host::{Ask, Done};
 pub use mesh::{Envelope, Mesh, Reply, Request, owner};
@@ -39,6 +43,7 @@ pub use read::{
     EpochQuery, OffsetFound, OffsetQuery, PartitionSize, ReadDone, ReadItem, ReadRequest,
     WatchRequest,
 };
+pub use read_bytes::ReadBytes;
 pub use shard::{Settings, Shard};
 pub use txn::{GuardAsk, GuardDone, Marker};
 

@@ -12,6 +12,7 @@ use std::sync::Arc;
 use streamd_core::group::{Listed, Token};
 use streamd_core::meta::{ClusterImage, Command};
 use streamd_core::producer::Described;
+use streamd_core::share::Key;
 use streamd_core::txn;
 use streamd_io::Accepted;
 use streamd_io::local::{Notify, OneSender, oneshot};
@@ -22,11 +23,13 @@ use crate::Refusal;
 use crate::append::{AppendDone, AppendItem};
 use crate::disk::Candidate;
 use crate::drive_group::{GroupAsk, GroupDone};
+use crate::drive_share::{ShareAsk, ShareDone};
 use crate::drive_txn::{TxnAsk, TxnDone};
 use crate::read::{
-    EpochEnd, EpochQuery, OffsetFound, OffsetQuery, PartitionSize, ReadDone, ReadRequest,
+    EpochEnd, EpochQuery, OffsetFound, OffsetQuery, PartitionSize, ReadDone, ReadItem, ReadRequest,
     WatchRequest,
 };
+use crate::read_bytes::ReadBytes;
 use crate::txn::{GuardAsk, GuardDone, Marker};
 
 /// What one shard asks of another.
@@ -61,6 +64,12 @@ pub enum Request {
     Txns(Vec<TxnAsk>),
     /// All transactional ids of the shard.
     TxnList,
+    /// Ask coordinators of share-partitions.
+    Shares(Vec<ShareAsk>),
+    /// Whoever asked about share-partitions under these tokens is gone.
+    SharesGone(Vec<(PartitionId, Key, Token)>),
+    /// Read into memory.
+    ReadBytes(Vec<ReadItem>),
     /// Who is about to write in a transaction asks whether it has to be confirmed.
     TxnGuards(Vec<GuardAsk>),
     /// Write the ends of transactions.
@@ -101,6 +110,10 @@ pub enum Reply {
     Txns(Vec<TxnDone>),
     /// To [`Request::TxnList`].
     TxnList(Vec<txn::Listed>),
+    /// To [`Request::Shares`], in the order of its items.
+    Shares(Vec<ShareDone>),
+    /// To [`Request::ReadBytes`], in the order of its items.
+    ReadBytes(Vec<ReadBytes>),
     /// To [`Request::TxnGuards`], in the order of its items.
     TxnGuards(Vec<GuardDone>),
     /// To [`Request::Markers`], in the order of its items: durable, or why not.

@@ -14,6 +14,7 @@ use std::sync::Arc;
 use streamd_core::group::OFFSETS_TOPIC;
 use streamd_core::meta::{ClusterImage, TopicMeta};
 use streamd_core::producer::ProducerState;
+use streamd_core::share::STATE_TOPIC;
 use streamd_core::txn::TXN_TOPIC;
 use streamd_io::Class;
 use streamd_io::local::{Budget, Notify};
@@ -161,7 +162,7 @@ impl Shard {
     /// begins.
     pub(crate) async fn open_rest(self: Rc<Self>, image: Arc<ClusterImage>) {
         // Their machines have things to do whether somebody asks for them or not.
-        let kept = [OFFSETS_TOPIC, TXN_TOPIC].map(|name| image.topic(name));
+        let kept = [OFFSETS_TOPIC, TXN_TOPIC, STATE_TOPIC].map(|name| image.topic(name));
         let kept = kept
             .into_iter()
             .flatten()
@@ -169,6 +170,7 @@ impl Shard {
         self.open_some(kept.collect()).await;
         self.drop_group_topics(&self.image()).await;
         self.tell_groups(&self.image()).await;
+        self.tell_shares(&self.image()).await;
         self.past.groups_done.set(true);
         self.past.changed.notify_all();
         let waiting = self.past.backlog.borrow().names();

@@ -160,7 +160,7 @@ impl Shard {
         done
     }
 
-    async fn read_one(&self, item: &ReadItem, left: usize) -> ReadDone {
+    pub(crate) async fn read_one(&self, item: &ReadItem, left: usize) -> ReadDone {
         let usable = |p: &Rc<Partition>| {
             p.usable()?;
             p.check_epoch(item.leader_epoch)

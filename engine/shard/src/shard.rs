@@ -181,6 +181,7 @@ impl Shard {
         match keeper {
             Some(Keeper::Groups(c)) => partition.host(c, self),
             Some(Keeper::Txns(c)) => partition.host(c, self),
+            Some(Keeper::Shares(c)) => partition.host(c, self),
             None => {}
         }
     }
@@ -279,6 +280,12 @@ impl Shard {
                 self.open_them(markers.iter().map(|m| m.partition)).await;
                 Reply::Markers(self.markers(markers).await)
             }
+            Request::Shares(asks) => Reply::Shares(self.ask_hosts(asks).await),
+            Request::SharesGone(asked) => {
+                self.shares_gone(asked);
+                Reply::Done
+            }
+            Request::ReadBytes(items) => Reply::ReadBytes(self.read_bytes(items).await),
             Request::Producers(ids) => {
                 self.open_them(ids.iter().copied()).await;
                 Reply::Producers(ids.into_iter().map(|id| self.producers(id)).collect())
@@ -394,6 +401,7 @@ impl Shard {
             self.drop_group_topics(&image).await;
         }
         self.tell_groups(&image).await;
+        self.tell_shares(&image).await;
     }
 
     async fn reconfigure(&self, topic: &Arc<TopicMeta>) {

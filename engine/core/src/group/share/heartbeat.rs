@@ -34,7 +34,7 @@ impl ShareBeat {
             return invalid("RackId can't be empty.");
         }
         match self.epoch {
-            i32::MIN..-1 => invalid("MemberEpoch is invalid."),
+            ..=-2 => invalid("MemberEpoch is invalid."),
             0 if self.topics.as_ref().is_none_or(Vec::is_empty) => {
                 invalid("SubscribedTopicNames must be set in first request.")
             }
