@@ -17,6 +17,7 @@ use streamd_shard::{Reply, Request, Shard};
 
 use crate::conn::{Hangup, Life};
 use crate::kafka::session::Sessions;
+use crate::kafka::share::session::ShareSessions;
 
 /// At most one line about bad clients in this time; the others are counted.
 const COMPLAIN_EVERY: Duration = Duration::from_secs(1);
@@ -39,6 +40,8 @@ pub struct Broker {
     pub producer_ids: RefCell<IdBlock>,
     /// The fetch sessions of this shard.
     pub sessions: RefCell<Sessions>,
+    /// The share sessions of this shard.
+    pub shares: RefCell<ShareSessions>,
     /// The open connections of this shard.
     pub lives: RefCell<BTreeMap<u64, Rc<Life>>>,
     next_life: Cell<u64>,
@@ -84,6 +87,7 @@ impl Broker {
             request_bytes_max: limits.request_bytes_max,
             fetch_bytes_max: limits.fetch_bytes_max,
             sessions: RefCell::new(Sessions::new(limits.sessions)),
+            shares: RefCell::default(),
             lives: RefCell::default(),
             next_life: Cell::new(0),
             next_token: Cell::new(0),

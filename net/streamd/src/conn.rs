@@ -189,6 +189,7 @@ pub async fn serve(broker: Rc<Broker>, stream: Stream) {
         stream: read,
         buf: Vec::new(),
         last: 0,
+        key,
         broker: broker.clone(),
         life: life.clone(),
         host,
@@ -205,6 +206,7 @@ pub async fn serve(broker: Rc<Broker>, stream: Stream) {
     future::or(served, life.kill.wait()).await;
     queue.end();
     broker.lives.borrow_mut().remove(&key);
+    kafka::share::disconnected(&broker, key);
 }
 
 /// Why a connection is closed from our side.
@@ -258,7 +260,7 @@ async fn read_loop(
         }
         frames.life.busy.set(true);
         let answer = async {
-            let answer = kafka::answer(broker, &frames.host, &frame);
+            let answer = kafka::answer(broker, (&frames.host, frames.key), &frame);
             answer.await.map_err(Hangup::Bad)
         };
         let reply = if kafka::waits_for_others(header.api) {
@@ -285,6 +287,8 @@ struct Frames {
     last: usize,
     broker: Rc<Broker>,
     life: Rc<Life>,
+    /// The connection's key.
+    key: u64,
     /// The client's address, for the members of groups.
     host: String,
 }

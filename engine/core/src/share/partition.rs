@@ -95,7 +95,7 @@ impl SharePartition {
     /// From where a member is to read on; none: as much is under way as may be.
     pub fn next(&self, turn: &Turn<'_>) -> Option<Offset> {
         let at = self.flight.next(self.hard.start, turn.now);
-        let is_new = at >= self.flight.end(self.hard.start);
+        let is_new = self.flight.pieces(at, at).iter().all(|p| p.2.is_none());
         let full = is_new && self.flight.under_way() >= turn.queue.locks_max;
         (!full).then_some(at)
     }

@@ -5,6 +5,7 @@ use std::rc::Rc;
 use streamd_core::config::BrokerConfig;
 use streamd_core::group::OFFSETS_TOPIC;
 use streamd_core::meta::validate::{NewTopic, create_topic};
+use streamd_core::share::STATE_TOPIC;
 use streamd_core::txn::TXN_TOPIC;
 use streamd_model::ErrorCode;
 
@@ -18,12 +19,14 @@ pub enum Internal {
     Offsets,
     /// Transactional ids.
     Txns,
+    /// Share-partitions.
+    Shares,
 }
 
 impl Internal {
     /// The one of this name.
     pub fn named(name: &str) -> Option<Internal> {
-        [Internal::Offsets, Internal::Txns]
+        [Internal::Offsets, Internal::Txns, Internal::Shares]
             .into_iter()
             .find(|i| i.name() == name)
     }
@@ -32,6 +35,7 @@ impl Internal {
         match self {
             Internal::Offsets => OFFSETS_TOPIC,
             Internal::Txns => TXN_TOPIC,
+            Internal::Shares => STATE_TOPIC,
         }
     }
 
@@ -45,6 +49,23 @@ impl Internal {
                 "producer",
             ),
             Internal::Txns => (txns.partitions, txns.segment_bytes, "uncompressed"),
+            Internal::Shares => {
+                let share = &groups.share;
+                (share.state_partitions, share.state_segment_bytes, "producer")
+            }
+        }
+    }
+
+    /// What else it is made with: how it is cleaned.
+    fn cleaning(self) -> &'static [(&'static str, Option<&'static str>)] {
+        match self {
+            Internal::Offsets | Internal::Txns => &[("cleanup.policy", Some("compact"))],
+            // A snapshot does not replace the updates after it: compaction would lose them.
+            Internal::Shares => &[
+                ("cleanup.policy", Some("delete")),
+                ("retention.ms", Some("-1")),
+                ("retention.on.full", Some("refuse")),
+            ],
         }
     }
 }
@@ -60,11 +81,9 @@ pub async fn make(broker: &Rc<Broker>, which: Internal) -> Result<(), ErrorCode>
     }
     let (partitions, segment_bytes, compression) = which.layout(image.broker());
     let segment_bytes = segment_bytes.to_string();
-    let configs = [
-        ("cleanup.policy", Some("compact")),
-        ("compression.type", Some(compression)),
-        ("segment.bytes", Some(segment_bytes.as_str())),
-    ];
+    let mut configs = which.cleaning().to_vec();
+    configs.push(("compression.type", Some(compression)));
+    configs.push(("segment.bytes", Some(segment_bytes.as_str())));
     let wanted = NewTopic {
         name,
         id: topics::new_id(broker),

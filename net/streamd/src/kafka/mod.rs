@@ -9,6 +9,7 @@ pub mod metadata;
 pub mod offsets;
 pub mod produce;
 pub mod session;
+pub mod share;
 pub mod topics;
 pub mod txn;
 
@@ -82,10 +83,15 @@ fn api_version(served: &streamd_wire::kafka::versions::Served) -> ApiVersion {
     }
 }
 
-/// Features with the version that is in force. `group.version` 1 has the consumer protocol;
+/// Features with the version that is in force. `group.version` 1 has the consumer protocol,
+/// `share.version` 1 share groups;
 /// `transaction.version` 2: partitions come into a transaction by being written to, its end
 /// raises the epoch (KIP-890).
-const FEATURES: &[(&str, i16)] = &[("group.version", 1), ("transaction.version", 2)];
+const FEATURES: &[(&str, i16)] = &[
+    ("group.version", 1),
+    ("share.version", 1),
+    ("transaction.version", 2),
+];
 
 /// Clients before Kafka 3.9, which ask in version 3 at most, fail on a feature that may be off.
 fn api_versions(version: i16) -> ApiVersionsResponse<'static> {
@@ -113,13 +119,17 @@ fn api_versions(version: i16) -> ApiVersionsResponse<'static> {
 
 /// Whether the answer may wait for others: then it is looked whether the client stays.
 pub fn waits_for_others(api: ApiKey) -> bool {
-    matches!(api, ApiKey::JoinGroup | ApiKey::SyncGroup)
+    matches!(
+        api,
+        ApiKey::JoinGroup | ApiKey::SyncGroup | ApiKey::ShareFetch
+    )
 }
 
-/// Answers any request but Produce. An error closes the connection. `host` is the client's.
+/// Answers any request but Produce. An error closes the connection. `host` is the client's, `key`
+/// the connection's.
 pub async fn answer(
     broker: &Rc<Broker>,
-    host: &str,
+    (host, key): (&str, u64),
     frame: &Frame<'_>,
 ) -> Result<Vec<Part>, String> {
     let header = ResponseHeader::from(&frame.header);
@@ -173,6 +183,17 @@ pub async fn answer(
         ApiKey::OffsetDelete => group::offsets::delete(broker, header, decoded!()).await,
         ApiKey::DescribeGroups => group::admin::describe(broker, header, decoded!()).await,
         ApiKey::ListGroups => group::admin::list(broker, header, decoded!()).await,
+        ApiKey::ShareGroupHeartbeat => {
+            share::members::heartbeat(broker, &frame.header, host, decoded!()).await
+        }
+        ApiKey::ShareGroupDescribe => share::members::describe(broker, header, decoded!()).await,
+        ApiKey::ShareFetch => share::fetch::handle(broker, &frame.header, key, decoded!()).await,
+        ApiKey::ShareAcknowledge => share::acknowledge::handle(broker, header, decoded!()).await,
+        ApiKey::DescribeShareGroupOffsets => {
+            share::offsets::describe(broker, header, decoded!()).await
+        }
+        ApiKey::AlterShareGroupOffsets => share::offsets::alter(broker, header, decoded!()).await,
+        ApiKey::DeleteShareGroupOffsets => share::offsets::delete(broker, header, decoded!()).await,
         ApiKey::ConsumerGroupHeartbeat => {
             group::consumer::heartbeat(broker, &frame.header, host, decoded!()).await
         }

@@ -3,7 +3,7 @@
 use std::rc::Rc;
 use std::sync::Arc;
 
-use streamd_core::group::{Description, Listed, Reply, Request};
+use streamd_core::group::{Description, GroupKind, Listed, Reply, Request};
 use streamd_io::Part;
 use streamd_model::ErrorCode;
 use streamd_shard::{Reply as ShardReply, Request as ShardRequest};
@@ -19,7 +19,7 @@ use streamd_wire::kafka::generated::describe_groups_response::{
 use streamd_wire::kafka::generated::list_groups_request::ListGroupsRequest;
 use streamd_wire::kafka::generated::list_groups_response::{ListGroupsResponse, ListedGroup};
 
-use super::super::encode;
+use super::super::{encode, share};
 use super::{Done, ask_all, check_items, code_of};
 use crate::broker::Broker;
 
@@ -31,16 +31,18 @@ const GROUP_OPERATIONS: i32 = 1 << 3 | 1 << 6 | 1 << 8 | 1 << 10 | 1 << 11;
 /// Kinds of groups.
 const CLASSIC: &str = "classic";
 const CONSUMER: &str = "consumer";
+const SHARE: &str = "share";
 
 fn kind(group: &Listed) -> &'static str {
-    match group.is_modern {
-        true => CONSUMER,
-        false => CLASSIC,
+    match group.kind {
+        GroupKind::Consumer => CONSUMER,
+        GroupKind::Classic => CLASSIC,
+        GroupKind::Share => SHARE,
     }
 }
 
 /// What the client may do to a group, if it asks.
-pub(super) fn operations(wanted: bool) -> i32 {
+pub(in super::super) fn operations(wanted: bool) -> i32 {
     match wanted {
         true => GROUP_OPERATIONS,
         false => NO_OPERATIONS,
@@ -167,6 +169,9 @@ pub async fn delete(
 ) -> Result<Vec<Part>, String> {
     check_items("groups", request.groups_names.len())?;
     let names: Vec<&str> = request.groups_names.to_vec();
+    for name in &names {
+        share::forget_group(broker, name).await;
+    }
     let requests = names.iter().map(|n| (Arc::from(*n), Request::Delete));
     let done = ask_all(broker, requests.collect()).await;
     let results = names

@@ -1,5 +1,6 @@
 //! FindCoordinator: one node coordinates everything. The first that looks for the coordinator of a
-//! group makes `__consumer_offsets`, of a transaction `__transaction_state`.
+//! group makes `__consumer_offsets`, of a transaction `__transaction_state`, of a share-partition
+//! `__share_group_state`.
 
 use std::rc::Rc;
 
@@ -19,6 +20,7 @@ use crate::broker::Broker;
 /// Kinds of keys.
 const GROUP: i8 = 0;
 const TRANSACTION: i8 = 1;
+const SHARE: i8 = 2;
 
 /// Answers FindCoordinator, versions 0 to 6.
 pub async fn handle(
@@ -68,6 +70,7 @@ async fn find<'a>(broker: &'a Rc<Broker>, kind: i8, key: &'a str) -> Coordinator
     let made = match kind {
         GROUP => internal::make(broker, Internal::Offsets).await,
         TRANSACTION => internal::make(broker, Internal::Txns).await,
+        SHARE => internal::make(broker, Internal::Shares).await,
         _ => {
             return failed(
                 ErrorCode::InvalidRequest,

@@ -25,7 +25,7 @@ use crate::broker::Broker;
 const ITEMS_MAX: usize = 100_000;
 
 /// Refuses a request that names too much; the connection is closed.
-fn check_items(what: &str, count: usize) -> Result<(), String> {
+pub(super) fn check_items(what: &str, count: usize) -> Result<(), String> {
     super::check_items(what, count, ITEMS_MAX)
 }
 
@@ -65,7 +65,7 @@ pub(super) async fn ask(broker: &Rc<Broker>, group: &str, request: Request) -> D
 }
 
 /// Asks the coordinators of groups; answers in the order of the requests.
-async fn ask_all(broker: &Rc<Broker>, requests: Vec<(Arc<str>, Request)>) -> Vec<Done> {
+pub(super) async fn ask_all(broker: &Rc<Broker>, requests: Vec<(Arc<str>, Request)>) -> Vec<Done> {
     let image = broker.shard.image();
     let mut done: Vec<Done> = vec![Err(ErrorCode::NotCoordinator); requests.len()];
     let Some(topic) = image.topic(OFFSETS_TOPIC) else {
@@ -115,7 +115,7 @@ async fn ask_all(broker: &Rc<Broker>, requests: Vec<(Arc<str>, Request)>) -> Vec
 }
 
 /// The code of an answer that is nothing but a code.
-fn code_of(done: &Done) -> ErrorCode {
+pub(super) fn code_of(done: &Done) -> ErrorCode {
     match done {
         Ok(Reply::Code(code) | Reply::Refused(code, _)) | Err(code) => *code,
         Ok(_) => ErrorCode::None,

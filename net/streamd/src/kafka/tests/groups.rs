@@ -601,7 +601,7 @@ fn a_request_that_names_too_much_is_refused() {
         encode_request(&request, 9, 1, None, &mut w).unwrap();
         let bytes = w.into_parts().0;
         let frame = Frame::parse(&bytes[4..]).unwrap();
-        let refused = crate::kafka::answer(&broker, "/10.0.0.1", &frame).await;
+        let refused = crate::kafka::answer(&broker, ("/10.0.0.1", 0), &frame).await;
         let why = refused.err().unwrap();
         assert_eq!(why, "a request with 100001 protocols; 100000 are allowed");
     });

@@ -37,7 +37,7 @@ fn random_bodies_are_answered_or_refused() {
                     if frame.header.api == streamd_wire::kafka::ApiKey::Produce {
                         continue;
                     }
-                    match kafka::answer(&broker, "/10.0.0.1", &frame).await {
+                    match kafka::answer(&broker, ("/10.0.0.1", 0), &frame).await {
                         Ok(_) => answered += 1,
                         Err(why) => {
                             assert!(why.contains(served.api.name()), "{why}");

@@ -120,7 +120,7 @@ async fn ask<R: Request>(broker: &Rc<Broker>, version: i16, request: &R) -> Answ
     let bytes = w.into_parts().0;
     let frame = Frame::parse(&bytes[4..]).unwrap();
     let header = ResponseHeader::from(&frame.header);
-    let parts = super::answer(broker, "/127.0.0.1", &frame).await;
+    let parts = super::answer(broker, ("/127.0.0.1", 0), &frame).await;
     let parts = parts.unwrap_or_else(|e| panic!("{} {version}: {e}", R::API.name()));
     let frame = parts.into_iter().flat_map(|part| match part {
         Part::Bytes(bytes) => bytes,

@@ -412,7 +412,7 @@ async fn fetch(
     encode_request(&request, 12, CORRELATION, Some("test"), &mut w).unwrap();
     let bytes = w.into_parts().0;
     let frame = Frame::parse(&bytes[4..]).unwrap();
-    let parts = super::super::answer(broker, "/127.0.0.1", &frame)
+    let parts = super::super::answer(broker, ("/127.0.0.1", 0), &frame)
         .await
         .unwrap();
     bytes_of(env, partition, parts).await
