@@ -88,6 +88,9 @@ pub enum Command {
     /// Look at consumer groups, move their offsets, delete them
     #[command(subcommand)]
     Group(Group),
+    /// Look at share groups, which read topics as queues, move their offsets, delete them
+    #[command(subcommand)]
+    Queue(Queue),
     /// Look at transactions, abort those that are left open
     #[command(subcommand)]
     Txn(Txn),
@@ -256,14 +259,37 @@ pub enum Group {
     },
 }
 
-/// `streamctl group reset-offsets`
+/// `streamctl queue ...`
+#[derive(Debug, Subcommand)]
+pub enum Queue {
+    /// List the share groups
+    List,
+    /// Show state, members, start offsets and lag of share groups
+    #[command(after_help = "Example:\n  \
+        streamctl queue describe workers --json | jq '.[0].offsets'")]
+    Describe {
+        /// The groups [default: all]
+        names: Vec<String>,
+    },
+    /// Set where a share group that has no members goes on
+    ResetOffsets(ResetOffsets),
+    /// Delete share groups without members, and what they know of their topics
+    Delete {
+        /// The groups
+        #[arg(required = true)]
+        names: Vec<String>,
+    },
+}
+
+/// `streamctl group reset-offsets`, `streamctl queue reset-offsets`
 #[derive(Debug, Args)]
 #[command(
     group = clap::ArgGroup::new("target").required(true),
     group = clap::ArgGroup::new("scope").required(true).multiple(true),
     after_help = "Examples:\n  \
         streamctl group reset-offsets readers --topic flights --to-earliest\n  \
-        streamctl group reset-offsets readers --topic flights:0,1 --shift-by -100 --execute\n\n\
+        streamctl group reset-offsets readers --topic flights:0,1 --shift-by -100 --execute\n  \
+        streamctl queue reset-offsets workers --topic jobs --to-latest --execute\n\n\
         Without --execute it only says what it would do."
 )]
 pub struct ResetOffsets {

@@ -21,6 +21,7 @@ mod murmur;
 mod offsets;
 mod out;
 mod produce;
+mod queue;
 mod topic;
 mod txn;
 
@@ -51,6 +52,7 @@ fn run(cli: &Cli) -> Result<()> {
         Command::Topic(command) => topic::run(global, command),
         Command::Config(command) => config::run(global, command),
         Command::Group(command) => group::run(global, command),
+        Command::Queue(command) => queue::run(global, command),
         Command::Txn(command) => txn::run(global, command),
         Command::Cluster => cluster::run(global),
         Command::Produce(command) => produce::run(global, command),

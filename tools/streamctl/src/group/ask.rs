@@ -77,7 +77,7 @@ fn is_passing(code: i16) -> bool {
 
 /// Asks a group's coordinator, and again while it is being moved or made. `take` gives the answer,
 /// or the code that came instead.
-fn coordinator<M: Request, T>(
+pub fn coordinator<M: Request, T>(
     client: &mut Client,
     group: &str,
     (request, max): (&M, i16),

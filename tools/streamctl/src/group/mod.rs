@@ -1,7 +1,7 @@
 //! `streamctl group ...`: list, describe, lag, reset-offsets, delete.
 
-mod ask;
-mod reset;
+pub mod ask;
+pub mod reset;
 mod show;
 
 use crate::cli::{Global, Group as Command};
@@ -19,12 +19,26 @@ pub fn run(global: &Global, command: &Command) -> Result<()> {
         Command::List { state } => show::list(global, &mut client, state.as_deref()),
         Command::Describe { names } => show::describe(global, &mut client, names),
         Command::Lag { names } => show::lag(global, &mut client, names),
-        Command::ResetOffsets(plan) => reset::run(global, &mut client, plan),
+        Command::ResetOffsets(plan) => reset::run(global, &mut client, plan, &RESET),
         Command::Delete { names } => delete(&mut client, names),
     }
 }
 
-fn delete(client: &mut Client, names: &[String]) -> Result<()> {
+/// What a reset asks of a group of consumers.
+const RESET: reset::Asks = reset::Asks {
+    members: |client, name| {
+        let found = ask::describe(client, name)?;
+        Ok(found.map(|d| (d.state, d.members.len())))
+    },
+    offsets: ask::offsets,
+    commit: ask::commit,
+};
+
+/// Deletes groups, of whichever kind.
+///
+/// # Errors
+/// What went wrong with each of those that could not be deleted.
+pub fn delete(client: &mut Client, names: &[String]) -> Result<()> {
     let mut failed = Vec::new();
     for name in names {
         match ask::delete(client, name) {

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use serde_json::{Value, json};
 
-use super::ask::{self, Offsets};
+use super::ask::Offsets;
 use crate::cli::{Global, ResetOffsets, Target};
 use crate::client::{Client, Partition};
 use crate::failure::{Failure, Result};
@@ -21,21 +21,31 @@ struct Move {
     cut: bool,
 }
 
+/// What is different between kinds of groups.
+pub struct Asks {
+    /// The state of a group and the number of its members, if it is there.
+    pub members: fn(&mut Client, &str) -> Result<Option<(String, usize)>>,
+    /// Where it stands.
+    pub offsets: fn(&mut Client, &str) -> Result<Offsets>,
+    /// Has it stand elsewhere.
+    pub commit: fn(&mut Client, &str, &Offsets) -> Result<()>,
+}
+
 /// Runs the command.
 ///
 /// # Errors
 /// The group has members, a topic is unknown, or a broker refuses.
-pub fn run(global: &Global, client: &mut Client, plan: &ResetOffsets) -> Result<()> {
-    let group = ask::describe(client, &plan.group)?;
-    if let Some(group) = group.filter(|g| g.state != "Empty") {
+pub fn run(global: &Global, client: &mut Client, plan: &ResetOffsets, asks: &Asks) -> Result<()> {
+    let group = (asks.members)(client, &plan.group)?;
+    if let Some((state, members)) = group.filter(|g| g.0 != "Empty") {
         return Err(Failure::failed(format!(
             "group `{}` is {} with {}: stop its members first, they would commit over it",
             plan.group,
-            group.state,
-            out::plural(group.members.len() as u64, "member"),
+            state,
+            out::plural(members as u64, "member"),
         )));
     }
-    let committed = ask::offsets(client, &plan.group)?;
+    let committed = (asks.offsets)(client, &plan.group)?;
     let mut moves = Vec::new();
     for (topic, wanted) in scope(plan, &committed)? {
         moves.extend(topic_moves(
@@ -53,7 +63,7 @@ pub fn run(global: &Global, client: &mut Client, plan: &ResetOffsets) -> Result<
                 .or_default()
                 .insert(m.partition, m.to);
         }
-        ask::commit(client, &plan.group, &offsets)?;
+        (asks.commit)(client, &plan.group, &offsets)?;
     }
     print(global, plan, &moves)
 }

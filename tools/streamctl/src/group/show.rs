@@ -69,7 +69,10 @@ fn named(client: &mut Client, names: &[String]) -> Result<Vec<String>> {
     if !names.is_empty() {
         return Ok(names.to_vec());
     }
-    Ok(ask::list(client)?.into_iter().map(|g| g.name).collect())
+    // Share groups are shown by `queue describe`.
+    let mut all = ask::list(client)?;
+    all.retain(|g| !g.kind.eq_ignore_ascii_case("share"));
+    Ok(all.into_iter().map(|g| g.name).collect())
 }
 
 fn existing(client: &mut Client, name: &str) -> Result<Described> {

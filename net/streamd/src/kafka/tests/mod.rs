@@ -9,6 +9,8 @@ mod groups;
 mod hostile;
 mod metadata;
 mod reads;
+mod share_crashes;
+mod shares;
 mod topics;
 mod txn_client;
 mod txn_crashes;
