@@ -183,17 +183,6 @@ pub async fn answer(
         ApiKey::OffsetDelete => group::offsets::delete(broker, header, decoded!()).await,
         ApiKey::DescribeGroups => group::admin::describe(broker, header, decoded!()).await,
         ApiKey::ListGroups => group::admin::list(broker, header, decoded!()).await,
-        ApiKey::ShareGroupHeartbeat => {
-            share::members::heartbeat(broker, &frame.header, host, decoded!()).await
-        }
-        ApiKey::ShareGroupDescribe => share::members::describe(broker, header, decoded!()).await,
-        ApiKey::ShareFetch => share::fetch::handle(broker, &frame.header, key, decoded!()).await,
-        ApiKey::ShareAcknowledge => share::acknowledge::handle(broker, header, decoded!()).await,
-        ApiKey::DescribeShareGroupOffsets => {
-            share::offsets::describe(broker, header, decoded!()).await
-        }
-        ApiKey::AlterShareGroupOffsets => share::offsets::alter(broker, header, decoded!()).await,
-        ApiKey::DeleteShareGroupOffsets => share::offsets::delete(broker, header, decoded!()).await,
         ApiKey::ConsumerGroupHeartbeat => {
             group::consumer::heartbeat(broker, &frame.header, host, decoded!()).await
         }
@@ -202,6 +191,6 @@ pub async fn answer(
         }
         ApiKey::ListConfigResources => configs::list(broker, header, decoded!()),
         ApiKey::DeleteGroups => group::admin::delete(broker, header, decoded!()).await,
-        _ => Err(format!("{} is not served", api.name())),
+        _ => share::answer(broker, (host, key), frame).await,
     }
 }

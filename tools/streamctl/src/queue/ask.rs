@@ -6,7 +6,7 @@ use streamd_model::ErrorCode;
 use streamd_wire::kafka::alter_share_group_offsets_request::{
     AlterShareGroupOffsetsRequestPartition, AlterShareGroupOffsetsRequestTopic,
 };
-use streamd_wire::kafka::describe_share_group_offsets_request::DescribeShareGroupOffsetsRequestGroup;
+use streamd_wire::kafka::describe_share_group_offsets_request as describe_request;
 use streamd_wire::kafka::{
     AlterShareGroupOffsetsRequest, ApiKey, DescribeShareGroupOffsetsRequest,
     ShareGroupDescribeRequest,
@@ -70,7 +70,7 @@ pub fn describe(client: &mut Client, group: &str) -> Result<Option<Described>> {
 /// Where it stands in all partitions that it reads or has read.
 pub fn places(client: &mut Client, group: &str) -> Result<Vec<Place>> {
     let request = DescribeShareGroupOffsetsRequest {
-        groups: vec![DescribeShareGroupOffsetsRequestGroup {
+        groups: vec![describe_request::DescribeShareGroupOffsetsRequestGroup {
             group_id: group,
             topics: None,
         }]

@@ -19,9 +19,11 @@ use std::sync::Arc;
 
 use streamd_core::group::{Reply as GroupReply, Request as GroupRequest, Token};
 use streamd_core::share::{Ack, AckBatch, Ask, Key, Reply, Request, STATE_TOPIC, state_partition};
-use streamd_io::Class;
+use streamd_io::{Class, Part};
 use streamd_model::{ErrorCode, PartitionId, ShardId, TopicId};
 use streamd_shard::{Reply as ShardReply, Request as ShardRequest, ShareAsk};
+
+use streamd_wire::kafka::{ApiKey, Frame, ResponseHeader};
 
 use super::group;
 use super::internal::{self, Internal};
@@ -42,6 +44,35 @@ fn place(broker: &Broker, key: &Key) -> Option<(ShardId, PartitionId)> {
         index: state_partition(key, topic.partitions),
     };
     Some((broker.shard.owner(partition), partition))
+}
+
+/// Answers what is asked about share groups. `host` is the client's, `key` the connection's.
+pub async fn answer(
+    broker: &Rc<Broker>,
+    (host, key): (&str, u64),
+    frame: &Frame<'_>,
+) -> Result<Vec<Part>, String> {
+    let header = ResponseHeader::from(&frame.header);
+    let api = frame.header.api;
+    macro_rules! decoded {
+        () => {
+            &frame
+                .decode()
+                .map_err(|e| format!("{} version {}: {e}", api.name(), header.version))?
+        };
+    }
+    match api {
+        ApiKey::ShareGroupHeartbeat => {
+            members::heartbeat(broker, &frame.header, host, decoded!()).await
+        }
+        ApiKey::ShareGroupDescribe => members::describe(broker, header, decoded!()).await,
+        ApiKey::ShareFetch => fetch::handle(broker, &frame.header, key, decoded!()).await,
+        ApiKey::ShareAcknowledge => acknowledge::handle(broker, header, decoded!()).await,
+        ApiKey::DescribeShareGroupOffsets => offsets::describe(broker, header, decoded!()).await,
+        ApiKey::AlterShareGroupOffsets => offsets::alter(broker, header, decoded!()).await,
+        ApiKey::DeleteShareGroupOffsets => offsets::delete(broker, header, decoded!()).await,
+        _ => Err(format!("{} is not served", api.name())),
+    }
 }
 
 type Answer = Pin<Box<dyn Future<Output = Option<ShardReply>>>>;

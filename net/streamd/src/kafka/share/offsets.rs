@@ -11,9 +11,9 @@ use streamd_core::share::{Ask, Key, Reply, Request};
 use streamd_io::Part;
 use streamd_model::{ErrorCode, Offset, TopicId};
 use streamd_wire::kafka::ResponseHeader;
-use streamd_wire::kafka::generated::alter_share_group_offsets_request::AlterShareGroupOffsetsRequest;
+use streamd_wire::kafka::generated::alter_share_group_offsets_request as alter_request;
 use streamd_wire::kafka::generated::alter_share_group_offsets_response as altered;
-use streamd_wire::kafka::generated::delete_share_group_offsets_request::DeleteShareGroupOffsetsRequest;
+use streamd_wire::kafka::generated::delete_share_group_offsets_request as delete_request;
 use streamd_wire::kafka::generated::delete_share_group_offsets_response as deleted;
 use streamd_wire::kafka::generated::describe_share_group_offsets_request::{
     DescribeShareGroupOffsetsRequest, DescribeShareGroupOffsetsRequestGroup,
@@ -185,7 +185,7 @@ type Outcome = (String, TopicId, Vec<(i32, Option<Why>)>);
 pub async fn alter(
     broker: &Rc<Broker>,
     header: ResponseHeader,
-    request: &AlterShareGroupOffsetsRequest<'_>,
+    request: &alter_request::AlterShareGroupOffsetsRequest<'_>,
 ) -> Result<Vec<Part>, String> {
     check_items("topics", request.topics.len())?;
     let done = try_alter(broker, request).await;
@@ -224,7 +224,7 @@ fn altered_topic(
 
 async fn try_alter(
     broker: &Rc<Broker>,
-    request: &AlterShareGroupOffsetsRequest<'_>,
+    request: &alter_request::AlterShareGroupOffsetsRequest<'_>,
 ) -> Result<Vec<Outcome>, Why> {
     let group: Arc<str> = request.group_id.into();
     empty_group(broker, &group).await?;
@@ -299,7 +299,7 @@ async fn note(
 pub async fn delete(
     broker: &Rc<Broker>,
     header: ResponseHeader,
-    request: &DeleteShareGroupOffsetsRequest<'_>,
+    request: &delete_request::DeleteShareGroupOffsetsRequest<'_>,
 ) -> Result<Vec<Part>, String> {
     check_items("topics", request.topics.len())?;
     let names: Vec<&str> = request.topics.iter().map(|t| t.topic_name).collect();
