@@ -134,9 +134,12 @@ impl ShareChange {
         Ok(Some(match kind {
             10 => {
                 let id = k.str("a member id")?.into();
-                ShareChange::Member(id, r.map(get_worker).transpose()?.map(Arc::new))
+                ShareChange::Member(
+                    id,
+                    r.map(|r| whole(r, get_worker)).transpose()?.map(Arc::new),
+                )
             }
-            11 => ShareChange::Epoch(r.map(get_hashed_epoch).transpose()?),
+            11 => ShareChange::Epoch(r.map(|r| whole(r, get_hashed_epoch)).transpose()?),
             12 => {
                 // The time has the tag and the width that the hash has elsewhere.
                 let epoch = r.map(get_epoch).transpose()?;
@@ -144,16 +147,29 @@ impl ShareChange {
             }
             13 => {
                 let id = k.str("a member id")?.into();
-                ShareChange::Target(id, r.map(get_parts).transpose()?.map(Arc::new))
+                ShareChange::Target(
+                    id,
+                    r.map(|r| whole(r, get_parts)).transpose()?.map(Arc::new),
+                )
             }
             14 => {
                 let id = k.str("a member id")?.into();
-                ShareChange::Current(id, r.map(get_reads).transpose()?)
+                ShareChange::Current(id, r.map(|r| whole(r, get_reads)).transpose()?)
             }
-            15 => ShareChange::Topics(r.map(get_topics).transpose()?),
+            15 => ShareChange::Topics(r.map(|r| whole(r, get_topics)).transpose()?),
             _ => return Ok(None),
         }))
     }
+}
+
+/// Reads a value to its end, with tagged fields that mean nothing here.
+fn whole<T>(
+    r: &mut In<'_>,
+    get: impl FnOnce(&mut In<'_>) -> Result<T, Damaged>,
+) -> Result<T, Damaged> {
+    let value = get(r)?;
+    r.tags(&mut |_, _| {})?;
+    Ok(value)
 }
 
 fn get_hashed_epoch(r: &mut In<'_>) -> Result<GroupEpoch, Damaged> {

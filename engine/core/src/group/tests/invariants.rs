@@ -25,6 +25,7 @@ pub fn check(coordinator: &Coordinator) {
         let tokens = group.members.values().flat_map(|m| [m.join, m.sync]);
         waiting.extend(tokens.flatten());
     }
+    bytes += coordinator.shares.values().map(|g| g.bytes).sum::<usize>();
     let parked: BTreeSet<Token> = ctx.parked.keys().copied().collect();
     assert_eq!(waiting, parked, "who waits, and who is known to wait");
     assert_eq!((ctx.member_bytes, ctx.offsets), (bytes, offsets));

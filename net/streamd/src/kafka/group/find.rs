@@ -70,6 +70,12 @@ async fn find<'a>(broker: &'a Rc<Broker>, kind: i8, key: &'a str) -> Coordinator
     let made = match kind {
         GROUP => internal::make(broker, Internal::Offsets).await,
         TRANSACTION => internal::make(broker, Internal::Txns).await,
+        SHARE if !is_share_key(key) => {
+            return failed(
+                ErrorCode::InvalidRequest,
+                "the key of a share-partition is GROUP:TOPIC-ID:PARTITION",
+            );
+        }
         SHARE => internal::make(broker, Internal::Shares).await,
         _ => {
             return failed(
@@ -92,4 +98,12 @@ async fn find<'a>(broker: &'a Rc<Broker>, kind: i8, key: &'a str) -> Coordinator
             "its internal topic cannot be made now",
         ),
     }
+}
+
+/// Whether it is `group:topicId:partition`.
+fn is_share_key(key: &str) -> bool {
+    let mut parts = key.rsplitn(3, ':');
+    let partition = parts.next().and_then(|p| p.parse::<u32>().ok());
+    let topic = parts.next().is_some_and(|id| id.len() == 22);
+    partition.is_some() && topic && parts.next().is_some_and(|group| !group.is_empty())
 }

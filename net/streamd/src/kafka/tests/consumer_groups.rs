@@ -206,11 +206,10 @@ fn the_feature_is_told() {
             .iter()
             .find(|f| f.name == "group.version");
         assert_eq!(found.map(|f| f.max_version_level), Some(1));
-        let known = r
-            .supported_features
-            .iter()
-            .find(|f| f.name == "group.version");
-        assert_eq!(known.map(|f| f.max_version), Some(1));
+        for name in ["group.version", "share.version"] {
+            let known = r.supported_features.iter().find(|f| f.name == name);
+            assert_eq!(known.map(|f| f.max_version), Some(1), "{name}");
+        }
     });
 }
 
@@ -272,6 +271,7 @@ fn groups_have_settings() {
             .configs
             .iter()
             .map(|c| (c.name, c.value, c.config_source))
+            .filter(|c| c.0.starts_with("consumer."))
             .collect();
         let session = ("consumer.session.timeout.ms", Some("45000"), 5);
         assert_eq!(all, [(key, Some("7000"), 8), session]);

@@ -146,7 +146,7 @@ fn every_version_finds_the_coordinator() {
             let topic = image.topic("__consumer_offsets").unwrap();
             assert!(topic.partitions == 7 && topic.is_internal() && topic.config.compact);
             assert_eq!(topic.config.segment_bytes, 104_857_600);
-            // There are no other coordinators.
+            // There are no other coordinators, and this is no share-partition.
             for kind in [2, 9] {
                 let request = FindCoordinatorRequest {
                     key: "x",
