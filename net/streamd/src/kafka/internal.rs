@@ -51,7 +51,11 @@ impl Internal {
             Internal::Txns => (txns.partitions, txns.segment_bytes, "uncompressed"),
             Internal::Shares => {
                 let share = &groups.share;
-                (share.state_partitions, share.state_segment_bytes, "producer")
+                (
+                    share.state_partitions,
+                    share.state_segment_bytes,
+                    "producer",
+                )
             }
         }
     }
