@@ -1,19 +1,23 @@
 //! Share-partitions on the shard that owns their partition of `__share_group_state`: what only
 //! their coordinators need of a host.
 
-use std::rc::Rc;
+use std::rc::{Rc, Weak};
 use std::sync::Arc;
+use std::time::Duration;
 
 use streamd_core::machine::Token;
 use streamd_core::meta::ClusterImage;
-use streamd_core::share::{Bury, Coordinator, Key};
+use streamd_core::share::{Coordinator, Key, Order};
 use streamd_io::Class;
-use streamd_model::PartitionId;
+use streamd_model::{Offset, PartitionId};
 
 use crate::dead;
 use crate::host::{Ask, Done, Host, Hosted, Hosts};
 use crate::partition::Partition;
 use crate::shard::Shard;
+
+/// How often a pruning looks whether what it stands on is durable.
+const PRUNE_POLL: Duration = Duration::from_millis(100);
 
 /// A request to the coordinator of a share-partition.
 pub type ShareAsk = Ask<Coordinator>;
@@ -37,9 +41,46 @@ impl Hosted for Coordinator {
         Hosts::Shares(host)
     }
 
-    fn carry_out(shard: &Rc<Shard>, partition: &Rc<Partition>, order: Bury) {
-        let bury = dead::bury(Rc::downgrade(shard), Rc::downgrade(partition), order);
-        shard.env.spawn(Class::Latency, bury).detach();
+    fn carry_out(shard: &Rc<Shard>, partition: &Rc<Partition>, order: Order) {
+        let (from, to) = (Rc::downgrade(shard), Rc::downgrade(partition));
+        match order {
+            Order::Bury(order) => {
+                let bury = dead::bury(from, to, order);
+                shard.env.spawn(Class::Latency, bury).detach();
+            }
+            Order::Prune(count) => {
+                // They were appended in this very step, if they could be.
+                let written = partition
+                    .hosted::<Coordinator>()
+                    .is_some_and(|h| h.is_serving());
+                let end = partition.log.borrow().end();
+                let count = i64::try_from(count).unwrap_or(0);
+                if written && count <= end {
+                    let prune = prune(from, to, (end - count, end));
+                    shard.env.spawn(Class::Background, prune).detach();
+                }
+            }
+        }
+    }
+}
+
+/// Deletes what lies before `from` when all up to `end` is durable.
+async fn prune(shard: Weak<Shard>, partition: Weak<Partition>, (from, end): (Offset, Offset)) {
+    loop {
+        let (Some(shard), Some(partition)) = (shard.upgrade(), partition.upgrade()) else {
+            return;
+        };
+        if partition.usable().is_err() {
+            return;
+        }
+        if partition.log.borrow().flushed() >= end {
+            if let Err(refusal) = shard.delete_records(partition.id, from).await {
+                eprintln!("warning: {} is not pruned: {refusal}", partition.name);
+            }
+            return;
+        }
+        drop(partition);
+        shard.env.sleep(PRUNE_POLL).await;
     }
 }
 

@@ -183,6 +183,11 @@ impl<M: Hosted> Host<M> {
         self.in_flight.borrow_mut().push_back((next, seq));
     }
 
+    /// Whether its log takes what it says.
+    pub fn is_serving(&self) -> bool {
+        !self.stopped.get()
+    }
+
     /// Looks at the coordinator.
     pub fn look<T>(&self, look: impl FnOnce(&M) -> T) -> T {
         look(&self.machine.borrow())

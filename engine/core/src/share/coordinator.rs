@@ -1,6 +1,6 @@
 //! The coordinator of the share-partitions of one partition of `__share_group_state`.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use streamd_model::{ErrorCode, Mono, Offset};
@@ -8,7 +8,7 @@ use streamd_model::{ErrorCode, Mono, Offset};
 use super::hard::Hard;
 use super::partition::{SharePartition, Turn, Why};
 use super::record::{Key, ShareRecord, Snapshot, StateBatch, StateValue};
-use super::request::{Acquire, Ask, Bury, Next, Reply, Request, Summary};
+use super::request::{Acquire, Ask, Bury, Next, Order, Reply, Request, Summary};
 use crate::codec::{Damaged, In, Out};
 use crate::config::QueueConfig;
 use crate::machine::{self, Machine, Now, Record, Token};
@@ -39,6 +39,11 @@ pub struct Coordinator {
     image: Arc<ClusterImage>,
     timers: Timers<Key>,
     out: Outbox<Coordinator>,
+    /// Records since everything was last said anew, and what was forgotten since.
+    since: usize,
+    forgotten: BTreeSet<Key>,
+    /// How many times a share-partition's updates between snapshots make it time for that.
+    pub(super) patience: usize,
 }
 
 impl Coordinator {
@@ -49,6 +54,9 @@ impl Coordinator {
             image,
             timers: Timers::default(),
             out: Outbox::default(),
+            since: 0,
+            forgotten: BTreeSet::new(),
+            patience: 40,
         }
     }
 
@@ -60,6 +68,7 @@ impl Coordinator {
     /// Changes durable state: the record goes to the log, and through [`Machine::replay`].
     fn store(&mut self, record: ShareRecord) {
         self.replay(&record);
+        self.since += 1;
         if let Some(part) = self.parts.get_mut(record.of()) {
             part.written = self.out.next_seq();
         }
@@ -105,7 +114,7 @@ impl Coordinator {
                 cause,
             };
             // What is not on record as spent may yet be delivered again.
-            self.out.order_after(seq, bury);
+            self.out.order_after(seq, Order::Bury(bury));
         }
         self.wake(now, key);
         Some(value)
@@ -292,6 +301,30 @@ impl Coordinator {
         self.out.next_seq()
     }
 
+    /// Ends a step. When much was written, everything is said anew, so that what lies before it
+    /// in the log can go.
+    fn finish(&mut self, now: Now) -> Effects {
+        let each = self.image.broker().groups.share.updates_per_snapshot as usize;
+        let limit = ((each + 1) * self.patience).max(self.parts.len() * 4);
+        if self.since <= limit || self.out.failed().is_some() {
+            return self.out.take_effects();
+        }
+        let parts = self.parts.iter();
+        let all = parts.map(|(key, part)| (key.clone(), Some(part.hard.to_snapshot(now.wall_ms))));
+        let mut all: Vec<_> = all.collect();
+        // A checkpoint from before may know them yet.
+        let forgotten = std::mem::take(&mut self.forgotten).into_iter();
+        let gone = forgotten.filter(|key| !self.parts.contains_key(key));
+        all.extend(gone.map(|key| (key, None)));
+        let count = all.len();
+        for (key, snapshot) in all {
+            self.store(ShareRecord::Snapshot(key, snapshot));
+        }
+        self.since = 0;
+        self.out.order_after(0, Order::Prune(count));
+        self.out.take_effects()
+    }
+
     /// Whoever would get the answer under `token` is gone; it waited on `key`.
     pub fn gone(&mut self, key: &Key, token: Token) -> Effects {
         self.out.withdraw(token);
@@ -334,11 +367,12 @@ impl Machine for Coordinator {
     type Record = ShareRecord;
     type Request = Request;
     type Reply = Reply;
-    type Order = Bury;
+    type Order = Order;
 
     fn replay(&mut self, record: &ShareRecord) {
         match record {
             ShareRecord::Snapshot(key, Some(snapshot)) => {
+                self.forgotten.remove(key);
                 let part = self.parts.entry(key.clone()).or_default();
                 if part.hard.state_epoch != snapshot.state_epoch {
                     part.reset();
@@ -347,6 +381,7 @@ impl Machine for Coordinator {
             }
             ShareRecord::Snapshot(key, None) => {
                 self.parts.remove(key);
+                self.forgotten.insert(key.clone());
             }
             ShareRecord::Update(key, Some(update)) => {
                 // Without a snapshot before it, it belongs to what was forgotten.
@@ -371,7 +406,7 @@ impl Machine for Coordinator {
             Some(code) => self.out.refuse(token, code),
             None => self.dispatch(now, token, request),
         }
-        self.out.take_effects()
+        self.finish(now)
     }
 
     fn persisted(&mut self, seq: u64) -> Effects {
@@ -400,7 +435,7 @@ impl Machine for Coordinator {
             }
             self.turn(now, &key, |_, _| ());
         }
-        self.out.take_effects()
+        self.finish(now)
     }
 
     fn encode(&self) -> Vec<u8> {

@@ -174,7 +174,7 @@ mod tests {
         let found = update(4, &[]);
         assert_eq!(found[0], batch(4, 6, Acknowledged, 1));
         assert_eq!(update(2, &[]), found, "the start does not go back");
-        assert_eq!(hard.complete(), 4);
+        assert_eq!((hard.complete(), hard.start), (4, 4));
         assert_eq!(Hard::snapshot(&hard.to_snapshot(5)).batches, hard.batches);
     }
 }

@@ -21,5 +21,6 @@ mod tests;
 pub use coordinator::{Coordinator, Effects, STATE_TOPIC, state_partition};
 pub use record::{Delivery, Key, ShareRecord, Snapshot, StateBatch, StateValue};
 pub use request::{
-    Ack, AckBatch, Acquire, Acquired, Ask, Bury, Cause, Next, ReadBatch, Reply, Request, Summary,
+    Ack, AckBatch, Acquire, Acquired, Ask, Bury, Cause, Next, Order, ReadBatch, Reply, Request,
+    Summary,
 };

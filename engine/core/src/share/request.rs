@@ -133,6 +133,16 @@ pub struct Bury {
     pub cause: Cause,
 }
 
+/// What else a coordinator has the driver do.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Order {
+    /// These go to the dead-letter topic.
+    Bury(Bury),
+    /// The last so many records of the step say everything anew: once they are durable, nothing
+    /// that lies before them in the log is needed any more.
+    Prune(usize),
+}
+
 /// What a coordinator answers.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Reply {

@@ -28,7 +28,7 @@ fn image(settings: &[(&str, &str)]) -> Arc<ClusterImage> {
         ("group.share.min.partition.max.record.locks", "1"),
         (
             "share.coordinator.snapshot.update.records.per.snapshot",
-            "7",
+            "3",
         ),
     ];
     let mut image = ClusterImage::new(Local {
@@ -62,6 +62,10 @@ struct Bench {
     batches: Vec<(u64, usize)>,
     replies: Vec<(Token, Reply)>,
     orders: Vec<Bury>,
+    /// What may be pruned: up to where, and when so much is durable.
+    prunes: Vec<(usize, usize)>,
+    /// Where the log begins since it was pruned.
+    base: usize,
     tokens: u64,
     hold: bool,
 }
@@ -78,6 +82,8 @@ impl Bench {
             batches: Vec::new(),
             replies: Vec::new(),
             orders: Vec::new(),
+            prunes: Vec::new(),
+            base: 0,
             tokens: 0,
             hold: false,
         };
@@ -89,8 +95,10 @@ impl Bench {
     fn restart(&mut self, image: Arc<ClusterImage>, keep: usize) {
         self.log.truncate(keep);
         self.batches.clear();
+        self.prunes.clear();
         self.c = Coordinator::new(image);
-        for (k, v) in &self.log {
+        self.c.patience = 3;
+        for (k, v) in &self.log[self.base..] {
             let record = ShareRecord::decode(k, v.as_deref()).expect("a record");
             self.c.replay(&record.expect("of a known kind"));
         }
@@ -100,25 +108,39 @@ impl Bench {
 
     fn carry(&mut self, effects: Effects) {
         self.replies.extend(effects.replies);
-        self.orders.extend(effects.orders);
         if let Some(batch) = effects.persist {
             self.log
                 .extend(batch.records.iter().map(|r| (r.key(), r.value())));
             self.batches.push((batch.seq, self.log.len()));
         }
+        self.order(effects.orders);
         if !self.hold {
             self.persist(usize::MAX);
+        }
+    }
+
+    fn order(&mut self, orders: Vec<Order>) {
+        for order in orders {
+            match order {
+                Order::Bury(bury) => self.orders.push(bury),
+                Order::Prune(count) => {
+                    let end = self.log.len();
+                    self.prunes.push((end - count, end));
+                }
+            }
         }
     }
 
     /// The first `n` batches that are on the way are durable.
     fn persist(&mut self, n: usize) {
         let n = n.min(self.batches.len());
-        for (seq, _) in self.batches.drain(..n).collect::<Vec<_>>() {
+        for (seq, end) in self.batches.drain(..n).collect::<Vec<_>>() {
+            let due = self.prunes.iter().filter(|p| p.1 <= end);
+            self.base = due.map(|p| p.0).max().unwrap_or(0).max(self.base);
             let effects = self.c.persisted(seq);
             assert!(effects.persist.is_none(), "a write that begets a write");
             self.replies.extend(effects.replies);
-            self.orders.extend(effects.orders);
+            self.order(effects.orders);
         }
     }
 

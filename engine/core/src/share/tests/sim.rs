@@ -303,7 +303,7 @@ impl World {
     /// The log alone gives the state that the coordinator has.
     fn compare(&mut self) {
         let mut other = Coordinator::new(image(&self.settings));
-        for (k, v) in &self.bench.log {
+        for (k, v) in &self.bench.log[self.bench.base..] {
             let record = ShareRecord::decode(k, v.as_deref()).expect("a record");
             other.replay(&record.expect("of a known kind"));
         }
@@ -350,16 +350,19 @@ fn nothing_is_lost_nor_given_twice_whatever_happens() {
     let seeds = std::env::var("STREAMD_SIM_SEEDS")
         .ok()
         .and_then(|s| s.parse().ok());
-    let (mut buried, mut settled) = (0, 0);
+    let (mut buried, mut settled, mut pruned) = (0, 0, 0);
     for seed in 0..seeds.unwrap_or(100) {
         let done = std::panic::catch_unwind(|| {
             let world = World::run(seed);
-            (world.buried.len(), world.settled.len())
+            (world.buried.len(), world.settled.len(), world.bench.base)
         });
         match done {
-            Ok((b, s)) => (buried, settled) = (buried + b, settled + s),
+            Ok((b, s, p)) => {
+                (buried, settled, pruned) = (buried + b, settled + s, pruned + p);
+            }
             Err(_) => panic!("seed {seed}"),
         }
     }
     assert!(buried > 0 && settled > 0, "the crowd did nothing");
+    assert!(pruned > 0, "the log was never pruned");
 }
