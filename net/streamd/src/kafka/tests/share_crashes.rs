@@ -6,10 +6,11 @@ use std::collections::BTreeSet;
 use std::rc::Rc;
 
 use streamd_core::config::Configs;
+use streamd_core::share::{Key, STATE_TOPIC, state_partition};
 use streamd_io::Env;
 use streamd_io::sim::{Sim, SimOptions};
-use streamd_model::ErrorCode;
-use streamd_shard::Request;
+use streamd_model::{ErrorCode, PartitionId};
+use streamd_shard::{OffsetQuery, Reply, Request};
 
 use super::shares::{acknowledge, beat, configure, fetch, fetches, produce, topic};
 use super::{create, groups, start};
@@ -29,6 +30,8 @@ struct Model {
     /// It was when the broker died: they may be accepted, and then do not come again.
     perhaps: BTreeSet<i64>,
     requests: u64,
+    /// How far the log of the share-partition was pruned.
+    pruned: i64,
 }
 
 type Shared = Rc<RefCell<Model>>;
@@ -84,6 +87,34 @@ impl Worker {
     }
 }
 
+/// Where the log starts that keeps the share-partition.
+async fn log_start(broker: &Rc<Broker>) -> i64 {
+    let key = Key {
+        group: "g".into(),
+        topic: topic(broker),
+        partition: 0,
+    };
+    let image = broker.shard.image();
+    let Some(state) = image.topic(STATE_TOPIC) else {
+        return 0;
+    };
+    let partition = PartitionId {
+        topic: state.id,
+        index: state_partition(&key, state.partitions),
+    };
+    let query = OffsetQuery {
+        partition,
+        leader_epoch: -1,
+        timestamp: -2,
+        committed: false,
+    };
+    let owner = broker.shard.owner(partition);
+    match broker.shard.ask(owner, Request::Offsets(vec![query])).await {
+        Some(Reply::Offsets(found)) => found[0].as_ref().expect("an offset").offset,
+        _ => panic!("the shard has stopped"),
+    }
+}
+
 fn workers() -> Vec<Worker> {
     let worker = |name| Worker {
         name,
@@ -94,7 +125,13 @@ fn workers() -> Vec<Worker> {
 }
 
 async fn up(env: &Env) -> Rc<Broker> {
-    let broker = start(env, Configs::new()).await;
+    // Few updates between snapshots: so its log is pruned many times.
+    let often = (
+        "share.coordinator.snapshot.update.records.per.snapshot",
+        "0",
+    );
+    let configs: Configs = [(often.0.to_owned(), often.1.to_owned())].into();
+    let broker = start(env, configs).await;
     groups::find(&broker).await;
     if broker.shard.image().topic("t").is_none() {
         create(&broker, "t", 1).await;
@@ -125,7 +162,7 @@ async fn live(env: Env, model: Shared) {
     }
 }
 
-fn run(seed: u64) -> u64 {
+fn run(seed: u64) -> (u64, i64) {
     let model = Shared::default();
     let mut sim = Sim::new(seed, SimOptions::default());
     for _ in 0..6 {
@@ -145,6 +182,7 @@ fn run(seed: u64) -> u64 {
             workers[n % 3].work(&broker, &last, 0).await;
             env.sleep(std::time::Duration::from_secs(2)).await;
         }
+        last.borrow_mut().pruned = log_start(&broker).await;
     });
     let model = model.borrow();
     let done: BTreeSet<_> = model.accepted.union(&model.perhaps).collect();
@@ -154,7 +192,7 @@ fn run(seed: u64) -> u64 {
         .filter(|o| !done.contains(o))
         .collect();
     assert!(lost.is_empty(), "never accepted: {lost:?}");
-    model.requests
+    (model.requests, model.pruned)
 }
 
 #[test]
@@ -167,12 +205,13 @@ fn what_was_accepted_is_not_delivered_again_after_a_crash() {
         run(seed);
         return;
     }
-    let mut count = 0;
+    let (mut count, mut pruned) = (0, 0);
     for seed in 0..number("STREAMD_SEEDS").unwrap_or(40) {
         match std::panic::catch_unwind(|| run(seed)) {
-            Ok(requests) => count += requests,
+            Ok((requests, start)) => (count, pruned) = (count + requests, pruned + start),
             Err(_) => panic!("seed {seed} failed; STREAMD_SEED={seed} runs it alone"),
         }
     }
     assert!(count > 200, "only {count} deliveries");
+    assert!(pruned > 0, "the log was never pruned");
 }
