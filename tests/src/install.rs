@@ -186,7 +186,7 @@ pub fn java_history() -> Command {
 fn java_class_path() -> String {
     let libs = jars("java-libs", "compat/java/pom.xml");
     let path = format!("{}/*", libs.display());
-    const SOURCES: [&str; 10] = [
+    const SOURCES: [&str; 12] = [
         "compat/java/pom.xml",
         "compat/java/streamd/Main.java",
         "compat/java/streamd/Lines.java",
@@ -197,6 +197,8 @@ fn java_class_path() -> String {
         "compat/java/streamd/Group.java",
         "compat/java/streamd/Txn.java",
         "compat/java/streamd/History.java",
+        "compat/java/streamd/Share.java",
+        "compat/java/streamd/ShareChecks.java",
     ];
     let classes = classes("java-classes", &path, &SOURCES);
     format!("{}:{path}", classes.display())
