@@ -285,10 +285,7 @@ impl Shard {
                 self.shares_gone(asked);
                 Reply::Done
             }
-            Request::ReadBytes(items) => {
-                self.open_them(items.iter().map(|i| i.partition)).await;
-                Reply::ReadBytes(self.read_bytes(items).await)
-            }
+            Request::ReadBytes(items) => Reply::ReadBytes(self.read_bytes(items).await),
             Request::Producers(ids) => {
                 self.open_them(ids.iter().copied()).await;
                 Reply::Producers(ids.into_iter().map(|id| self.producers(id)).collect())
