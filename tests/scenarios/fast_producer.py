@@ -148,8 +148,7 @@ def back_pressure(boot):
     topic = common.topic(boot, "pressed", PARTITIONS)
     group, seen = f"{topic}-workers", []
     lag, largest, waited = Lag(boot, group, topic), 0, 0
-    worker = Worker(boot, group, topic, FAST, seen)
-    producer = common.producer(boot)
+    worker, producer = None, common.producer(boot)
     count, step = 4_000, LAG_MAX // 5
     for i in range(count):
         producer.produce(topic, f"{i}", on_delivery=common.failed("a record"))
@@ -158,16 +157,18 @@ def back_pressure(boot):
             behind = lag.now()
             while behind > LAG_MAX - step:
                 waited += 1
+                # Nobody takes anything before the producer had to wait for the first time.
+                worker = worker or Worker(boot, group, topic, FAST, seen)
                 time.sleep(0.02)
                 behind = lag.now()
             largest = max(largest, lag.now() + step)
     common.flush(producer)
+    check(waited > 0, "the producer is slowed down")
     deadline = time.monotonic() + common.PATIENCE_S
     while lag.now() > 0:
         check(time.monotonic() < deadline, "the lag does not go")
         time.sleep(0.1)
     worker.end()
-    check(waited > 0, "the producer is slowed down")
     check(len(set(seen)) == count, "each record is taken")
     check(largest <= LAG_MAX, f"the lag is bounded: {largest}")
     say(f"with back pressure: {count} records as fast as they are taken, at most {largest} behind")

@@ -17,7 +17,7 @@ use streamd_tests::install;
 use streamd_tests::run::output;
 use streamd_tests::wire::Connection;
 
-const PATIENCE: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_secs(120);
 const TOPIC: &str = "file-lines";
 const ROUND: usize = 200;
 
@@ -120,6 +120,7 @@ fn broker() -> Broker {
 
 #[test]
 fn standalone_goes_on_where_it_was() {
+    let _turn = crate::turn();
     let mut broker = broker();
     let boot = broker.addr();
     Connection::open(&boot).create_topic(TOPIC, 1, &[]);
@@ -255,6 +256,7 @@ fn check_topics(boot: &str) {
 
 #[test]
 fn distributed_finds_its_state_again() {
+    let _turn = crate::turn();
     let mut broker = broker();
     let boot = broker.addr();
     Connection::open(&boot).create_topic(TOPIC, 1, &[]);

@@ -3,3 +3,11 @@
 
 mod connect;
 mod wordcount;
+
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+/// One test at a time: each has several JVMs, which a small machine would starve.
+fn turn() -> MutexGuard<'static, ()> {
+    static TURN: Mutex<()> = Mutex::new(());
+    TURN.lock().unwrap_or_else(PoisonError::into_inner)
+}
