@@ -89,6 +89,7 @@ fn round(number: u64, broker: &mut Broker, relay: &Relay, nemesis: &mut Nemesis)
         _ => Worker::confluent(&[&boot, &prefix, "final", "final"]),
     };
     lines.extend(reader.finish());
+    lines.append(&mut nemesis.notes);
     lines
 }
 

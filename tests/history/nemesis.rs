@@ -46,6 +46,17 @@ const WEIGHTS: [(Fault, u64); 8] = [
 pub struct Nemesis {
     noise: Noise,
     pub fired: BTreeMap<Fault, u64>,
+    /// What fired and from when to when, as notes of a history; its clock in seconds.
+    pub notes: Vec<String>,
+}
+
+/// The clock of the histories, about.
+fn uptime() -> String {
+    let text = std::fs::read_to_string("/proc/uptime").expect("Linux");
+    text.split_whitespace()
+        .next()
+        .unwrap_or_default()
+        .to_owned()
 }
 
 impl Nemesis {
@@ -53,6 +64,7 @@ impl Nemesis {
         Self {
             noise: Noise::new(seed),
             fired: BTreeMap::new(),
+            notes: Vec::new(),
         }
     }
 
@@ -70,7 +82,10 @@ impl Nemesis {
                 here
             });
             let fault = chosen.expect("weights of a hundred").0;
+            let from = uptime();
             self.strike(fault, broker, relay, workers);
+            self.notes
+                .push(format!("# {fault:?} from {from} to {}", uptime()));
             *self.fired.entry(fault).or_default() += 1;
         }
     }

@@ -6,7 +6,7 @@
 //! - `streams/`: Kafka Streams counts words exactly once over kills; Kafka Connect moves files.
 //! - `scenarios/`: what people use such a log for: programs that check themselves.
 //! - `full/`: a small disk gets full under load; as root, which mounts one.
-//! - `many/`: thousands of partitions; memory, open files, restarts.
+//! - `many/`: thousands of partitions; `history/`: clients under faults, judged; `differ/`.
 //! - `hostile/`: what no client should send; the broker answers as Kafka does and serves on.
 //!
 //! `STREAMD_TEST_TARGET=HOST:PORT` points compat, mainjob (without the kill) and hostile at a

@@ -21,10 +21,13 @@ struct Move {
     cut: bool,
 }
 
+/// The state of a group and the number of its members, if it is there.
+type Members = Option<(String, usize)>;
+
 /// What is different between kinds of groups.
 pub struct Asks {
-    /// The state of a group and the number of its members, if it is there.
-    pub members: fn(&mut Client, &str) -> Result<Option<(String, usize)>>,
+    /// How a group is.
+    pub members: fn(&mut Client, &str) -> Result<Members>,
     /// Where it stands.
     pub offsets: fn(&mut Client, &str) -> Result<Offsets>,
     /// Has it stand elsewhere.
