@@ -54,16 +54,22 @@ fn answer(correlation_id: i32, error_code: i16, w: &mut Writer) {
     header.encode(&body, w).unwrap();
 }
 
+/// Reads a request without its length.
+pub(crate) fn read_frame(stream: &mut TcpStream) -> std::io::Result<Vec<u8>> {
+    let mut length = [0; 4];
+    stream.read_exact(&mut length)?;
+    let mut frame = vec![0; u32::from_be_bytes(length) as usize];
+    stream.read_exact(&mut frame)?;
+    Ok(frame)
+}
+
 fn serve(mut stream: TcpStream, script: Script) -> std::io::Result<()> {
     let mut start = None;
     let mut paused = false;
     let mut count = 0;
     let mut w = Writer::new();
     loop {
-        let mut length = [0; 4];
-        stream.read_exact(&mut length)?;
-        let mut frame = vec![0; u32::from_be_bytes(length) as usize];
-        stream.read_exact(&mut frame)?;
+        let frame = read_frame(&mut stream)?;
         let start = *start.get_or_insert_with(Instant::now);
         if !paused && start.elapsed() >= script.pause_at {
             paused = true;

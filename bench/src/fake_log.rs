@@ -1,7 +1,7 @@
 //! A broker for the tests that keeps one partition: what it is given can be read after a time that
 //! is known. It proves what the loads of writers and readers say.
 
-use std::io::{Read, Write};
+use std::io::Write;
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::sync::{Arc, Mutex};
 use std::thread;
@@ -16,7 +16,7 @@ use streamd_wire::kafka::{
 };
 
 use crate::batch;
-use crate::fake::patiently;
+use crate::fake::{patiently, read_frame};
 use crate::meter::Meter;
 use crate::outcome::Interval;
 use crate::source::{VERSION, Wire};
@@ -114,10 +114,7 @@ impl Log {
     fn serve(&self, mut stream: TcpStream) -> std::io::Result<()> {
         let mut w = Writer::new();
         loop {
-            let mut length = [0; 4];
-            stream.read_exact(&mut length)?;
-            let mut frame = vec![0; u32::from_be_bytes(length) as usize];
-            stream.read_exact(&mut frame)?;
+            let frame = read_frame(&mut stream)?;
             self.answer(&frame, &mut w);
             stream.write_all(w.bytes())?;
         }

@@ -60,6 +60,12 @@ impl Child {
         }
     }
 
+    /// What it was called at its start.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
     /// The next line, unless none comes in time or its output ends.
     pub fn line(&mut self, patience: Duration) -> Option<String> {
         match self.lines.recv_timeout(patience) {

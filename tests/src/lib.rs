@@ -4,7 +4,7 @@
 //! - `mainjob/`: real records through librdkafka, a SIGKILL in the middle, read back by Java.
 //! - `crash/`: rounds of SIGKILL under load; nothing acknowledged is lost or doubled.
 //! - `streams/`: Kafka Streams counts words exactly once over kills; Kafka Connect moves files.
-//! - `scenarios/`: what people use such a log for, as programs of stock clients.
+//! - `scenarios/`: what people use such a log for: programs that check themselves.
 //! - `full/`: a small disk gets full under load; as root, which mounts one.
 //! - `many/`: thousands of partitions; memory, open files, restarts.
 //! - `hostile/`: what no client should send; the broker answers as Kafka does and serves on.

@@ -12,6 +12,20 @@ use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll, Waker};
 
+/// Lets the other tasks that wait have their turn first.
+pub(crate) async fn yield_now() {
+    let mut yielded = false;
+    std::future::poll_fn(|cx| {
+        if yielded {
+            return Poll::Ready(());
+        }
+        yielded = true;
+        cx.waker().wake_by_ref();
+        Poll::Pending
+    })
+    .await;
+}
+
 /// A number of bytes that may be in use at once. Clones share it.
 #[derive(Clone)]
 pub struct Budget(Rc<BudgetInner>);

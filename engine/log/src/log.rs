@@ -15,6 +15,8 @@ use streamd_io::Env;
 use streamd_io::local::Budget;
 use streamd_model::{Epoch, Offset};
 
+use crate::BatchError;
+use crate::batch::BatchHeader;
 use crate::checkpoint::Checkpoint;
 use crate::compact::swap::CleanedTo;
 use crate::index::Index;
@@ -65,6 +67,23 @@ pub struct NewBatch {
     pub bytes: Bytes,
     /// What validation found out.
     pub facts: Facts,
+}
+
+impl NewBatch {
+    /// A batch that was built here, with this as its greatest timestamp, ms.
+    ///
+    /// # Errors
+    /// If the bytes do not begin with the header of a batch.
+    pub fn own(bytes: impl Into<Bytes>, max_timestamp: i64) -> Result<NewBatch, BatchError> {
+        let bytes = bytes.into();
+        let facts = Facts {
+            header: BatchHeader::parse(&bytes)?,
+            max_timestamp,
+            log_append_time: false,
+            restamp: false,
+        };
+        Ok(NewBatch { bytes, facts })
+    }
 }
 
 /// Where a batch was put.

@@ -12,9 +12,8 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 
-use bytes::Bytes;
 use streamd_io::local::Budget;
-use streamd_io::sim::{Sim, SimOptions};
+use streamd_io::sim::{Sim, SimOptions, each_seed};
 use streamd_io::{Class, Env, OpenOptions, Part};
 use streamd_log::batch::{HEADER, NewRecord, Writer, build, crc_matches, restamp_time};
 use streamd_log::compact::filter::Aborted;
@@ -23,7 +22,6 @@ use streamd_log::journal::{Group, Journal, JournalOptions, replay};
 use streamd_log::log::SharedLog;
 use streamd_log::pack::Pack;
 use streamd_log::record_view::BatchView;
-use streamd_log::validate::Facts;
 use streamd_log::{
     BatchHeader, Codec, LogConfig, NewBatch, Planned, lookup, recover, retain, write_back,
 };
@@ -217,15 +215,9 @@ fn batch(env: &Env, model: &mut Model) -> (NewBatch, Vec<Record>, i64, Codec) {
         plain[22] |= 0x10;
     }
     let bytes = packed(&plain, codec);
-    let header = BatchHeader::parse(&bytes).unwrap();
-    let facts = Facts {
-        header,
-        max_timestamp: header.max_timestamp,
-        log_append_time: false,
-        restamp: false,
-    };
-    let bytes = Bytes::from(bytes);
-    (NewBatch { bytes, facts }, records, id, codec)
+    let max_timestamp = BatchHeader::parse(&bytes).unwrap().max_timestamp;
+    let batch = NewBatch::own(bytes, max_timestamp).unwrap();
+    (batch, records, id, codec)
 }
 
 fn packed(plain: &[u8], codec: Codec) -> Vec<u8> {
@@ -715,23 +707,11 @@ fn run(seed: u64) -> u64 {
 
 #[test]
 fn the_last_value_of_each_key_stays() {
-    let number = |name| {
-        std::env::var(name)
-            .ok()
-            .map(|s: String| s.parse::<u64>().expect("a number"))
-    };
-    if let Some(seed) = number("STREAMD_SEED") {
-        run(seed);
+    let Some(all) = each_seed(300, run) else {
         return;
-    }
-    let mut gone = 0;
-    let seeds = number("STREAMD_SEEDS").unwrap_or(300);
-    for seed in 0..seeds {
-        match std::panic::catch_unwind(|| run(seed)) {
-            Ok(n) => gone += n,
-            Err(_) => panic!("seed {seed} failed; STREAMD_SEED={seed} runs it alone"),
-        }
-    }
+    };
+    let seeds = all.len() as u64;
+    let gone: u64 = all.into_iter().sum();
     assert!(
         gone > 3 * seeds,
         "compaction did its work: {gone} records were found gone"

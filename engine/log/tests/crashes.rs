@@ -11,14 +11,12 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 
-use bytes::Bytes;
 use streamd_io::local::Budget;
-use streamd_io::sim::{Sim, SimOptions};
+use streamd_io::sim::{Sim, SimOptions, each_seed};
 use streamd_io::{Class, Env, OpenOptions, Part};
 use streamd_log::batch::{NewRecord, Writer, build, crc_matches};
 use streamd_log::journal::{Group, Journal, JournalFile, JournalOptions, replay};
 use streamd_log::log::SharedLog;
-use streamd_log::validate::Facts;
 use streamd_log::{
     BatchHeader, LogConfig, NewBatch, Planned, lookup, open_files, records, recover, retain,
     write_back,
@@ -96,20 +94,7 @@ fn batch(env: &Env, model: &mut Model) -> (NewBatch, Vec<u8>) {
         value: Some(&value),
     };
     let bytes = build(&vec![record; count], Writer::default());
-    let header = BatchHeader::parse(&bytes).unwrap();
-    let facts = Facts {
-        header,
-        max_timestamp: timestamp,
-        log_append_time: false,
-        restamp: false,
-    };
-    (
-        NewBatch {
-            bytes: Bytes::from(bytes),
-            facts,
-        },
-        value,
-    )
+    (NewBatch::own(bytes, timestamp).unwrap(), value)
 }
 
 /// Opens the log and checks it against what the outside knows.
@@ -523,17 +508,5 @@ fn run(seed: u64) {
 
 #[test]
 fn acknowledged_is_never_lost() {
-    let number = |name| {
-        std::env::var(name)
-            .ok()
-            .map(|s: String| s.parse::<u64>().expect("a number"))
-    };
-    if let Some(seed) = number("STREAMD_SEED") {
-        return run(seed);
-    }
-    for seed in 0..number("STREAMD_SEEDS").unwrap_or(300) {
-        if std::panic::catch_unwind(|| run(seed)).is_err() {
-            panic!("seed {seed} failed; STREAMD_SEED={seed} runs it alone");
-        }
-    }
+    each_seed(300, run);
 }

@@ -4,14 +4,12 @@ use std::cell::RefCell;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 
-use bytes::Bytes;
 use streamd_io::Env;
 use streamd_io::sim::{Disk, Sim, SimOptions};
 use streamd_log::batch::{NewRecord, Writer, build};
 use streamd_log::journal::{Group, Journal, JournalOptions, replay};
 use streamd_log::log::SharedLog;
-use streamd_log::validate::Facts;
-use streamd_log::{BatchHeader, Log, LogConfig, LogError, NewBatch, recover, write_back};
+use streamd_log::{Log, LogConfig, LogError, NewBatch, recover, write_back};
 
 const DATA: &str = "/data";
 const FILE: &str = "/data/journal/0-0.journal";
@@ -34,15 +32,8 @@ fn append(log: &SharedLog, value: &[u8]) {
         key: None,
         value: Some(value),
     };
-    let bytes = Bytes::from(build(&[record], Writer::default()));
-    let header = BatchHeader::parse(&bytes).unwrap();
-    let facts = Facts {
-        header,
-        max_timestamp: 1,
-        log_append_time: false,
-        restamp: false,
-    };
-    log.borrow_mut().append(NewBatch { bytes, facts }, 0, 0);
+    let batch = NewBatch::own(build(&[record], Writer::default()), 1).unwrap();
+    log.borrow_mut().append(batch, 0, 0);
 }
 
 /// Four groups of one batch for each of two logs; nothing gets to the segments.

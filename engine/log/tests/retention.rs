@@ -5,7 +5,6 @@ use std::cell::RefCell;
 use std::path::Path;
 use std::rc::Rc;
 
-use bytes::Bytes;
 use streamd_io::Env;
 use streamd_io::local::Budget;
 use streamd_io::sim::{Sim, SimOptions};
@@ -13,8 +12,7 @@ use streamd_log::batch::{NewRecord, Writer, build};
 use streamd_log::journal::{Group, Journal, JournalOptions};
 use streamd_log::log::SharedLog;
 use streamd_log::retain::{self, Retention};
-use streamd_log::validate::Facts;
-use streamd_log::{BatchHeader, Log, LogConfig, NewBatch, lookup, recover, write_back};
+use streamd_log::{Log, LogConfig, NewBatch, lookup, recover, write_back};
 
 const DATA: &str = "/data";
 
@@ -51,23 +49,15 @@ impl World {
             key: None,
             value: Some(&[7; 30]),
         };
-        let bytes = build(&[record], Writer::default());
-        let header = BatchHeader::parse(&bytes).unwrap();
-        let facts = Facts {
-            header,
-            max_timestamp: timestamp,
-            log_append_time: false,
-            restamp: false,
-        };
-        let bytes = Bytes::from(bytes);
+        let batch = NewBatch::own(build(&[record], Writer::default()), timestamp).unwrap();
         let rolls = {
             let mut log = self.log.borrow_mut();
-            let rolls = log.will_roll_at(bytes.len(), 1, (now_ms, timestamp));
+            let rolls = log.will_roll_at(batch.bytes.len(), 1, (now_ms, timestamp));
             if rolls {
                 log.roll(now_ms);
                 log.plan_checkpoint(Vec::new());
             }
-            log.append(NewBatch { bytes, facts }, 0, now_ms);
+            log.append(batch, 0, now_ms);
             rolls
         };
         let mut group = Group::default();

@@ -15,7 +15,6 @@ use streamd_io::local::{Budget, Notify, Permit};
 use streamd_log::batch::{NewRecord, Writer, build};
 use streamd_log::journal::Flushed;
 use streamd_log::log::SharedLog;
-use streamd_log::validate::Facts;
 use streamd_log::{
     BatchHeader, LogConfig, LogError, NewBatch, records, recover, retain, write_back,
 };
@@ -133,31 +132,18 @@ impl MetaLog {
             value: Some(&value),
         };
         let bytes = build(&[record], Writer::default());
-        let header = BatchHeader::parse(&bytes).map_err(|e| LogError::Corrupt(e.text))?;
-        let facts = Facts {
-            header,
-            max_timestamp: now_ms,
-            log_append_time: false,
-            restamp: false,
-        };
+        let batch = NewBatch::own(bytes, now_ms).map_err(|e| LogError::Corrupt(e.text))?;
         let mut drop_before = None;
         {
             let mut log = self.log.borrow_mut();
-            if log.will_roll(bytes.len(), 1, now_ms) {
+            if log.will_roll(batch.bytes.len(), 1, now_ms) {
                 drop_before = Some(log.end());
                 log.roll(now_ms);
                 log.plan_checkpoint(before.encode());
             } else if log.wants_checkpoint() {
                 log.plan_checkpoint(before.encode());
             }
-            log.append(
-                NewBatch {
-                    bytes: bytes.into(),
-                    facts,
-                },
-                0,
-                now_ms,
-            );
+            log.append(batch, 0, now_ms);
         }
         let end = self.log.borrow().end();
         flusher.kick(self.clone());

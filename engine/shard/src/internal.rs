@@ -3,8 +3,7 @@
 use std::cell::Cell;
 
 use streamd_log::batch::{NewRecord, Writer, build, build_marker, set_transactional};
-use streamd_log::validate::Facts;
-use streamd_log::{Appended, BatchHeader, NewBatch};
+use streamd_log::{Appended, NewBatch};
 use streamd_model::{ErrorCode, Offset};
 
 use crate::Refusal;
@@ -86,13 +85,8 @@ impl Partition {
         now_ms: i64,
         rolled: &dyn Fn(),
     ) -> Result<Appended, Refusal> {
-        let header = BatchHeader::parse(&bytes)?;
-        let facts = Facts {
-            header,
-            max_timestamp: now_ms,
-            log_append_time: false,
-            restamp: false,
-        };
+        let batch = NewBatch::own(bytes, now_ms)?;
+        let header = batch.facts.header;
         let mut log = self.log.borrow_mut();
         if header.size as u64 > log.config().segment_bytes {
             let text = format!("a record of the broker's own of {} bytes", header.size);
@@ -102,8 +96,7 @@ impl Partition {
             log.roll(now_ms);
             rolled();
         }
-        let bytes = bytes.into();
-        Ok(log.append(NewBatch { bytes, facts }, self.epoch, now_ms))
+        Ok(log.append(batch, self.epoch, now_ms))
     }
 
     /// Appends the marker of a transaction, which is over then.

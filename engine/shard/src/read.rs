@@ -337,7 +337,7 @@ impl Shard {
             t if t >= 0 => lookup::at_or_after(&self.env, &partition.log, t).await,
             t => {
                 let text = format!("timestamp {t} is none of the special values -1 to -6");
-                return Err(Refusal::new(ErrorCode::InvalidRequest, text));
+                return Err(Refusal::new(ErrorCode::UnsupportedVersion, text));
             }
         };
         match found {

@@ -15,7 +15,7 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use streamd_io::Env;
-use streamd_io::sim::{Disk, DiskOp, Fault, Sim, SimOptions};
+use streamd_io::sim::{Disk, DiskOp, Fault, Sim, SimOptions, each_seed};
 use streamd_log::journal::replay::{self, Backlog};
 use streamd_log::{BatchHeader, LogError, records, recover, write_back};
 use streamd_model::Offset;
@@ -241,20 +241,9 @@ fn run(seed: u64, seen: &Rc<Seen>) {
 
 #[test]
 fn acknowledged_is_never_lost_whatever_the_disk_does() {
-    let number = |name| {
-        std::env::var(name)
-            .ok()
-            .map(|s: String| s.parse::<u64>().expect("a number"))
-    };
     let seen = Rc::new(Seen::default());
-    if let Some(seed) = number("STREAMD_SEED") {
-        return run(seed, &seen);
-    }
-    for seed in 0..number("STREAMD_SEEDS").unwrap_or(200) {
-        let one = std::panic::AssertUnwindSafe(|| run(seed, &seen));
-        if std::panic::catch_unwind(one).is_err() {
-            panic!("seed {seed} failed; STREAMD_SEED={seed} runs it alone");
-        }
+    if each_seed(200, |seed| run(seed, &seen)).is_none() {
+        return;
     }
     let Seen {
         logs,

@@ -1,5 +1,6 @@
 //! What we encode we decode again, for every message and version.
 
+#[macro_use]
 mod common;
 
 use common::{Gen, Sample};
@@ -20,21 +21,8 @@ where
     message
 }
 
-macro_rules! every_message {
-    ($($request:ident $response:ident;)*) => {$(
-        #[allow(non_snake_case, reason = "named as the message")]
-        #[test]
-        fn $request() {
-            every_message!(one $request);
-        }
-
-        #[allow(non_snake_case, reason = "named as the message")]
-        #[test]
-        fn $response() {
-            every_message!(one $response);
-        }
-    )*};
-    (one $message:ident) => {
+macro_rules! one {
+    ($message:ident) => {
         let (min, max) = <$message>::VERSIONS;
         for version in min..=max {
             let mut g = Gen::new(0xa11ce + version as u64);
@@ -53,7 +41,7 @@ macro_rules! every_message {
     };
 }
 
-streamd_wire::for_every_api!(every_message);
+streamd_wire::for_every_api!(test_each);
 
 #[test]
 fn a_sample_is_not_always_the_default() {

@@ -97,13 +97,11 @@ func (f franz) readAndCommit(ctx context.Context, topic string) error {
 	if err != nil || !committed {
 		return fmt.Errorf("the end with offsets: %v, %w", committed, err)
 	}
-	offsets, err := kadm.NewClient(session.Client()).FetchOffsets(ctx, topic)
-	if err != nil {
-		return err
-	}
-	at, _ := offsets.Lookup(topic, 0)
-	// Behind the last record that was read; a marker may follow.
-	return same("the offset is behind the last record", at.At >= 18, true)
+	return until("the offset is behind the last record", func() (bool, error) {
+		offsets, err := kadm.NewClient(session.Client()).FetchOffsets(ctx, topic)
+		at, _ := offsets.Lookup(topic, 0)
+		return at.At >= 18, err // a marker may follow
+	})
 }
 
 func (f franz) zombie(ctx context.Context, c *kgo.Client, config []kgo.Opt) error {
@@ -247,9 +245,8 @@ func (s saramaClient) commitOffset(producer sarama.SyncProducer, topic string, c
 		return err
 	}
 	defer adm.Close()
-	found, err := adm.ListConsumerGroupOffsets(topic, map[string][]int32{topic: {0}})
-	if err != nil {
-		return err
-	}
-	return same("the offset", found.GetBlock(topic, 0).Offset, want)
+	return until(fmt.Sprint("the offset is ", want), func() (bool, error) {
+		found, err := adm.ListConsumerGroupOffsets(topic, map[string][]int32{topic: {0}})
+		return err == nil && found.GetBlock(topic, 0).Offset == want, err
+	})
 }

@@ -195,8 +195,11 @@ async function txn (boot, topic) {
     const topics = [{ topic, partitions: [{ partition: 0, offset }] }]
     await t.sendOffsets({ consumerGroupId: topic, topics })
     await (commit ? t.commit() : t.abort())
-    const found = await withAdmin(boot, admin => admin.fetchOffsets({ groupId: topic, topics: [topic] }))
-    assert.strictEqual(found[0].partitions.find(p => p.partition === 0).offset, expected)
+    const committed = async () => {
+      const found = await withAdmin(boot, admin => admin.fetchOffsets({ groupId: topic, topics: [topic] }))
+      return found[0].partitions.find(p => p.partition === 0).offset
+    }
+    await lines.until(async () => (await committed()) === expected, `the offset is ${expected}`)
   }
   const zombie = await write('lost')
   const next = await make()

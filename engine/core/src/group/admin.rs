@@ -75,6 +75,19 @@ impl Group {
         self.store(ctx, record);
     }
 
+    /// Whether a commit says which member it is of; then it is one of this generation.
+    pub fn check_committer(&self, commit: &Commit) -> Result<bool, ErrorCode> {
+        let who = &commit.who;
+        if commit.generation < 0 && who.id.is_empty() && who.instance.is_none() {
+            return Ok(false);
+        }
+        self.check_member(who)?;
+        match commit.generation == self.generation {
+            true => Ok(true),
+            false => Err(ErrorCode::IllegalGeneration),
+        }
+    }
+
     fn check_commit(&self, commit: &Commit) -> Result<(), ErrorCode> {
         if self.modern.is_some() {
             let knows = commit.knows_not_found;
@@ -83,13 +96,7 @@ impl Group {
         if commit.generation < 0 && self.state == State::Empty {
             return Ok(());
         }
-        let who = &commit.who;
-        if commit.generation >= 0 || !who.id.is_empty() || who.instance.is_some() {
-            self.check_member(who)?;
-            if commit.generation != self.generation {
-                return Err(ErrorCode::IllegalGeneration);
-            }
-        } else if self.state != State::Empty {
+        if !self.check_committer(commit)? && self.state != State::Empty {
             return Err(ErrorCode::UnknownMemberId);
         }
         match self.state {

@@ -288,7 +288,12 @@ impl Machine for Coordinator {
             return self.ctx.out.take_effects();
         }
         if group.is_empty() && !may_be_nameless(&request) {
-            self.refuse(token, request, ErrorCode::InvalidGroupId);
+            let code = match request {
+                // Kafka has it among all that is checked of a heartbeat.
+                Request::Beat(_) => ErrorCode::InvalidRequest,
+                _ => ErrorCode::InvalidGroupId,
+            };
+            self.refuse(token, request, code);
             return self.ctx.out.take_effects();
         }
         if let Request::Beat(beat) = &request
@@ -389,11 +394,11 @@ fn may_be_nameless(request: &Request) -> bool {
         | Request::TxnCommit(_)
         | Request::Fetch(_)
         | Request::FetchAs(..)
-        | Request::DeleteOffsets(_)
         | Request::Describe
         | Request::DescribeConsumer
         | Request::Delete => true,
-        Request::Join(_)
+        Request::DeleteOffsets(_)
+        | Request::Join(_)
         | Request::Beat(_)
         | Request::Sync(_)
         | Request::Heartbeat { .. }

@@ -21,7 +21,7 @@ mod join;
 mod member;
 mod offsets;
 mod place;
-mod record;
+pub(crate) mod record;
 mod request;
 mod sync;
 mod txn;

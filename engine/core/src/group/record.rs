@@ -326,27 +326,27 @@ fn get_member(r: &mut In<'_>, version: i16) -> Result<MemberValue, Damaged> {
 
 /// Kafka's encoding: big-endian. What is encoded was bounded when it came in.
 #[derive(Default)]
-struct Out(Vec<u8>);
+pub(crate) struct Out(pub Vec<u8>);
 
 impl Out {
-    fn raw(&mut self, v: &[u8]) {
+    pub fn raw(&mut self, v: &[u8]) {
         self.0.extend_from_slice(v);
     }
 
-    fn i16(&mut self, v: i16) {
+    pub fn i16(&mut self, v: i16) {
         self.raw(&v.to_be_bytes());
     }
 
-    fn i32(&mut self, v: i32) {
+    pub fn i32(&mut self, v: i32) {
         self.raw(&v.to_be_bytes());
     }
 
-    fn i64(&mut self, v: i64) {
+    pub fn i64(&mut self, v: i64) {
         self.raw(&v.to_be_bytes());
     }
 
     /// Lengths are 16-bit here; a longer text, which no request can carry, is cut.
-    fn str(&mut self, s: &str) {
+    pub fn str(&mut self, s: &str) {
         let mut end = s.len().min(i16::MAX as usize);
         while !s.is_char_boundary(end) {
             end -= 1;
@@ -355,19 +355,19 @@ impl Out {
         self.raw(&s.as_bytes()[..end]);
     }
 
-    fn nullable(&mut self, s: Option<&str>) {
+    pub fn nullable(&mut self, s: Option<&str>) {
         match s {
             Some(s) => self.str(s),
             None => self.i16(-1),
         }
     }
 
-    fn bytes(&mut self, b: &[u8]) {
+    pub fn bytes(&mut self, b: &[u8]) {
         self.i32(b.len() as i32);
         self.raw(b);
     }
 
-    fn uvarint(&mut self, mut v: usize) {
+    pub fn uvarint(&mut self, mut v: usize) {
         while v >= 0x80 {
             self.0.push(v as u8 | 0x80);
             v >>= 7;
@@ -376,15 +376,16 @@ impl Out {
     }
 }
 
-struct In<'a>(&'a [u8]);
+/// Takes values from bytes in Kafka's encoding.
+pub(crate) struct In<'a>(pub &'a [u8]);
 
 impl<'a> In<'a> {
-    fn damaged(&self, what: &'static str) -> Damaged {
+    pub fn damaged(&self, what: &'static str) -> Damaged {
         let left = self.0.len();
         Damaged { what, left }
     }
 
-    fn take(&mut self, n: usize, what: &'static str) -> Result<&'a [u8], Damaged> {
+    pub fn take(&mut self, n: usize, what: &'static str) -> Result<&'a [u8], Damaged> {
         if n > self.0.len() {
             return Err(self.damaged(what));
         }
@@ -393,25 +394,25 @@ impl<'a> In<'a> {
         Ok(head)
     }
 
-    fn array<const N: usize>(&mut self, what: &'static str) -> Result<[u8; N], Damaged> {
+    pub fn array<const N: usize>(&mut self, what: &'static str) -> Result<[u8; N], Damaged> {
         let (head, rest) = self.0.split_first_chunk().ok_or(self.damaged(what))?;
         self.0 = rest;
         Ok(*head)
     }
 
-    fn i16(&mut self, what: &'static str) -> Result<i16, Damaged> {
+    pub fn i16(&mut self, what: &'static str) -> Result<i16, Damaged> {
         self.array(what).map(i16::from_be_bytes)
     }
 
-    fn i32(&mut self, what: &'static str) -> Result<i32, Damaged> {
+    pub fn i32(&mut self, what: &'static str) -> Result<i32, Damaged> {
         self.array(what).map(i32::from_be_bytes)
     }
 
-    fn i64(&mut self, what: &'static str) -> Result<i64, Damaged> {
+    pub fn i64(&mut self, what: &'static str) -> Result<i64, Damaged> {
         self.array(what).map(i64::from_be_bytes)
     }
 
-    fn uvarint(&mut self, what: &'static str) -> Result<usize, Damaged> {
+    pub fn uvarint(&mut self, what: &'static str) -> Result<usize, Damaged> {
         let mut value = 0u64;
         for shift in (0..35).step_by(7) {
             let [b] = self.array::<1>(what)?;
@@ -423,20 +424,24 @@ impl<'a> In<'a> {
         Err(self.damaged(what))
     }
 
-    fn utf8(&self, bytes: &'a [u8], what: &'static str) -> Result<&'a str, Damaged> {
+    pub fn utf8(&self, bytes: &'a [u8], what: &'static str) -> Result<&'a str, Damaged> {
         std::str::from_utf8(bytes).map_err(|_| self.damaged(what))
     }
 
-    fn str(&mut self, what: &'static str) -> Result<&'a str, Damaged> {
+    pub fn str(&mut self, what: &'static str) -> Result<&'a str, Damaged> {
         self.text(false, what)
     }
 
-    fn text(&mut self, flexible: bool, what: &'static str) -> Result<&'a str, Damaged> {
+    pub fn text(&mut self, flexible: bool, what: &'static str) -> Result<&'a str, Damaged> {
         let text = self.optional(flexible, what)?;
         text.ok_or(self.damaged(what))
     }
 
-    fn optional(&mut self, flexible: bool, what: &'static str) -> Result<Option<&'a str>, Damaged> {
+    pub fn optional(
+        &mut self,
+        flexible: bool,
+        what: &'static str,
+    ) -> Result<Option<&'a str>, Damaged> {
         let length = match flexible {
             true => self.uvarint(what)?.checked_sub(1),
             false => match self.i16(what)? {
@@ -449,7 +454,7 @@ impl<'a> In<'a> {
         self.utf8(bytes, what).map(Some)
     }
 
-    fn blob(&mut self, flexible: bool, what: &'static str) -> Result<&'a [u8], Damaged> {
+    pub fn blob(&mut self, flexible: bool, what: &'static str) -> Result<&'a [u8], Damaged> {
         let length = match flexible {
             true => self.uvarint(what)?.checked_sub(1),
             false => usize::try_from(self.i32(what)?).ok(),
@@ -457,7 +462,7 @@ impl<'a> In<'a> {
         self.take(length.unwrap_or(0), what)
     }
 
-    fn tags(&mut self, each: &mut dyn FnMut(usize, &[u8])) -> Result<(), Damaged> {
+    pub fn tags(&mut self, each: &mut dyn FnMut(usize, &[u8])) -> Result<(), Damaged> {
         for _ in 0..self.uvarint("tagged fields")? {
             let tag = self.uvarint("a tag")?;
             let size = self.uvarint("a tagged field's size")?;

@@ -200,13 +200,6 @@ impl Group {
         if commit.generation < 0 && self.state == State::Empty {
             return Ok(());
         }
-        let who = &commit.who;
-        if commit.generation >= 0 || !who.id.is_empty() || who.instance.is_some() {
-            self.check_member(who)?;
-            if commit.generation != self.generation {
-                return Err(ErrorCode::IllegalGeneration);
-            }
-        }
-        Ok(())
+        self.check_committer(commit).map(|_| ())
     }
 }

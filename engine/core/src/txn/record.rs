@@ -9,6 +9,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use crate::codec::Damaged;
+use crate::group::record::{In, Out};
 use crate::machine::Record;
 
 /// What a transactional id is doing; the numbers are Kafka's.
@@ -100,14 +101,10 @@ pub struct TxnRecord {
 
 impl Record for TxnRecord {
     fn key(&self) -> Vec<u8> {
-        let mut out = 0i16.to_be_bytes().to_vec();
-        let mut end = self.id.len().min(i16::MAX as usize);
-        while !self.id.is_char_boundary(end) {
-            end -= 1;
-        }
-        out.extend_from_slice(&(end as i16).to_be_bytes());
-        out.extend_from_slice(&self.id.as_bytes()[..end]);
-        out
+        let mut out = Out::default();
+        out.i16(0);
+        out.str(&self.id);
+        out.0
     }
 
     fn value(&self) -> Option<Vec<u8>> {
@@ -115,10 +112,7 @@ impl Record for TxnRecord {
     }
 
     fn decode(key: &[u8], value: Option<&[u8]>) -> Result<Option<TxnRecord>, Damaged> {
-        let mut k = In {
-            bytes: key,
-            flexible: false,
-        };
+        let mut k = In(key);
         if k.i16("the kind of a transaction record")? != 0 {
             return Ok(None);
         }
@@ -128,37 +122,30 @@ impl Record for TxnRecord {
     }
 }
 
-fn put_uvarint(out: &mut Vec<u8>, mut v: usize) {
-    while v >= 0x80 {
-        out.push(v as u8 | 0x80);
-        v >>= 7;
-    }
-    out.push(v as u8);
-}
-
 fn put(v: &TxnValue) -> Vec<u8> {
-    let mut out = 1i16.to_be_bytes().to_vec();
-    out.extend_from_slice(&v.producer.to_be_bytes());
-    out.extend_from_slice(&v.epoch.to_be_bytes());
-    out.extend_from_slice(&v.timeout_ms.to_be_bytes());
-    out.push(v.status as u8);
+    let mut out = Out::default();
+    out.i16(1);
+    out.i64(v.producer);
+    out.i16(v.epoch);
+    out.i32(v.timeout_ms);
+    out.raw(&[v.status as u8]);
     if v.status == Status::Empty {
-        out.push(0);
+        out.uvarint(0);
     } else {
-        put_uvarint(&mut out, v.partitions.len() + 1);
+        out.uvarint(v.partitions.len() + 1);
         for (topic, partitions) in &v.partitions {
-            put_uvarint(&mut out, topic.len() + 1);
-            out.extend_from_slice(topic.as_bytes());
-            put_uvarint(&mut out, partitions.len() + 1);
+            out.uvarint(topic.len() + 1);
+            out.raw(topic.as_bytes());
+            out.uvarint(partitions.len() + 1);
             for p in partitions {
-                out.extend_from_slice(&p.to_be_bytes());
+                out.i32(*p);
             }
-            out.push(0);
+            out.uvarint(0);
         }
     }
-    out.extend_from_slice(&v.updated_ms.to_be_bytes());
-    out.extend_from_slice(&v.started_ms.to_be_bytes());
-    let mut tags: Vec<(u8, Vec<u8>)> = Vec::new();
+    out.i64(v.updated_ms);
+    out.i64(v.started_ms);
+    let mut tags: Vec<(usize, Vec<u8>)> = Vec::new();
     if v.prev_producer >= 0 {
         tags.push((0, v.prev_producer.to_be_bytes().to_vec()));
     }
@@ -168,31 +155,29 @@ fn put(v: &TxnValue) -> Vec<u8> {
     if v.version != 0 {
         tags.push((2, v.version.to_be_bytes().to_vec()));
     }
-    put_uvarint(&mut out, tags.len());
+    out.uvarint(tags.len());
     for (tag, bytes) in tags {
-        out.extend_from_slice(&[tag, bytes.len() as u8]);
-        out.extend_from_slice(&bytes);
+        out.uvarint(tag);
+        out.uvarint(bytes.len());
+        out.raw(&bytes);
     }
-    out
+    out.0
 }
 
 fn get(bytes: &[u8]) -> Result<TxnValue, Damaged> {
-    let mut r = In {
-        bytes,
-        flexible: false,
-    };
+    let mut r = In(bytes);
     let version = r.i16("the version of a transaction")?;
     if !(0..=1).contains(&version) {
         return Err(r.damaged("a transaction of an unknown version"));
     }
-    r.flexible = version >= 1;
+    let flexible = version >= 1;
     let producer = r.i64("a producer id")?;
     let epoch = r.i16("a producer epoch")?;
     let timeout_ms = r.i32("a transaction's timeout")?;
     let [number] = r.array("a transaction's status")?;
     // Kafka's Dead (6) and PrepareEpochFence (7) are never written.
     let status = Status::from_number(number).ok_or(r.damaged("a transaction's status"))?;
-    let partitions = get_partitions(&mut r)?;
+    let partitions = get_partitions(&mut r, flexible)?;
     let mut value = TxnValue {
         producer,
         prev_producer: -1,
@@ -205,110 +190,44 @@ fn get(bytes: &[u8]) -> Result<TxnValue, Damaged> {
         started_ms: r.i64("a transaction's start")?,
         version: 0,
     };
-    r.tags(&mut |tag, bytes| {
-        if let (0 | 1, Ok(id)) = (tag, bytes.try_into().map(i64::from_be_bytes)) {
-            match tag {
-                0 => value.prev_producer = id,
-                _ => value.next_producer = id,
+    if flexible {
+        r.tags(&mut |tag, bytes| {
+            if let (0 | 1, Ok(id)) = (tag, bytes.try_into().map(i64::from_be_bytes)) {
+                match tag {
+                    0 => value.prev_producer = id,
+                    _ => value.next_producer = id,
+                }
             }
-        }
-        if let (2, Ok(version)) = (tag, bytes.try_into()) {
-            value.version = i16::from_be_bytes(version);
-        }
-    })?;
+            if let (2, Ok(version)) = (tag, bytes.try_into()) {
+                value.version = i16::from_be_bytes(version);
+            }
+        })?;
+    }
     Ok(value)
 }
 
-fn get_partitions(r: &mut In<'_>) -> Result<Partitions, Damaged> {
+/// The length of a list; none is 0.
+fn count(r: &mut In<'_>, flexible: bool, what: &'static str) -> Result<usize, Damaged> {
+    match flexible {
+        true => Ok(r.uvarint(what)?.saturating_sub(1)),
+        false => Ok(usize::try_from(r.i32(what)?).unwrap_or(0)),
+    }
+}
+
+fn get_partitions(r: &mut In<'_>, flexible: bool) -> Result<Partitions, Damaged> {
     let mut partitions = Partitions::new();
-    for _ in 0..r.count("a number of topics")? {
-        let topic = r.str("a topic's name")?.into();
+    for _ in 0..count(r, flexible, "a number of topics")? {
+        let topic = r.text(flexible, "a topic's name")?.into();
         let mut indexes = BTreeSet::new();
-        for _ in 0..r.count("a number of partitions")? {
+        for _ in 0..count(r, flexible, "a number of partitions")? {
             indexes.insert(r.i32("a partition")?);
         }
-        r.tags(&mut |_, _| {})?;
+        if flexible {
+            r.tags(&mut |_, _| {})?;
+        }
         partitions.insert(topic, indexes);
     }
     Ok(partitions)
-}
-
-/// Kafka's encoding: big-endian; lengths as 16 or 32 bits, or flexible.
-struct In<'a> {
-    bytes: &'a [u8],
-    flexible: bool,
-}
-
-impl<'a> In<'a> {
-    fn damaged(&self, what: &'static str) -> Damaged {
-        let left = self.bytes.len();
-        Damaged { what, left }
-    }
-
-    fn take(&mut self, n: usize, what: &'static str) -> Result<&'a [u8], Damaged> {
-        let (head, rest) = self.bytes.split_at_checked(n).ok_or(self.damaged(what))?;
-        self.bytes = rest;
-        Ok(head)
-    }
-
-    fn array<const N: usize>(&mut self, what: &'static str) -> Result<[u8; N], Damaged> {
-        let (head, rest) = self.bytes.split_first_chunk().ok_or(self.damaged(what))?;
-        self.bytes = rest;
-        Ok(*head)
-    }
-
-    fn i16(&mut self, what: &'static str) -> Result<i16, Damaged> {
-        self.array(what).map(i16::from_be_bytes)
-    }
-
-    fn i32(&mut self, what: &'static str) -> Result<i32, Damaged> {
-        self.array(what).map(i32::from_be_bytes)
-    }
-
-    fn i64(&mut self, what: &'static str) -> Result<i64, Damaged> {
-        self.array(what).map(i64::from_be_bytes)
-    }
-
-    fn uvarint(&mut self, what: &'static str) -> Result<usize, Damaged> {
-        let mut value = 0u64;
-        for shift in (0..35).step_by(7) {
-            let [b] = self.array::<1>(what)?;
-            value |= u64::from(b & 0x7f) << shift;
-            if b & 0x80 == 0 {
-                return Ok(value as usize);
-            }
-        }
-        Err(self.damaged(what))
-    }
-
-    /// The length of a list; none is 0.
-    fn count(&mut self, what: &'static str) -> Result<usize, Damaged> {
-        match self.flexible {
-            true => Ok(self.uvarint(what)?.saturating_sub(1)),
-            false => Ok(usize::try_from(self.i32(what)?).unwrap_or(0)),
-        }
-    }
-
-    fn str(&mut self, what: &'static str) -> Result<&'a str, Damaged> {
-        let length = match self.flexible {
-            true => self.uvarint(what)?.checked_sub(1),
-            false => usize::try_from(self.i16(what)?).ok(),
-        };
-        let bytes = self.take(length.ok_or(self.damaged(what))?, what)?;
-        std::str::from_utf8(bytes).map_err(|_| self.damaged(what))
-    }
-
-    fn tags(&mut self, each: &mut dyn FnMut(usize, &[u8])) -> Result<(), Damaged> {
-        if !self.flexible {
-            return Ok(());
-        }
-        for _ in 0..self.uvarint("tagged fields")? {
-            let tag = self.uvarint("a tag")?;
-            let size = self.uvarint("a tagged field's size")?;
-            each(tag, self.take(size, "a tagged field")?);
-        }
-        Ok(())
-    }
 }
 
 #[cfg(test)]

@@ -26,6 +26,7 @@ use super::net::Net;
 use super::rng::{Rng, mix};
 use crate::env::{Class, DirEntry, DiskSpace, Stats};
 use crate::file::{self, OpenOptions};
+use crate::local::yield_now;
 use crate::stream::{self, AcceptedKind};
 use crate::task::{self, Task};
 
@@ -277,19 +278,6 @@ impl World {
         .await;
     }
 
-    pub(super) async fn yield_now(&self) {
-        let mut yielded = false;
-        std::future::poll_fn(|cx| {
-            if yielded {
-                return Poll::Ready(());
-            }
-            yielded = true;
-            cx.waker().wake_by_ref();
-            Poll::Pending
-        })
-        .await;
-    }
-
     /// A disk operation takes its time, and may fail.
     pub(super) async fn disk_op(&self, op: DiskOp, path: &Path) -> io::Result<()> {
         let us = self.random(|r| r.range(self.options.disk_us.clone()));
@@ -350,12 +338,12 @@ impl Env {
     }
 
     pub(crate) async fn yield_now(&self) {
-        self.0.yield_now().await;
+        yield_now().await;
     }
 
     pub(crate) async fn yield_if_needed(&self) {
         if self.0.random(|r| r.chance(1, 8)) {
-            self.0.yield_now().await;
+            yield_now().await;
         }
     }
 

@@ -195,7 +195,7 @@ impl File {
     }
 
     pub(crate) async fn size(&self) -> io::Result<u64> {
-        self.world.yield_now().await;
+        crate::local::yield_now().await;
         Ok(self.disk().len(self.ino))
     }
 

@@ -10,6 +10,7 @@ mod faults;
 mod file;
 mod net;
 mod rng;
+mod seeds;
 #[cfg(test)]
 mod tests;
 
@@ -28,6 +29,7 @@ use disk::DiskState;
 use exec::{Outcome, World};
 pub use faults::{DiskOp, Fault};
 use rng::Rng;
+pub use seeds::each_seed;
 
 /// What the simulated machine is like.
 #[derive(Clone, Debug)]

@@ -15,9 +15,10 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use streamd_model::Mono;
 
 use super::net;
-use super::shard::{self, Shard, clock_ns};
+use super::shard::{Shard, clock_ns};
 use crate::env::{Class, DirEntry, DiskSpace, Stats};
 use crate::file::{self, OpenOptions};
+use crate::local;
 use crate::stream::{self, AcceptedKind};
 use crate::task::{self, Task};
 
@@ -53,7 +54,7 @@ impl Env {
     }
 
     pub(crate) async fn yield_now(&self) {
-        shard::yield_now().await;
+        local::yield_now().await;
     }
 
     pub(crate) async fn yield_if_needed(&self) {

@@ -13,9 +13,10 @@ use bytes::{Buf, Bytes};
 
 use super::file::SharedFd;
 use super::net::WriteHalf;
-use super::shard::{clock_ns, yield_now};
+use super::shard::clock_ns;
 use crate::buf::BLOCK;
 use crate::file::SharedKind;
+use crate::local::yield_now;
 use crate::stream::Part;
 
 /// What is sent between two looks at the clock (bytes).

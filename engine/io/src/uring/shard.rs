@@ -25,6 +25,7 @@ use super::timers::{self, Timers};
 use super::waker::{self, Home, TaskWaker};
 use crate::buf::AlignedBuf;
 use crate::env::{Class, Stats};
+use crate::local::yield_now;
 use crate::profile::Watch;
 use crate::runtime::RuntimeOptions;
 
@@ -310,20 +311,6 @@ impl Shard {
         }
         self.stats.set(stats);
     }
-}
-
-/// Lets the other tasks that wait have their turn first.
-pub(super) async fn yield_now() {
-    let mut yielded = false;
-    poll_fn(|cx| {
-        if yielded {
-            return Poll::Ready(());
-        }
-        yielded = true;
-        cx.waker().wake_by_ref();
-        Poll::Pending
-    })
-    .await;
 }
 
 struct Sleep<'a> {

@@ -7,6 +7,7 @@ use std::task::Poll;
 use std::time::{Duration, Instant};
 
 use crate::conformance::test_dir;
+use crate::local::yield_now;
 use crate::{Bytes, Class, Env, OpenOptions, Part, RuntimeOptions};
 
 mod wakes;
@@ -27,20 +28,6 @@ where
     crate::run(options(), f).unwrap()
 }
 
-/// Yields as careless code does: it only wakes itself.
-async fn raw_yield() {
-    let mut yielded = false;
-    std::future::poll_fn(|cx| {
-        if yielded {
-            return Poll::Ready(());
-        }
-        yielded = true;
-        cx.waker().wake_by_ref();
-        Poll::Pending
-    })
-    .await;
-}
-
 fn burn(d: Duration) {
     let start = Instant::now();
     while start.elapsed() < d {
@@ -57,7 +44,7 @@ fn a_busy_shard_looks_at_its_timers_and_sockets() {
             busy.push(env.spawn(Class::Latency, async {
                 loop {
                     burn(Duration::from_micros(20));
-                    raw_yield().await;
+                    yield_now().await;
                 }
             }));
         }
@@ -101,7 +88,7 @@ fn the_background_gets_its_share_and_no_more() {
             loop {
                 burn(Duration::from_micros(20));
                 turns.set(turns.get() + 1);
-                raw_yield().await;
+                yield_now().await;
             }
         })
     };

@@ -4,13 +4,11 @@ use std::cell::{Cell, RefCell};
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 
-use bytes::Bytes;
 use streamd_io::Env;
 use streamd_log::batch::{NewRecord, Writer, build};
 use streamd_log::journal::{Flushed, Journal, JournalOptions};
 use streamd_log::log::SharedLog;
-use streamd_log::validate::Facts;
-use streamd_log::{BatchHeader, Log, LogConfig, LogError, NewBatch};
+use streamd_log::{Log, LogConfig, LogError, NewBatch};
 use streamd_model::Offset;
 use streamd_shard::flusher::{Flusher, Owner, Turn};
 use streamd_shard::tail_budget::TailBudget;
@@ -110,20 +108,13 @@ pub fn append(log: &SharedLog, value: &[u8]) -> Offset {
         key: None,
         value: Some(value),
     };
-    let bytes = Bytes::from(build(&[record], Writer::default()));
-    let header = BatchHeader::parse(&bytes).unwrap();
-    let facts = Facts {
-        header,
-        max_timestamp: 1,
-        log_append_time: false,
-        restamp: false,
-    };
+    let batch = NewBatch::own(build(&[record], Writer::default()), 1).unwrap();
     let mut log = log.borrow_mut();
-    if log.will_roll(bytes.len(), 1, 0) {
+    if log.will_roll(batch.bytes.len(), 1, 0) {
         log.roll(0);
         log.plan_checkpoint(Vec::new());
     } else if log.wants_checkpoint() {
         log.plan_checkpoint(Vec::new());
     }
-    log.append(NewBatch { bytes, facts }, 0, 0).base
+    log.append(batch, 0, 0).base
 }

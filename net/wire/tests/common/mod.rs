@@ -6,6 +6,24 @@ mod samples;
 use streamd_model::TopicId;
 use streamd_wire::kafka::{Array, Message, Records};
 
+/// A test for every message, which is what the macro `one` makes of it.
+#[allow(unused_macros, reason = "each test program uses its part")]
+macro_rules! test_each {
+    ($($request:ident $response:ident;)*) => {$(
+        #[allow(non_snake_case, reason = "named as the message")]
+        #[test]
+        fn $request() {
+            one!($request);
+        }
+
+        #[allow(non_snake_case, reason = "named as the message")]
+        #[test]
+        fn $response() {
+            one!($response);
+        }
+    )*};
+}
+
 /// A seeded generator of field values that knows the version of the message.
 pub struct Gen {
     pub version: i16,

@@ -9,6 +9,7 @@ import java.util.Map;
 import java.util.Properties;
 import java.util.TreeMap;
 import java.util.concurrent.Future;
+import java.util.concurrent.atomic.AtomicLong;
 import org.apache.kafka.clients.admin.Admin;
 import org.apache.kafka.clients.admin.Config;
 import org.apache.kafka.clients.admin.OffsetSpec;
@@ -74,12 +75,17 @@ final class WordCount {
     }
 
     private static void count(String boot, String state) throws Exception {
+        AtomicLong counted = new AtomicLong();
         StreamsBuilder builder = new StreamsBuilder();
         builder.stream("lines", Consumed.with(Serdes.String(), Serdes.String()))
                 .flatMapValues(line -> Arrays.asList(line.split(" ")))
                 .groupBy((key, word) -> word, Grouped.with("by-word", Serdes.String(), Serdes.String()))
                 .count(Materialized.as("counts"))
-                .toStream().to("counts", Produced.with(Serdes.String(), Serdes.Long()));
+                .toStream().peek((word, n) -> {
+                    if (counted.incrementAndGet() % 50 == 0) {
+                        System.out.println("counted " + counted);
+                    }
+                }).to("counts", Produced.with(Serdes.String(), Serdes.Long()));
         Properties config = new Properties();
         config.putAll(Map.of(StreamsConfig.APPLICATION_ID_CONFIG, "wc", StreamsConfig.BOOTSTRAP_SERVERS_CONFIG, boot,
                 StreamsConfig.STATE_DIR_CONFIG, state,

@@ -136,9 +136,7 @@ impl Group {
 
     /// What can be said against a heartbeat without looking at the members.
     fn check_beat(&self, ctx: &Context, beat: &Beat) -> Result<(), Why> {
-        if let Some(name) = &beat.assignor
-            && !name.is_empty()
-        {
+        if let Some(name) = &beat.assignor {
             let known = &ctx.limits.consumer.assignors;
             if Assignor::named(name).is_none_or(|a| !known.contains(&a)) {
                 let names: Vec<_> = known.iter().map(|a| a.name()).collect();

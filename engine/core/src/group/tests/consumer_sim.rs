@@ -9,7 +9,8 @@
 
 use std::collections::BTreeSet;
 
-use super::sim::Rng;
+use streamd_io::sim::each_seed;
+
 use super::*;
 use crate::group::embedded::{assignment, put_assignment};
 
@@ -511,12 +512,7 @@ impl World {
     /// Some of what was written becomes durable.
     fn flush(&mut self) {
         for _ in 0..=self.rng.below(3) {
-            let Some(batch) = self.bench.in_flight.pop_front() else {
-                break;
-            };
-            self.bench.log.extend(batch.records);
-            let effects = self.bench.coordinator.persisted(batch.seq);
-            self.bench.carry(effects);
+            self.bench.flush_one();
         }
         self.answers();
     }
@@ -546,15 +542,7 @@ impl World {
 
     fn crash(&mut self) {
         self.sums.crashes += 1;
-        // Of what was under way a part may have become durable, in order, unanswered.
-        let all = self.bench.in_flight.drain(..).flat_map(|b| b.records);
-        let all: Vec<_> = all.collect();
-        let kept = self.rng.below(all.len() as u64 + 1) as usize;
-        self.bench.log.extend(all.into_iter().take(kept));
-        let next_token = self.bench.next_token;
-        let bench = std::mem::replace(&mut self.bench, Bench::new());
-        self.bench = bench.crash();
-        self.bench.next_token = next_token;
+        self.bench.crash_amid(&mut self.rng);
         self.asked.clear();
         for c in &mut self.clients {
             if let Doing::Asks(_) = c.doing {
@@ -676,31 +664,20 @@ fn run(seed: u64) -> Sums {
 
 #[test]
 fn members_of_both_protocols_under_a_coordinator_that_crashes() {
-    let number = |name| {
-        let text = std::env::var(name).ok();
-        text.map(|s| s.parse::<u64>().expect("a number"))
-    };
-    if let Some(seed) = number("STREAMD_SEED") {
-        run(seed);
+    let Some(all) = each_seed(200, run) else {
         return;
-    }
+    };
+    let n = all.len() as u32;
     let mut sum = Sums::default();
-    let seeds = number("STREAMD_SEEDS").unwrap_or(200);
-    for seed in 0..seeds {
-        match std::panic::catch_unwind(|| run(seed)) {
-            Ok(s) => {
-                sum.crashes += s.crashes;
-                sum.beats += s.beats;
-                sum.revoked += s.revoked;
-                sum.commits += s.commits;
-                sum.upgrades += s.upgrades;
-                sum.downgrades += s.downgrades;
-            }
-            Err(_) => panic!("seed {seed} failed; STREAMD_SEED={seed} runs it alone"),
-        }
+    for s in all {
+        sum.crashes += s.crashes;
+        sum.beats += s.beats;
+        sum.revoked += s.revoked;
+        sum.commits += s.commits;
+        sum.upgrades += s.upgrades;
+        sum.downgrades += s.downgrades;
     }
     // The runs do reach what they are about.
-    let n = seeds as u32;
     assert!(
         sum.crashes > 2 * n && sum.beats > 50 * n && sum.revoked > 5 * n,
         "{sum:?}"

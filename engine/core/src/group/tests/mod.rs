@@ -19,6 +19,7 @@ use std::sync::Arc;
 
 use streamd_model::{ErrorCode, Mono, NodeId, TopicId};
 
+use self::sim::Rng;
 use super::*;
 use crate::config::Configs;
 use crate::machine::{Machine, Record};
@@ -184,11 +185,30 @@ impl Bench {
 
     /// Everything that was written becomes durable.
     fn flush(&mut self) {
-        while let Some(batch) = self.in_flight.pop_front() {
-            self.log.extend(batch.records);
-            let effects = self.coordinator.persisted(batch.seq);
-            self.carry(effects);
-        }
+        while self.flush_one() {}
+    }
+
+    /// The oldest batch that is under way becomes durable. False if there is none.
+    fn flush_one(&mut self) -> bool {
+        let Some(batch) = self.in_flight.pop_front() else {
+            return false;
+        };
+        self.log.extend(batch.records);
+        let effects = self.coordinator.persisted(batch.seq);
+        self.carry(effects);
+        true
+    }
+
+    /// The process dies. Of what was under way a part has become durable, in order, unanswered.
+    fn crash_amid(&mut self, rng: &mut Rng) {
+        let all = self.in_flight.drain(..).flat_map(|b| b.records);
+        let all: Vec<_> = all.collect();
+        let kept = rng.below(all.len() as u64 + 1) as usize;
+        self.log.extend(all.into_iter().take(kept));
+        let next_token = self.next_token;
+        let bench = std::mem::replace(self, Bench::new());
+        *self = bench.crash();
+        self.next_token = next_token;
     }
 
     fn ask_of(&mut self, group: &str, request: Request) -> Token {

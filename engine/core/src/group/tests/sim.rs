@@ -7,6 +7,8 @@
 
 use std::collections::BTreeSet;
 
+use streamd_io::sim::each_seed;
+
 use super::*;
 
 const PARTITIONS: usize = 6;
@@ -374,31 +376,15 @@ impl World {
     /// Some of what was written becomes durable.
     fn flush(&mut self) {
         for _ in 0..=self.rng.below(3) {
-            let Some(batch) = self.bench.in_flight.pop_front() else {
-                break;
-            };
-            self.bench.log.extend(batch.records);
-            let effects = self.bench.coordinator.persisted(batch.seq);
-            self.bench.carry(effects);
+            self.bench.flush_one();
         }
         self.answers();
     }
 
     fn crash(&mut self) {
         self.crashes += 1;
-        // Of what was under way a part may have become durable, in order, unanswered.
-        let all: Vec<_> = self
-            .bench
-            .in_flight
-            .drain(..)
-            .flat_map(|b| b.records)
-            .collect();
-        let kept = self.rng.below(all.len() as u64 + 1) as usize;
-        self.bench.log.extend(all.into_iter().take(kept));
-        let next_token = self.bench.next_token;
-        let bench = std::mem::replace(&mut self.bench, Bench::new());
-        self.bench = bench.crash();
-        (self.bench.prompt, self.bench.next_token) = (false, next_token);
+        self.bench.crash_amid(&mut self.rng);
+        self.bench.prompt = false;
         // Connections break: nobody gets an answer any more.
         self.asked.clear();
         self.told = i32::MAX;
@@ -535,22 +521,12 @@ fn run(seed: u64) -> (u32, u32, u32) {
 
 #[test]
 fn members_that_come_and_go_under_a_coordinator_that_crashes() {
-    let number = |name| {
-        let text = std::env::var(name).ok();
-        text.map(|s| s.parse::<u64>().expect("a number"))
-    };
-    if let Some(seed) = number("STREAMD_SEED") {
-        run(seed);
+    let Some(all) = each_seed(200, run) else {
         return;
-    }
+    };
     let mut sum = (0, 0, 0);
-    for seed in 0..number("STREAMD_SEEDS").unwrap_or(200) {
-        match std::panic::catch_unwind(|| run(seed)) {
-            Ok((crashes, syncs, commits)) => {
-                sum = (sum.0 + crashes, sum.1 + syncs, sum.2 + commits);
-            }
-            Err(_) => panic!("seed {seed} failed; STREAMD_SEED={seed} runs it alone"),
-        }
+    for (crashes, syncs, commits) in all {
+        sum = (sum.0 + crashes, sum.1 + syncs, sum.2 + commits);
     }
     // The runs do reach what they are about.
     assert!(sum.0 > 500 && sum.1 > 3000 && sum.2 > 3000, "{sum:?}");

@@ -1,6 +1,8 @@
 //! A coordinator that crashes after every step of what is under way, and with random steps from
 //! seeds: what was decided is carried out, and nothing else.
 
+use streamd_io::sim::each_seed;
+
 use super::*;
 
 /// What partitions have seen of one transaction: markers by partition.
@@ -293,20 +295,9 @@ fn run(seed: u64) -> usize {
 
 #[test]
 fn decisions_hold_from_any_seed() {
-    let number = |name| {
-        let text = std::env::var(name).ok();
-        text.map(|s| s.parse::<u64>().expect("a number"))
-    };
-    if let Some(seed) = number("STREAMD_SEED") {
-        run(seed);
+    let Some(all) = each_seed(300, run) else {
         return;
-    }
-    let mut answered = 0;
-    for seed in 0..number("STREAMD_SEEDS").unwrap_or(300) {
-        match std::panic::catch_unwind(|| run(seed)) {
-            Ok(count) => answered += count,
-            Err(_) => panic!("seed {seed} failed; STREAMD_SEED={seed} runs it alone"),
-        }
-    }
+    };
+    let answered: usize = all.into_iter().sum();
     assert!(answered > 5_000, "only {answered} transactions ended");
 }

@@ -130,17 +130,19 @@ fn errors_have_kafkas_codes() {
         find(&broker).await;
         let error =
             async |request: ConsumerGroupHeartbeatRequest<'_>| beat(&broker, 1, &request).await.0;
-        assert_eq!(error(joins("", "a")).await, ErrorCode::InvalidGroupId);
+        assert_eq!(error(joins("", "a")).await, ErrorCode::InvalidRequest);
         let wrong = ConsumerGroupHeartbeatRequest {
             subscribed_topic_regex: Some("["),
             ..joins("g", "a")
         };
         assert_eq!(error(wrong).await, ErrorCode::InvalidRegularExpression);
-        let wrong = ConsumerGroupHeartbeatRequest {
-            server_assignor: Some("sticky"),
-            ..joins("g", "a")
-        };
-        assert_eq!(error(wrong).await, ErrorCode::UnsupportedAssignor);
+        for assignor in ["sticky", ""] {
+            let wrong = ConsumerGroupHeartbeatRequest {
+                server_assignor: Some(assignor),
+                ..joins("g", "a")
+            };
+            assert_eq!(error(wrong).await, ErrorCode::UnsupportedAssignor);
+        }
         let stranger = ConsumerGroupHeartbeatRequest {
             member_epoch: 5,
             ..joins("g", "a")

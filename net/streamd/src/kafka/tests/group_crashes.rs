@@ -7,7 +7,7 @@ use std::rc::Rc;
 
 use streamd_core::config::Configs;
 use streamd_io::Env;
-use streamd_io::sim::{Sim, SimOptions};
+use streamd_io::sim::{Sim, SimOptions, each_seed};
 use streamd_shard::Request;
 use streamd_wire::kafka::generated::*;
 
@@ -171,20 +171,9 @@ fn run(seed: u64) -> u64 {
 
 #[test]
 fn committed_offsets_are_there_after_a_crash() {
-    let number = |name| {
-        let text = std::env::var(name).ok();
-        text.map(|s| s.parse::<u64>().expect("a number"))
-    };
-    if let Some(seed) = number("STREAMD_SEED") {
-        run(seed);
+    let Some(all) = each_seed(60, run) else {
         return;
-    }
-    let mut count = 0;
-    for seed in 0..number("STREAMD_SEEDS").unwrap_or(60) {
-        match std::panic::catch_unwind(|| run(seed)) {
-            Ok(answered) => count += answered,
-            Err(_) => panic!("seed {seed} failed; STREAMD_SEED={seed} runs it alone"),
-        }
-    }
+    };
+    let count: u64 = all.into_iter().sum();
     assert!(count > 500, "only {count} requests were answered");
 }

@@ -11,7 +11,6 @@ use streamd_log::BatchHeader;
 use streamd_log::NewBatch;
 use streamd_log::batch::{NewRecord, Writer as Producer, build, marker_commits, set_transactional};
 use streamd_log::record_view::BatchView;
-use streamd_log::validate::Facts;
 use streamd_model::{ErrorCode, PartitionId};
 use streamd_shard::AppendItem;
 use streamd_wire::kafka::frame::encode_request;
@@ -159,16 +158,9 @@ impl Client {
 
     /// A batch of one record as the handler hands it to its owner.
     pub fn item(&self, partition: PartitionId, sequence: i32, guard: Option<u64>) -> AppendItem {
-        let bytes = Bytes::from(self.batch(1, 1, sequence));
-        let facts = Facts {
-            header: BatchHeader::parse(&bytes).unwrap(),
-            max_timestamp: 0,
-            log_append_time: false,
-            restamp: false,
-        };
         AppendItem {
             partition,
-            batch: NewBatch { bytes, facts },
+            batch: NewBatch::own(self.batch(1, 1, sequence), 0).unwrap(),
             guard,
         }
     }

@@ -11,7 +11,7 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use streamd_core::config::Configs;
-use streamd_io::sim::{Sim, SimOptions};
+use streamd_io::sim::{Sim, SimOptions, each_seed};
 use streamd_io::{Class, Env};
 use streamd_shard::Request;
 
@@ -261,20 +261,9 @@ fn run(seed: u64) -> u64 {
 
 #[test]
 fn transactions_are_all_or_nothing_through_crashes() {
-    let number = |name| {
-        let text = std::env::var(name).ok();
-        text.map(|s| s.parse::<u64>().expect("a number"))
-    };
-    if let Some(seed) = number("STREAMD_SEED") {
-        run(seed);
+    let Some(all) = each_seed(200, run) else {
         return;
-    }
-    let mut ended = 0;
-    for seed in 0..number("STREAMD_SEEDS").unwrap_or(200) {
-        match std::panic::catch_unwind(|| run(seed)) {
-            Ok(count) => ended += count,
-            Err(_) => panic!("seed {seed} failed; STREAMD_SEED={seed} runs it alone"),
-        }
-    }
+    };
+    let ended: u64 = all.into_iter().sum();
     assert!(ended > 500, "only {ended} transactions ended");
 }

@@ -88,6 +88,9 @@ async fn commit(
     if request.transactional_id.is_empty() {
         return Err(ErrorCode::InvalidRequest);
     }
+    if request.group_id.is_empty() {
+        return Err(ErrorCode::InvalidGroupId);
+    }
     let guard = guard(broker, version, request).await?;
     let commit = Commit {
         who: Who {
