@@ -1,7 +1,7 @@
 //! A bare Kafka connection: frames by hand, and the few calls that the tests need to set a scene.
 //!
-//! Hardly any version with tagged fields is spoken: requests stay readable. A failure of the
-//! socket is an `io::Error`; an answer that can't be decoded panics.
+//! Hardly any version with tagged fields is spoken, so that requests stay readable. A failure of
+//! the socket is an `io::Error`; an answer that can't be decoded panics.
 
 use std::io::{self, Read as _, Write as _};
 use std::net::TcpStream;
