@@ -386,7 +386,7 @@ impl Shard {
         }
         let before = self.image.replace(image.clone());
         let mut fewer = false;
-        for topic in before.topics() {
+        for topic in before.topics_unlike(&image) {
             match image.topic_by_id(topic.id) {
                 Some(now) if Arc::ptr_eq(now, topic) => {}
                 Some(now) => self.reconfigure(now).await,

@@ -1,15 +1,16 @@
 //! The metadata of the cluster at one point of its log.
 //!
-//! A clone shares everything; a change copies the map of topics (pointers) and the topic that
-//! changed. So an image that was handed out never changes.
+//! A clone shares everything; a change copies a few pointers and the topic that changed, however
+//! many topics there are. So an image that was handed out never changes.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use streamd_model::{ErrorCode, Map, NodeId, TopicId};
+use streamd_model::{ErrorCode, NodeId, TopicId};
 
 use super::PARTITIONS_MAX;
 use super::command::{Command, ConfigChange, Resource};
+use super::topics::{ById, ByMetric, ByName, Topics, metric_name};
 use crate::Refused;
 use crate::config::{BrokerConfig, Configs, Layers, TopicConfig};
 
@@ -53,14 +54,15 @@ impl TopicMeta {
 }
 
 /// The metadata of the cluster.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone)]
 pub struct ClusterImage {
     pub(super) version: u64,
     pub(super) cluster_id: Option<Arc<str>>,
     pub(super) next_producer_id: i64,
     pub(super) partitions: i64,
-    pub(super) by_name: Arc<BTreeMap<String, Arc<TopicMeta>>>,
-    pub(super) by_id: Arc<Map<TopicId, Arc<TopicMeta>>>,
+    by_name: Topics<ByName>,
+    by_id: Topics<ById>,
+    by_metric: Topics<ByMetric>,
     pub(super) brokers: Arc<BTreeMap<Resource, Configs>>,
     pub(super) groups: Arc<BTreeMap<String, Configs>>,
     local: Arc<Local>,
@@ -75,8 +77,9 @@ impl ClusterImage {
             cluster_id: None,
             next_producer_id: 0,
             partitions: 0,
-            by_name: Arc::default(),
-            by_id: Arc::default(),
+            by_name: Topics::default(),
+            by_id: Topics::default(),
+            by_metric: Topics::default(),
             brokers: Arc::default(),
             groups: Arc::default(),
             local: Arc::new(local),
@@ -118,13 +121,29 @@ impl ClusterImage {
 
     /// All topics, by name.
     pub fn topics(&self) -> impl ExactSizeIterator<Item = &Arc<TopicMeta>> {
-        self.by_name.values()
+        self.by_name.iter()
     }
 
     /// The topics whose names are `name` or behind it, in order.
     pub fn topics_from(&self, name: &str) -> impl Iterator<Item = &Arc<TopicMeta>> {
-        let bounds = (std::ops::Bound::Included(name), std::ops::Bound::Unbounded);
-        self.by_name.range::<str, _>(bounds).map(|(_, topic)| topic)
+        self.by_name.from(name)
+    }
+
+    /// The topics of this image that are not in `other`, or not the same there; and a few others
+    /// beside each, since what both images share is found without a look at each topic.
+    pub fn topics_unlike<'a>(
+        &'a self,
+        other: &'a ClusterImage,
+    ) -> impl Iterator<Item = &'a Arc<TopicMeta>> {
+        self.by_name.unlike(&other.by_name)
+    }
+
+    /// The topic whose name is the same in metrics, where dots and underscores are.
+    pub(super) fn colliding(&self, name: &str) -> Option<&Arc<TopicMeta>> {
+        let found = self.by_metric.from(&name.replace('_', ".")).next()?;
+        metric_name(&found.name)
+            .eq(metric_name(name))
+            .then_some(found)
     }
 
     /// The topic with this name.
@@ -182,7 +201,7 @@ impl ClusterImage {
                 partitions,
                 ..
             } => {
-                if self.by_name.contains_key(name) || self.by_id.contains_key(id) {
+                if self.has(name, *id) {
                     let text = format!("Topic '{name}' already exists.");
                     return Err((ErrorCode::TopicAlreadyExists, text));
                 }
@@ -244,7 +263,7 @@ impl ClusterImage {
                 configs,
                 created_ms,
             } => {
-                if self.by_name.contains_key(name) || self.by_id.contains_key(id) {
+                if self.has(name, *id) {
                     return;
                 }
                 let (name, configs) = (name.clone(), configs.clone());
@@ -286,21 +305,24 @@ impl ClusterImage {
         }
     }
 
+    fn has(&self, name: &str, id: TopicId) -> bool {
+        self.topic(name).is_some() || self.topic_by_id(id).is_some()
+    }
+
     pub(super) fn put(&mut self, topic: TopicMeta) {
         let topic = Arc::new(topic);
         self.partitions += i64::from(topic.partitions);
-        let before = Arc::make_mut(&mut self.by_name).insert(topic.name.clone(), topic.clone());
-        Arc::make_mut(&mut self.by_id).insert(topic.id, topic);
+        let before = self.by_name.insert(topic.clone());
+        self.by_metric.insert(topic.clone());
+        self.by_id.insert(topic);
         self.partitions -= before.map_or(0, |t| i64::from(t.partitions));
     }
 
     fn remove(&mut self, id: TopicId) {
-        if !self.by_id.contains_key(&id) {
-            return;
-        }
-        if let Some(topic) = Arc::make_mut(&mut self.by_id).remove(&id) {
+        if let Some(topic) = self.by_id.remove(&id) {
             self.partitions -= i64::from(topic.partitions);
-            Arc::make_mut(&mut self.by_name).remove(&topic.name);
+            self.by_name.remove(&topic.name);
+            self.by_metric.remove(&topic.name);
         }
     }
 
@@ -346,6 +368,31 @@ impl ClusterImage {
         for topic in changed {
             self.put(topic);
         }
+    }
+}
+
+impl PartialEq for ClusterImage {
+    fn eq(&self, other: &ClusterImage) -> bool {
+        let counts = |i: &ClusterImage| (i.version, i.next_producer_id, i.partitions);
+        counts(self) == counts(other)
+            && self.cluster_id == other.cluster_id
+            && self.topics().eq(other.topics())
+            && (&self.brokers, &self.groups) == (&other.brokers, &other.groups)
+            && (&self.local, &self.broker) == (&other.local, &other.broker)
+    }
+}
+
+impl std::fmt::Debug for ClusterImage {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let topics: Vec<_> = self.topics().collect();
+        f.debug_struct("ClusterImage")
+            .field("version", &self.version)
+            .field("cluster_id", &self.cluster_id)
+            .field("next_producer_id", &self.next_producer_id)
+            .field("topics", &topics)
+            .field("brokers", &self.brokers)
+            .field("groups", &self.groups)
+            .finish_non_exhaustive()
     }
 }
 
@@ -479,7 +526,8 @@ mod tests {
             let mut image = ClusterImage::new(local());
             for command in &commands {
                 image.apply(command);
-                prop_assert_eq!(image.topics().len(), image.by_id.len());
+                let (names, ids) = (image.topics().len(), image.by_id.iter().len());
+                prop_assert_eq!((names, names), (ids, image.by_metric.iter().len()));
                 let sum: i64 = image.topics().map(|t| i64::from(t.partitions)).sum();
                 prop_assert_eq!(sum, image.partitions());
                 for topic in image.topics() {

@@ -8,6 +8,7 @@
 mod command;
 mod image;
 mod snapshot;
+mod topics;
 pub mod validate;
 
 pub use command::{Command, ConfigChange, Resource};

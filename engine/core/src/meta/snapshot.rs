@@ -21,8 +21,8 @@ impl ClusterImage {
         out.str(self.cluster_id().unwrap_or(""));
         out.u8(u8::from(self.cluster_id.is_some()));
         out.i64(self.next_producer_id);
-        out.count(self.by_name.len());
-        for topic in self.by_name.values() {
+        out.count(self.topics().len());
+        for topic in self.topics() {
             out.raw(&topic.id.0);
             out.str(&topic.name);
             out.i32(topic.partitions);

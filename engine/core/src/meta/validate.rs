@@ -108,11 +108,7 @@ pub(super) fn no_collision(image: &ClusterImage, name: &str) -> Result<(), Refus
     if !name.contains(['.', '_']) {
         return Ok(());
     }
-    let plain = |c: u8| if c == b'.' { b'_' } else { c };
-    let same = |other: &str| {
-        other.len() == name.len() && other.bytes().map(plain).eq(name.bytes().map(plain))
-    };
-    match image.topics().find(|t| same(&t.name)) {
+    match image.colliding(name) {
         None => Ok(()),
         Some(other) => {
             let text = format!(
