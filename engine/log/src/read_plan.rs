@@ -13,13 +13,25 @@ use crate::segment::Segment;
 /// What to send to a reader.
 #[derive(Default)]
 pub struct ReadPlan {
-    /// Whole batches back to back; the last one may be cut where the size ran out. The first may
-    /// begin before the wanted offset: clients skip what they did not ask for.
+    /// Whole batches back to back; the last one may be cut where the size ran out. Those of a file
+    /// may begin before the wanted offset: [`crate::scrub::begin_at`] mends that.
     pub parts: Vec<Part>,
     /// Their bytes in all.
     pub bytes: usize,
     /// An offset that lies behind all records in them.
     pub next: Offset,
+}
+
+impl ReadPlan {
+    /// Takes `n` bytes off the first part, which is longer.
+    pub(crate) fn cut_front(&mut self, n: usize) {
+        if let Some(Part::File { pos, len, .. }) = self.parts.first_mut() {
+            assert!(n < *len, "something is left to read");
+            *pos += n as u64;
+            *len -= n;
+            self.bytes -= n;
+        }
+    }
 }
 
 /// What came of planning a read.

@@ -10,6 +10,7 @@ use std::io;
 use std::path::Path;
 use std::time::Duration;
 
+use bytes::Bytes;
 use streamd_io::{Env, File, OpenOptions, Part};
 use streamd_model::Offset;
 
@@ -25,6 +26,8 @@ pub const MARK: &str = "damaged";
 const MARK_MAX: usize = 64 << 10;
 /// A segment is read in pieces of so many bytes.
 const PIECE: usize = 256 << 10;
+/// So much is read to find the batch that a reader wants among those that an index tells of together.
+const LOOK: usize = 4 << 10;
 /// No batch is larger than this, so a length beyond it is damage.
 const BATCH_MAX: usize = 256 << 20;
 
@@ -193,16 +196,22 @@ pub fn can_be_read(log: &RefCell<Log>, offset: Offset, plan: &ReadPlan) -> Resul
     Err(LogError::io(format!("read {}", path.display()))(error))
 }
 
-/// Whether what `plan` reads from a file begins with the batch that holds `offset`, or one before
-/// it (or, in a compacted segment, after it). If not, the index was wrong: it is forgotten, and
-/// made anew from the log by the next [`Segment::prepare`].
-pub async fn begins_right(
+/// Has what `plan` reads from a file begin with the very batch that holds `offset` (in a compacted
+/// segment, the first one after it), rather than where the index pointed: that of a batch before it.
+///
+/// Clients skip records that they did not ask for, but a reader of committed records that meets an
+/// aborted batch goes on from that batch's end, so from before `offset`: it would be given again
+/// what it has had, and aborted records with it. So Kafka never sends what ends before `offset`.
+///
+/// False if the index was wrong: it is forgotten, and made anew from the log by the next
+/// [`Segment::prepare`].
+pub async fn begin_at(
     env: &Env,
     log: &RefCell<Log>,
     offset: Offset,
-    plan: &ReadPlan,
+    plan: &mut ReadPlan,
 ) -> Result<bool, LogError> {
-    let Some(Part::File { pos, len, .. }) = plan.parts.first() else {
+    let Some(&Part::File { pos, len, .. }) = plan.parts.first() else {
         return Ok(true);
     };
     let (segment, cleaned) = {
@@ -212,25 +221,44 @@ pub async fn begins_right(
     let Some((segment, file)) = segment.and_then(|s| s.reader().map(|f| (s, f))) else {
         return Ok(true);
     };
-    let fail = LogError::io(format!("read {}", segment.path("log").display()));
-    let bytes = file.read_at(*pos, HEADER).await.map_err(fail)?;
-    let header = BatchHeader::parse(&bytes);
-    // The first batch comes whole; a later entry may be wrong and end it too early.
-    // Where the log was compacted, the batch of the offset may be gone.
-    let is_right = |h: &BatchHeader| {
-        let holds = h.base_offset <= offset || segment.base < cleaned;
-        h.base_offset >= segment.base && holds && h.size <= *len
-    };
-    if header.as_ref().is_ok_and(is_right) || segment.size() < *pos {
+    if segment.size() < pos {
         return Ok(true);
     }
-    eprintln!(
-        "warning: {}: an entry for offset {offset} points at byte {pos} of the log, where no such \
-         batch begins; the index is made anew",
-        segment.path("index").display()
-    );
-    segment.forget_index(env).await?;
-    Ok(false)
+    let fail = |error| LogError::io(format!("read {}", segment.path("log").display()))(error);
+    let end = pos + len as u64;
+    let (mut at, mut bytes, mut bytes_at) = (pos, Bytes::new(), pos);
+    while at < end {
+        if at + HEADER as u64 > bytes_at + bytes.len() as u64 {
+            // All batches between two entries of an index, unless they are large.
+            let look = if at == pos { HEADER } else { LOOK };
+            let look = look.min((end - at) as usize);
+            (bytes, bytes_at) = (file.read_at(at, look).await.map_err(fail)?, at);
+        }
+        let rest = bytes.get((at - bytes_at) as usize..).unwrap_or_default();
+        let header = BatchHeader::parse(rest);
+        // The first batch comes whole; a later entry may be wrong and end it too early.
+        // Where the log was compacted, the batch of the offset may be gone.
+        let is_right = |h: &&BatchHeader| {
+            let holds = h.base_offset <= offset || segment.base < cleaned;
+            h.base_offset >= segment.base && holds && h.size as u64 <= end - at
+        };
+        let Some(header) = header.as_ref().ok().filter(is_right) else {
+            eprintln!(
+                "warning: {}: an entry for offset {offset} points at byte {pos} of the log, where \
+                 no such batch begins; the index is made anew",
+                segment.path("index").display()
+            );
+            segment.forget_index(env).await?;
+            return Ok(false);
+        };
+        if header.next_offset() > offset {
+            plan.cut_front((at - pos) as usize);
+            return Ok(true);
+        }
+        at += header.size as u64;
+    }
+    // What ends the segment was compacted away.
+    Ok(true)
 }
 
 /// Remembers that the partition in `dir` is damaged.

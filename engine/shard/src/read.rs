@@ -216,18 +216,17 @@ impl Shard {
             let log = &partition.log;
             let planned = log.borrow().plan_read_below(item.offset, limit, max, whole);
             let prepared = match planned {
-                Planned::Ready(plan) if checked => return Ok(plan),
-                Planned::Ready(plan) => {
+                Planned::Ready(mut plan) => {
                     if let Err(error) = scrub::can_be_read(log, item.offset, &plan) {
                         return Err(self.damaged(partition, &error));
                     }
-                    // Once: an index that was made anew is right.
-                    checked = true;
-                    match scrub::begins_right(&self.env, log, item.offset, &plan).await {
-                        Ok(true) => return Ok(plan),
-                        Ok(false) => continue,
+                    match scrub::begin_at(&self.env, log, item.offset, &mut plan).await {
+                        Ok(right) if right || checked => return Ok(plan),
+                        // Once: an index that was made anew is right.
+                        Ok(_) => checked = true,
                         Err(error) => return Err(self.damaged(partition, &error)),
                     }
+                    continue;
                 }
                 Planned::OutOfRange => {
                     let text = format!("offset {} of {}", item.offset, partition.name);
