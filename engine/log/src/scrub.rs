@@ -26,7 +26,7 @@ pub const MARK: &str = "damaged";
 const MARK_MAX: usize = 64 << 10;
 /// A segment is read in pieces of so many bytes.
 const PIECE: usize = 256 << 10;
-/// So much is read to find the batch that a reader wants among those that an index tells of together.
+/// So much is read at once to find the batch that a reader wants behind an entry of an index.
 const LOOK: usize = 4 << 10;
 /// No batch is larger than this, so a length beyond it is damage.
 const BATCH_MAX: usize = 256 << 20;
@@ -197,7 +197,7 @@ pub fn can_be_read(log: &RefCell<Log>, offset: Offset, plan: &ReadPlan) -> Resul
 }
 
 /// Has what `plan` reads from a file begin with the very batch that holds `offset` (in a compacted
-/// segment, the first one after it), rather than where the index pointed: that of a batch before it.
+/// segment, the first one after it), rather than where the index pointed: at one before it.
 ///
 /// Clients skip records that they did not ask for, but a reader of committed records that meets an
 /// aborted batch goes on from that batch's end, so from before `offset`: it would be given again

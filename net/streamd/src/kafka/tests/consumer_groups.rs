@@ -195,7 +195,7 @@ fn the_feature_is_told() {
         for (v, min) in [(3, 1), (4, 0)] {
             let answer = ask(&broker, v, &ApiVersionsRequest::default()).await;
             let r: ApiVersionsResponse<'_> = answer.decode();
-            assert_eq!(r.supported_features.len(), 2);
+            assert_eq!(r.supported_features.len(), 3);
             assert!(r.supported_features.iter().all(|f| f.min_version == min));
         }
         let answer = ask(&broker, 4, &ApiVersionsRequest::default()).await;
