@@ -17,7 +17,7 @@ const CLIPPY: &[&str] = &[
     "warnings",
 ];
 const DOCS: &[&str] = &["doc", "--workspace", "--no-deps"];
-const TESTS: &[&str] = &["test", "--workspace"];
+const TESTS: &[&str] = &["test", "--workspace", "--no-fail-fast"];
 
 /// Runs the steps; `fast` leaves out the tests.
 ///
