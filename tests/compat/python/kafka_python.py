@@ -90,7 +90,10 @@ class Listener(ConsumerRebalanceListener):
 def group(boot, topic, name):
     consumer = KafkaConsumer(bootstrap_servers=boot, group_id=name, enable_auto_commit=False,
                              auto_offset_reset="earliest", session_timeout_ms=6000, heartbeat_interval_ms=300)
+    # A call that comes while its loop is about to sleep is lost to kafka-python 3.0.12: nothing is sent for minutes.
+    time.sleep(0.3)
     consumer.subscribe([topic], listener=Listener())
+    time.sleep(0.3)
     stop = lines.stop_asked()
     while not stop.is_set():
         records = [r for batch in consumer.poll(timeout_ms=100).values() for r in batch]
