@@ -7,6 +7,7 @@
 //! Offsets are dense but where a log was compacted; what was flushed never changes otherwise.
 
 pub mod batch;
+pub mod begin;
 pub mod checkpoint;
 pub mod compact;
 pub mod compress;

@@ -1,22 +1,18 @@
 //! Damage: looked for in closed segments, told apart from what is good, and remembered.
 //!
 //! A partition with damage is offline until a person has looked: its directory has a file that says
-//! what is wrong and how to mend it, so a start does not serve it either. An index is not trusted:
-//! before a file is read from where an entry points, a look at the batch there says whether it is
-//! the right one; if not, the index is made anew from the log.
+//! what is wrong and how to mend it, so a start does not serve it either.
 
 use std::cell::RefCell;
 use std::io;
 use std::path::Path;
 use std::time::Duration;
 
-use bytes::Bytes;
-use streamd_io::{Env, File, OpenOptions, Part};
+use streamd_io::{Env, File, OpenOptions};
 use streamd_model::Offset;
 
 use crate::batch::{BatchHeader, HEADER, crc_of};
 use crate::log::Log;
-use crate::read_plan::ReadPlan;
 use crate::segment::Segment;
 use crate::{LogError, retain};
 
@@ -26,8 +22,6 @@ pub const MARK: &str = "damaged";
 const MARK_MAX: usize = 64 << 10;
 /// A segment is read in pieces of so many bytes.
 const PIECE: usize = 256 << 10;
-/// So much is read at once to find the batch that a reader wants behind an entry of an index.
-const LOOK: usize = 4 << 10;
 /// No batch is larger than this, so a length beyond it is damage.
 const BATCH_MAX: usize = 256 << 20;
 
@@ -180,85 +174,6 @@ fn damage(path: &Path, at: u64, what: &str) -> LogError {
          log repair {dir}` would do",
         path.display()
     ))
-}
-
-/// An error if the disk could not read, for an earlier reader, the file that `plan` would have
-/// sent: by then half an answer was on its way, so that reader only saw its connection end.
-pub fn can_be_read(log: &RefCell<Log>, offset: Offset, plan: &ReadPlan) -> Result<(), LogError> {
-    let failed = |part: &Part| matches!(part, Part::File { file, .. } if file.has_failed());
-    if !plan.parts.iter().any(failed) {
-        return Ok(());
-    }
-    let log = log.borrow();
-    let segment = log.segment_of(offset);
-    let path = segment.map_or(log.dir().to_owned(), |s| s.path("log"));
-    let error = io::Error::other("the disk failed while it was sent to a client");
-    Err(LogError::io(format!("read {}", path.display()))(error))
-}
-
-/// Has what `plan` reads from a file begin with the very batch that holds `offset` (in a compacted
-/// segment, the first one after it), rather than where the index pointed: at one before it.
-///
-/// Clients skip records that they did not ask for, but a reader of committed records that meets an
-/// aborted batch goes on from that batch's end, so from before `offset`: it would be given again
-/// what it has had, and aborted records with it. So Kafka never sends what ends before `offset`.
-///
-/// False if the index was wrong: it is forgotten, and made anew from the log by the next
-/// [`Segment::prepare`].
-pub async fn begin_at(
-    env: &Env,
-    log: &RefCell<Log>,
-    offset: Offset,
-    plan: &mut ReadPlan,
-) -> Result<bool, LogError> {
-    let Some(&Part::File { pos, len, .. }) = plan.parts.first() else {
-        return Ok(true);
-    };
-    let (segment, cleaned) = {
-        let log = log.borrow();
-        (log.segment_of(offset).cloned(), log.sealed.cleaned.touched)
-    };
-    let Some((segment, file)) = segment.and_then(|s| s.reader().map(|f| (s, f))) else {
-        return Ok(true);
-    };
-    if segment.size() < pos {
-        return Ok(true);
-    }
-    let fail = |error| LogError::io(format!("read {}", segment.path("log").display()))(error);
-    let end = pos + len as u64;
-    let (mut at, mut bytes, mut bytes_at) = (pos, Bytes::new(), pos);
-    while at < end {
-        if at + HEADER as u64 > bytes_at + bytes.len() as u64 {
-            // All batches between two entries of an index, unless they are large.
-            let look = if at == pos { HEADER } else { LOOK };
-            let look = look.min((end - at) as usize);
-            (bytes, bytes_at) = (file.read_at(at, look).await.map_err(fail)?, at);
-        }
-        let rest = bytes.get((at - bytes_at) as usize..).unwrap_or_default();
-        let header = BatchHeader::parse(rest);
-        // The first batch comes whole; a later entry may be wrong and end it too early.
-        // Where the log was compacted, the batch of the offset may be gone.
-        let is_right = |h: &&BatchHeader| {
-            let holds = h.base_offset <= offset || segment.base < cleaned;
-            h.base_offset >= segment.base && holds && h.size as u64 <= end - at
-        };
-        let Some(header) = header.as_ref().ok().filter(is_right) else {
-            eprintln!(
-                "warning: {}: an entry for offset {offset} points at byte {pos} of the log, where \
-                 no such batch begins; the index is made anew",
-                segment.path("index").display()
-            );
-            segment.forget_index(env).await?;
-            return Ok(false);
-        };
-        if header.next_offset() > offset {
-            plan.cut_front((at - pos) as usize);
-            return Ok(true);
-        }
-        at += header.size as u64;
-    }
-    // What ends the segment was compacted away.
-    Ok(true)
 }
 
 /// Remembers that the partition in `dir` is damaged.

@@ -7,7 +7,9 @@ use std::path::{Path, PathBuf};
 use streamd_io::sim::{Sim, SimOptions};
 use streamd_io::{Env, Part};
 use streamd_log::batch::{NewRecord, Writer, build, stamp};
-use streamd_log::{BatchHeader, Log, LogConfig, LogError, Planned, recover, scrub, write_back};
+use streamd_log::{
+    BatchHeader, Log, LogConfig, LogError, Planned, begin, recover, scrub, write_back,
+};
 
 const DIR: &str = "/data/t-0";
 const SEGMENTS: i64 = 3;
@@ -132,7 +134,7 @@ async fn read_all(env: &Env, log: &RefCell<Log>, interval: u64) {
             let planned = log.borrow().plan_read(offset, 1, true);
             match planned {
                 Planned::Ready(mut plan) => {
-                    let right = scrub::begin_at(env, log, offset, &mut plan).await;
+                    let right = begin::begin_at(env, log, offset, &mut plan).await;
                     if right.unwrap() {
                         break plan;
                     }

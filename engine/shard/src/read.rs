@@ -5,7 +5,7 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use streamd_core::producer::AbortedTxn;
-use streamd_log::{Planned, ReadPlan, lookup, retain, scrub};
+use streamd_log::{Planned, ReadPlan, begin, lookup, retain};
 use streamd_model::{Epoch, ErrorCode, Offset, PartitionId, Watermarks};
 
 use crate::Refusal;
@@ -217,10 +217,10 @@ impl Shard {
             let planned = log.borrow().plan_read_below(item.offset, limit, max, whole);
             let prepared = match planned {
                 Planned::Ready(mut plan) => {
-                    if let Err(error) = scrub::can_be_read(log, item.offset, &plan) {
+                    if let Err(error) = begin::can_be_read(log, item.offset, &plan) {
                         return Err(self.damaged(partition, &error));
                     }
-                    match scrub::begin_at(&self.env, log, item.offset, &mut plan).await {
+                    match begin::begin_at(&self.env, log, item.offset, &mut plan).await {
                         Ok(right) if right || checked => return Ok(plan),
                         // Once: an index that was made anew is right.
                         Ok(_) => checked = true,
