@@ -12,9 +12,9 @@ use streamd_wire::kafka::generated::consumer_group_heartbeat_request::ConsumerGr
 use streamd_wire::kafka::generated::consumer_group_heartbeat_response as beaten;
 use streamd_wire::kafka::{Array, RequestHeader, ResponseHeader};
 
-use super::super::encode;
+use super::super::{encode, group};
 use super::admin::operations;
-use super::{Done, ask, ask_all, check_items, code_of};
+use super::{Done, ask_all, check_items, code_of, message};
 use crate::broker::Broker;
 
 /// The number of a member's protocol: classic, consumer.
@@ -60,14 +60,8 @@ pub async fn heartbeat(
         client_id: asked.client_id.unwrap_or_default().to_owned(),
         client_host: host.to_owned(),
     };
-    let protocols = &broker.shard.image().broker().groups.protocols.clone();
-    let done = match protocols.iter().any(|p| p == "consumer") {
-        true => ask(broker, request.group_id, Request::Beat(Box::new(beat))).await,
-        false => Ok(Reply::Refused(
-            ErrorCode::UnsupportedVersion,
-            "group.coordinator.rebalance.protocols does not name consumer.".to_owned(),
-        )),
-    };
+    let ask = Request::Beat(Box::new(beat));
+    let done = group::beat(broker, request.group_id, "consumer", ask).await;
     encode_beaten(ResponseHeader::from(asked), &done)
 }
 
@@ -103,28 +97,12 @@ fn encode_beaten(header: ResponseHeader, done: &Done) -> Result<Vec<Part>, Strin
 }
 
 fn by_topic(parts: &Parts) -> Vec<beaten::TopicPartitions<'static>> {
-    let mut topics: Vec<(TopicId, Vec<i32>)> = Vec::new();
-    for (id, p) in parts {
-        match topics.last_mut().filter(|topic| topic.0 == *id) {
-            Some(topic) => topic.1.push(*p),
-            None => topics.push((*id, vec![*p])),
-        }
-    }
-    let topics = topics
-        .into_iter()
-        .map(|(topic_id, partitions)| beaten::TopicPartitions {
-            topic_id,
-            partitions: partitions.into(),
-        });
+    let topics = group::by_topic(parts).into_iter();
+    let topics = topics.map(|(topic_id, partitions)| beaten::TopicPartitions {
+        topic_id,
+        partitions: partitions.into(),
+    });
     topics.collect()
-}
-
-/// A sentence about what went wrong.
-fn message(done: &Done) -> &str {
-    match done {
-        Ok(Reply::Refused(_, text)) => text,
-        other => code_of(other).message(),
-    }
 }
 
 /// Answers ConsumerGroupDescribe, versions 0 and 1.
@@ -147,7 +125,7 @@ pub async fn describe(
     let groups = names.iter().zip(&done).zip(&missing);
     let groups = groups.map(|((name, done), missing)| described::DescribedGroup {
         authorized_operations: operations,
-        ..group(header.version, name, done, missing)
+        ..described_group(header.version, name, done, missing)
     });
     let response = described::ConsumerGroupDescribeResponse {
         throttle_time_ms: 0,
@@ -156,7 +134,7 @@ pub async fn describe(
     encode(header, &response)
 }
 
-fn group<'a>(
+fn described_group<'a>(
     v: i16,
     group_id: &'a str,
     done: &'a Done,

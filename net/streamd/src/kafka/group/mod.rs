@@ -13,9 +13,9 @@ pub mod offsets;
 use std::rc::Rc;
 use std::sync::Arc;
 
-use streamd_core::group::{OFFSETS_TOPIC, Reply, Request, Token, partition_of};
+use streamd_core::group::{OFFSETS_TOPIC, Parts, Reply, Request, Token, partition_of};
 use streamd_io::Class;
-use streamd_model::{ErrorCode, PartitionId, ShardId};
+use streamd_model::{ErrorCode, PartitionId, ShardId, TopicId};
 use streamd_shard::{GroupAsk, Reply as ShardReply, Request as ShardRequest};
 
 use crate::broker::Broker;
@@ -120,4 +120,43 @@ pub(super) fn code_of(done: &Done) -> ErrorCode {
         Ok(Reply::Code(code) | Reply::Refused(code, _)) | Err(code) => *code,
         Ok(_) => ErrorCode::None,
     }
+}
+
+/// A sentence about what went wrong.
+pub(super) fn message(done: &Done) -> &str {
+    match done {
+        Ok(Reply::Refused(_, text)) => text,
+        other => code_of(other).message(),
+    }
+}
+
+/// Hands on a heartbeat of a protocol with assignments by the server, if the broker is told to
+/// speak it.
+pub(super) async fn beat(
+    broker: &Rc<Broker>,
+    group: &str,
+    protocol: &str,
+    request: Request,
+) -> Done {
+    let image = broker.shard.image();
+    let protocols = &image.broker().groups.protocols;
+    match protocols.iter().any(|p| p == protocol) {
+        true => ask(broker, group, request).await,
+        false => Ok(Reply::Refused(
+            ErrorCode::UnsupportedVersion,
+            format!("group.coordinator.rebalance.protocols does not name {protocol}."),
+        )),
+    }
+}
+
+/// The partitions of each topic, as answers have them.
+pub(super) fn by_topic(parts: &Parts) -> Vec<(TopicId, Vec<i32>)> {
+    let mut topics: Vec<(TopicId, Vec<i32>)> = Vec::new();
+    for (id, p) in parts {
+        match topics.last_mut().filter(|topic| topic.0 == *id) {
+            Some(topic) => topic.1.push(*p),
+            None => topics.push((*id, vec![*p])),
+        }
+    }
+    topics
 }

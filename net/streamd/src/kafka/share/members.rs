@@ -5,16 +5,16 @@ use std::sync::Arc;
 
 use streamd_core::group::{Parts, PartsByTopic, Reply, Request, ShareBeat, ShareMember};
 use streamd_io::Part;
-use streamd_model::{ErrorCode, TopicId};
+use streamd_model::ErrorCode;
 use streamd_wire::kafka::generated::share_group_describe_request::ShareGroupDescribeRequest;
 use streamd_wire::kafka::generated::share_group_describe_response as described;
 use streamd_wire::kafka::generated::share_group_heartbeat_request::ShareGroupHeartbeatRequest;
 use streamd_wire::kafka::generated::share_group_heartbeat_response as beaten;
 use streamd_wire::kafka::{Array, RequestHeader, ResponseHeader};
 
-use super::super::encode;
 use super::super::group::admin::operations;
-use super::super::group::{Done, ask, ask_all, check_items, code_of};
+use super::super::group::{Done, ask_all, check_items, code_of, message};
+use super::super::{encode, group};
 use crate::broker::Broker;
 
 /// Answers ShareGroupHeartbeat, version 1. `host` is the client's.
@@ -34,14 +34,8 @@ pub async fn heartbeat(
         client_id: asked.client_id.unwrap_or_default().to_owned(),
         client_host: host.to_owned(),
     };
-    let protocols = &broker.shard.image().broker().groups.protocols.clone();
-    let done = match protocols.iter().any(|p| p == "share") {
-        true => ask(broker, request.group_id, Request::ShareBeat(Box::new(beat))).await,
-        false => Ok(Reply::Refused(
-            ErrorCode::UnsupportedVersion,
-            "group.coordinator.rebalance.protocols does not name share.".to_owned(),
-        )),
-    };
+    let ask = Request::ShareBeat(Box::new(beat));
+    let done = group::beat(broker, request.group_id, "share", ask).await;
     let header = ResponseHeader::from(asked);
     let response = match &done {
         Ok(Reply::Beat(b)) => beaten::ShareGroupHeartbeatResponse {
@@ -63,27 +57,12 @@ pub async fn heartbeat(
 }
 
 fn by_topic(parts: &Parts) -> Vec<beaten::TopicPartitions<'static>> {
-    let mut topics: Vec<(TopicId, Vec<i32>)> = Vec::new();
-    for (id, p) in parts {
-        match topics.last_mut().filter(|topic| topic.0 == *id) {
-            Some(topic) => topic.1.push(*p),
-            None => topics.push((*id, vec![*p])),
-        }
-    }
-    let topics = topics.into_iter();
+    let topics = group::by_topic(parts).into_iter();
     let topics = topics.map(|(topic_id, partitions)| beaten::TopicPartitions {
         topic_id,
         partitions: partitions.into(),
     });
     topics.collect()
-}
-
-/// A sentence about what went wrong.
-fn message(done: &Done) -> &str {
-    match done {
-        Ok(Reply::Refused(_, text)) => text,
-        other => code_of(other).message(),
-    }
 }
 
 /// Answers ShareGroupDescribe, version 1.
@@ -106,7 +85,7 @@ pub async fn describe(
     let groups = names.iter().zip(&done).zip(&missing);
     let groups = groups.map(|((name, done), missing)| described::DescribedGroup {
         authorized_operations: operations,
-        ..group(name, done, missing)
+        ..described_group(name, done, missing)
     });
     let response = described::ShareGroupDescribeResponse {
         throttle_time_ms: 0,
@@ -115,7 +94,11 @@ pub async fn describe(
     encode(header, &response)
 }
 
-fn group<'a>(group_id: &'a str, done: &'a Done, missing: &'a str) -> described::DescribedGroup<'a> {
+fn described_group<'a>(
+    group_id: &'a str,
+    done: &'a Done,
+    missing: &'a str,
+) -> described::DescribedGroup<'a> {
     match done {
         Ok(Reply::DescribeShare(found)) => described::DescribedGroup {
             group_id,
