@@ -9,6 +9,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use streamd_io::sim::each_seed;
 use streamd_model::ErrorCode;
 
 use super::*;
@@ -347,21 +348,16 @@ impl World {
 
 #[test]
 fn nothing_is_lost_nor_given_twice_whatever_happens() {
-    let seeds = std::env::var("STREAMD_SIM_SEEDS")
-        .ok()
-        .and_then(|s| s.parse().ok());
+    let run = |seed| {
+        let world = World::run(seed);
+        (world.buried.len(), world.settled.len(), world.bench.base)
+    };
+    let Some(all) = each_seed(100, run) else {
+        return;
+    };
     let (mut buried, mut settled, mut pruned) = (0, 0, 0);
-    for seed in 0..seeds.unwrap_or(100) {
-        let done = std::panic::catch_unwind(|| {
-            let world = World::run(seed);
-            (world.buried.len(), world.settled.len(), world.bench.base)
-        });
-        match done {
-            Ok((b, s, p)) => {
-                (buried, settled, pruned) = (buried + b, settled + s, pruned + p);
-            }
-            Err(_) => panic!("seed {seed}"),
-        }
+    for (b, s, p) in all {
+        (buried, settled, pruned) = (buried + b, settled + s, pruned + p);
     }
     assert!(buried > 0 && settled > 0, "the crowd did nothing");
     assert!(pruned > 0, "the log was never pruned");
