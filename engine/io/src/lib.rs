@@ -27,7 +27,7 @@ mod sync;
 mod task;
 mod uring;
 
-pub use buf::{AlignedBuf, BLOCK};
+pub use buf::{AlignedBuf, BLOCK, class_len};
 pub use bytes::Bytes;
 pub use env::{Class, DirEntry, DiskSpace, Env, Stats};
 pub use file::{File, OpenOptions, PARTS_MAX, SharedFile};

@@ -9,6 +9,7 @@ mod broker;
 mod config;
 mod conn;
 mod crowd;
+mod frames;
 mod kafka;
 
 use std::process::ExitCode;

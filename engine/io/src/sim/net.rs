@@ -14,8 +14,9 @@ use super::faults::DiskOp;
 use crate::file::SharedKind;
 use crate::stream::Part;
 
-/// What a pipe holds before its writer waits (bytes).
-const PIPE: usize = 64 << 10;
+/// What a pipe holds before its writer waits (bytes). As much as sockets hold, or a reader would
+/// never find many frames at once.
+const PIPE: usize = 4 << 20;
 
 #[derive(Default)]
 pub(crate) struct Net {
