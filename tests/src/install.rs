@@ -6,6 +6,7 @@
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::atomic::{AtomicU32, Ordering};
 
 use crate::run::{command, output, run, source_dir, target_dir};
 
@@ -79,6 +80,9 @@ pub fn flights() -> PathBuf {
     dir.join("flights.csv")
 }
 
+/// Counts copies of drivers: threads of this process make theirs at the same time.
+static COPIES: AtomicU32 = AtomicU32::new(0);
+
 /// A folder with the Node drivers and their packages.
 #[must_use]
 pub fn node() -> PathBuf {
@@ -94,7 +98,8 @@ pub fn node() -> PathBuf {
     });
     for driver in ["lines.cjs", "kafkajs.cjs", "platformatic.mjs"] {
         // Node looks for packages beside the script. A rename never shows half a file to others.
-        let fresh = dir.join(format!("{driver}.{}", std::process::id()));
+        let turn = COPIES.fetch_add(1, Ordering::Relaxed);
+        let fresh = dir.join(format!("{driver}.{}.{turn}", std::process::id()));
         fs::copy(source_dir().join("compat/node").join(driver), &fresh).expect("a driver");
         fs::rename(fresh, dir.join(driver)).expect("a writable target folder");
     }

@@ -416,6 +416,13 @@ impl Log {
         self.points.next.is_none() && active.is_some_and(|s| s.base > self.points.last.segment)
     }
 
+    /// Whether the checkpoint that will lie behind rolled segments is planned, and waits for what is
+    /// before it to be written to them.
+    pub fn checkpoint_waits(&self) -> bool {
+        let last = self.points.last.segment;
+        (self.points.next.as_ref()).is_some_and(|next| next.segment > last)
+    }
+
     /// Takes note that `state` is the owner's state at the end of the log as it is now. It becomes
     /// the checkpoint once everything before it is flushed.
     pub fn plan_checkpoint(&mut self, state: Vec<u8>) {

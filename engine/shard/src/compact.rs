@@ -6,6 +6,7 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use streamd_core::config::{CleanerConfig, TopicConfig};
+use streamd_io::local::Budget;
 use streamd_log::compact::filter::Aborted;
 use streamd_log::compact::{self, Done, Order, Pace, Rules, Todo};
 use streamd_log::{LogError, write_back};
@@ -15,6 +16,8 @@ use crate::shard::Shard;
 
 /// The shortest rest when there is nothing to do.
 const REST_MIN: Duration = Duration::from_millis(20);
+/// So much of a log is written to its segments at once.
+const BACK_BYTES: usize = 1 << 20;
 
 fn rules(config: &TopicConfig) -> Rules {
     let c = &config.compaction;
@@ -116,15 +119,20 @@ impl Shard {
         }
     }
 
-    /// Sees to it that a checkpoint lies behind the segments that were rolled.
+    /// Sees to it that a checkpoint lies behind the segments that were rolled. What they have in
+    /// the journal goes to their files now: under a light load it would stay there for long.
     pub(crate) async fn catch_up(&self, partition: &Partition) -> Result<(), LogError> {
         let lags = partition.log.borrow().checkpoint_lags();
-        if !lags {
+        if lags {
+            let state = partition.state(&partition.producers.borrow());
+            partition.log.borrow_mut().plan_checkpoint(state);
+        }
+        if !partition.log.borrow().checkpoint_waits() {
             return Ok(());
         }
-        let state = partition.state(&partition.producers.borrow());
-        partition.log.borrow_mut().plan_checkpoint(state);
         // If more than that is under way, it is stored when that is done.
+        let room = Budget::new(BACK_BYTES);
+        write_back::write_back(&self.env, &partition.log, &room, true).await?;
         write_back::settle(&self.env, &partition.log).await
     }
 }

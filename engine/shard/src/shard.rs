@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use streamd_core::meta::{ClusterImage, Local, TopicMeta};
 use streamd_core::producer::ProducerState;
-use streamd_io::local::{Budget, Notify};
+use streamd_io::local::Notify;
 use streamd_io::mailbox::Endpoint;
 use streamd_io::{Class, Env};
 use streamd_log::journal::{Journal, JournalOptions, replay};
@@ -543,8 +543,6 @@ impl Shard {
         let rolls = retain::wants_roll(&log.borrow(), keep, now_ms);
         if rolls {
             partition.roll(now_ms);
-            write_back::write_back(env, log, &Budget::new(1 << 20), true).await?;
-            write_back::settle(env, log).await?;
         }
         self.catch_up(partition).await?;
         retain::apply(env, log, keep, now_ms).await?;
