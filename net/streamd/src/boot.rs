@@ -410,7 +410,7 @@ async fn start_shard(
 }
 
 /// Begins what a shard does behind the scenes for as long as it lives.
-fn work_behind(env: &Env, shard: &Rc<Shard>) {
+pub fn work_behind(env: &Env, shard: &Rc<Shard>) {
     env.spawn(Class::Background, shard.clone().retain())
         .detach();
     env.spawn(Class::Background, shard.clone().compact())

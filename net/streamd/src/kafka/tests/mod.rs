@@ -1,6 +1,7 @@
 //! The handlers of metadata, topics and settings, asked as clients ask them: a frame in, a frame
 //! out, on a broker of two shards in the simulator. Nothing leaves the process.
 
+mod cleaning;
 mod configs;
 mod consumer_groups;
 mod crashes;
@@ -70,7 +71,7 @@ async fn start(env: &Env, configs: Configs) -> Rc<Broker> {
             files_max: 4,
             durable: true,
         },
-        retention_check: Duration::from_secs(300),
+        retention_check: Duration::from_secs(5),
     };
     env.create_dir_all(&settings.data_dir).await.unwrap();
     let mut shards = Vec::new();
@@ -83,6 +84,7 @@ async fn start(env: &Env, configs: Configs) -> Rc<Broker> {
     shards[0].lead().await.unwrap();
     for shard in &shards {
         shard.opened().await;
+        crate::boot::work_behind(env, shard);
     }
     let identity = Identity {
         cluster_id: "c".repeat(22),

@@ -23,36 +23,45 @@ const VALUE: usize = 50_000;
 /// More than the tails keep in memory.
 const BATCHES: usize = 60;
 
-async fn append(broker: &Rc<Broker>, partition: PartitionId) {
+/// Appends one record of now.
+pub(super) async fn append_one(
+    broker: &Rc<Broker>,
+    partition: PartitionId,
+    (key, value): (Option<&[u8]>, &[u8]),
+) {
     let owner = usize::from(broker.shard.owner(partition).0);
-    for _ in 0..BATCHES {
-        let timestamp = broker.shard.env.wall_ms();
-        let record = NewRecord {
-            timestamp,
-            key: None,
-            value: Some(&[7; VALUE]),
-        };
-        let bytes = Bytes::from(build(&[record], NOBODY));
-        let facts = Facts {
-            header: BatchHeader::parse(&bytes).unwrap(),
-            max_timestamp: timestamp,
-            log_append_time: false,
-            restamp: false,
-        };
-        let item = AppendItem {
-            partition,
-            batch: NewBatch { bytes, facts },
-            guard: None,
-        };
-        let reply = broker.begin(owner, Request::Append(vec![item])).await;
-        match reply.await {
-            Some(Reply::Append(done)) => assert!(done[0].is_ok()),
-            _ => panic!("no answer to an append"),
-        }
+    let timestamp = broker.shard.env.wall_ms();
+    let record = NewRecord {
+        timestamp,
+        key,
+        value: Some(value),
+    };
+    let bytes = Bytes::from(build(&[record], NOBODY));
+    let facts = Facts {
+        header: BatchHeader::parse(&bytes).unwrap(),
+        max_timestamp: timestamp,
+        log_append_time: false,
+        restamp: false,
+    };
+    let item = AppendItem {
+        partition,
+        batch: NewBatch { bytes, facts },
+        guard: None,
+    };
+    let reply = broker.begin(owner, Request::Append(vec![item])).await;
+    match reply.await {
+        Some(Reply::Append(done)) => assert!(done[0].is_ok()),
+        _ => panic!("no answer to an append"),
     }
 }
 
-async fn read(broker: &Rc<Broker>, partition: PartitionId) -> ReadDone {
+async fn append(broker: &Rc<Broker>, partition: PartitionId) {
+    for _ in 0..BATCHES {
+        append_one(broker, partition, (None, &[7; VALUE])).await;
+    }
+}
+
+pub(super) async fn read(broker: &Rc<Broker>, partition: PartitionId) -> ReadDone {
     let item = ReadItem {
         partition,
         offset: 0,
