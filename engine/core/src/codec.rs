@@ -48,6 +48,16 @@ impl Out {
         self.0.extend_from_slice(&v.to_le_bytes());
     }
 
+    pub fn u64(&mut self, v: u64) {
+        self.0.extend_from_slice(&v.to_le_bytes());
+    }
+
+    /// A count and as many bytes.
+    pub fn bytes(&mut self, v: &[u8]) {
+        self.count(v.len());
+        self.raw(v);
+    }
+
     pub fn raw(&mut self, v: &[u8]) {
         self.0.extend_from_slice(v);
     }
@@ -100,6 +110,26 @@ impl<'a> In<'a> {
 
     pub fn i64(&mut self, what: &'static str) -> Result<i64, Damaged> {
         Ok(i64::from_le_bytes(self.array(what)?))
+    }
+
+    pub fn u64(&mut self, what: &'static str) -> Result<u64, Damaged> {
+        Ok(u64::from_le_bytes(self.array(what)?))
+    }
+
+    /// A yes or a no; any other byte is damage.
+    pub fn flag(&mut self, what: &'static str) -> Result<bool, Damaged> {
+        match self.u8(what)? {
+            0 => Ok(false),
+            1 => Ok(true),
+            _ => Err(self.damaged(what)),
+        }
+    }
+
+    pub fn bytes(&mut self, what: &'static str) -> Result<&'a [u8], Damaged> {
+        let n = self.count(1, what)?;
+        let (head, rest) = self.0.split_at(n);
+        self.0 = rest;
+        Ok(head)
     }
 
     /// A count of items that take at least `item_bytes` each.

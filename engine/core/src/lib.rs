@@ -11,6 +11,7 @@ pub mod machine;
 pub mod meta;
 mod outbox;
 pub mod producer;
+pub mod raft;
 mod timers;
 pub mod txn;
 
