@@ -9,6 +9,7 @@ use std::sync::Arc;
 use streamd_model::{ErrorCode, Map, NodeId, TopicId};
 
 use super::PARTITIONS_MAX;
+use super::cluster::Cluster;
 use super::command::{Command, ConfigChange, Resource};
 use crate::Refused;
 use crate::config::{BrokerConfig, Configs, Layers, TopicConfig};
@@ -63,6 +64,7 @@ pub struct ClusterImage {
     pub(super) by_id: Arc<Map<TopicId, Arc<TopicMeta>>>,
     pub(super) brokers: Arc<BTreeMap<Resource, Configs>>,
     pub(super) groups: Arc<BTreeMap<String, Configs>>,
+    pub(super) cluster: Arc<Cluster>,
     local: Arc<Local>,
     broker: Arc<BrokerConfig>,
 }
@@ -79,6 +81,7 @@ impl ClusterImage {
             by_id: Arc::default(),
             brokers: Arc::default(),
             groups: Arc::default(),
+            cluster: Arc::default(),
             local: Arc::new(local),
             broker: Arc::new(BrokerConfig::default()),
         };
@@ -94,6 +97,11 @@ impl ClusterImage {
     /// The cluster's id, once it has one.
     pub fn cluster_id(&self) -> Option<&str> {
         self.cluster_id.as_deref()
+    }
+
+    /// Brokers, and where partitions live.
+    pub fn cluster(&self) -> &Cluster {
+        &self.cluster
     }
 
     /// This node.
@@ -214,6 +222,7 @@ impl ClusterImage {
                 let text = format!("{GROUPS_MAX} groups have settings: reset some of them first.");
                 Err((ErrorCode::PolicyViolation, text))
             }
+            Command::Cluster(command) => self.cluster.admit(command),
             Command::AlterConfig { .. } | Command::AlterGroup { .. } | Command::SetClusterId(_) => {
                 Ok(())
             }
@@ -279,6 +288,9 @@ impl ClusterImage {
                 let end = first.saturating_add(i64::from(*count));
                 self.next_producer_id = self.next_producer_id.max(end);
             }
+            Command::Cluster(command) => {
+                Arc::make_mut(&mut self.cluster).apply(command, self.version);
+            }
             Command::SetClusterId(id) => {
                 self.cluster_id
                     .get_or_insert_with(|| Arc::from(id.as_str()));
@@ -301,6 +313,9 @@ impl ClusterImage {
         if let Some(topic) = Arc::make_mut(&mut self.by_id).remove(&id) {
             self.partitions -= i64::from(topic.partitions);
             Arc::make_mut(&mut self.by_name).remove(&topic.name);
+            if !self.cluster.partitions(id).is_empty() {
+                Arc::make_mut(&mut self.cluster).forget(id);
+            }
         }
     }
 

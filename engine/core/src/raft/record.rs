@@ -108,15 +108,19 @@ fn whole(bytes: &[u8]) -> Option<usize> {
 
 /// The record that a quorum begins with: never index 0, so that who joins later gets a snapshot.
 pub(super) fn bootstrap(voters: &[u64], data: Vec<u8>) -> Vec<u8> {
-    let mut snapshot = Snapshot::default();
-    snapshot.data = data.into();
+    let mut snapshot = Snapshot {
+        data: data.into(),
+        ..Snapshot::default()
+    };
     let metadata = snapshot.mut_metadata();
     metadata.index = 1;
     metadata.term = 1;
     metadata.set_conf_state(ConfState::from((voters.to_vec(), Vec::new())));
-    let mut hard = HardState::default();
-    hard.term = 1;
-    hard.commit = 1;
+    let hard = HardState {
+        term: 1,
+        commit: 1,
+        ..HardState::default()
+    };
     let record = Record {
         hard,
         snapshot: Some(snapshot),

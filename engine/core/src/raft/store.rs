@@ -73,8 +73,10 @@ impl Store {
     pub fn compact(&mut self, index: u64, conf: ConfState, data: Vec<u8>, keep: u64) {
         assert!(index >= self.snapshot.get_metadata().index && index <= self.last());
         let term = self.term_at(index).expect("what was applied is in the log");
-        let mut snapshot = Snapshot::default();
-        snapshot.data = data.into();
+        let mut snapshot = Snapshot {
+            data: data.into(),
+            ..Snapshot::default()
+        };
         snapshot.mut_metadata().index = index;
         snapshot.mut_metadata().term = term;
         snapshot.mut_metadata().set_conf_state(conf);
