@@ -6,6 +6,7 @@
 
 pub mod codec;
 pub mod config;
+pub mod control;
 pub mod group;
 pub mod machine;
 pub mod meta;

@@ -338,11 +338,8 @@ impl Cluster {
         Ok(())
     }
 
-    /// Applies a command. One that does not fit changes nothing. `version` counts commands.
+    /// Applies a command that was admitted. `version` counts commands.
     pub(super) fn apply(&mut self, command: &ClusterCommand, version: u64) {
-        if self.admit(command).is_err() {
-            return;
-        }
         match command {
             ClusterCommand::Register(told) => {
                 let broker = BrokerMeta {

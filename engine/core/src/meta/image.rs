@@ -9,7 +9,7 @@ use std::sync::Arc;
 use streamd_model::{ErrorCode, Map, NodeId, TopicId};
 
 use super::PARTITIONS_MAX;
-use super::cluster::Cluster;
+use super::cluster::{Cluster, ClusterCommand};
 use super::command::{Command, ConfigChange, Resource};
 use crate::Refused;
 use crate::config::{BrokerConfig, Configs, Layers, TopicConfig};
@@ -222,7 +222,21 @@ impl ClusterImage {
                 let text = format!("{GROUPS_MAX} groups have settings: reset some of them first.");
                 Err((ErrorCode::PolicyViolation, text))
             }
-            Command::Cluster(command) => self.cluster.admit(command),
+            Command::Cluster(command) => {
+                if let ClusterCommand::Place {
+                    topic,
+                    first,
+                    partitions,
+                } = command
+                {
+                    let all = known(topic)?.partitions;
+                    if i64::from(*first) + partitions.len() as i64 > i64::from(all) {
+                        let text = format!("the topic has {all} partitions");
+                        return Err((ErrorCode::InvalidPartitions, text));
+                    }
+                }
+                self.cluster.admit(command)
+            }
             Command::AlterConfig { .. } | Command::AlterGroup { .. } | Command::SetClusterId(_) => {
                 Ok(())
             }
@@ -288,8 +302,10 @@ impl ClusterImage {
                 let end = first.saturating_add(i64::from(*count));
                 self.next_producer_id = self.next_producer_id.max(end);
             }
-            Command::Cluster(command) => {
-                Arc::make_mut(&mut self.cluster).apply(command, self.version);
+            Command::Cluster(cluster) => {
+                if self.admit(command).is_ok() {
+                    Arc::make_mut(&mut self.cluster).apply(cluster, self.version);
+                }
             }
             Command::SetClusterId(id) => {
                 self.cluster_id
