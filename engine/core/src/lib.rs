@@ -13,6 +13,7 @@ pub mod meta;
 mod outbox;
 pub mod producer;
 pub mod raft;
+pub mod repl;
 mod timers;
 pub mod txn;
 
