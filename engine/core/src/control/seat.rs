@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use streamd_model::{ErrorCode, Mono, NodeId, PartitionId};
 
 use super::{Answer, Ask, NewIsr, Outcome, Times, Token};
-use crate::meta::Registration;
+use crate::meta::{ClusterImage, Registration};
 
 /// The most sets in one question.
 const SETS_MAX: usize = 1_000;
@@ -87,6 +87,13 @@ impl Seat {
     /// Whether the controller has let it in.
     pub fn is_fenced(&self) -> bool {
         self.fenced
+    }
+
+    /// The broker's epoch, if an image knows of this run of it: an earlier one says what the run
+    /// before this one was to do.
+    pub fn acts(&self, image: &ClusterImage) -> Option<i64> {
+        let broker = image.cluster().broker(self.told.node)?;
+        (Some(broker.epoch) == self.epoch).then_some(broker.epoch)
     }
 
     /// The broker wants to stop: its leaders go elsewhere first.

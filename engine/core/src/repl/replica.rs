@@ -155,6 +155,8 @@ impl Replica {
                 effects.extend(self.moved(now));
             }
             Some(leader) if leader != self.me && meta.replicas.contains(&self.me) => {
+                // An epoch that this node led without a record is nothing that others know of.
+                self.epochs.truncate(self.end);
                 let session = (broker_epoch, self.sessions);
                 let epoch = meta.leader_epoch;
                 self.role = Role::Follows(Follower::new(self.settings, leader, epoch, session));
