@@ -6,6 +6,7 @@
 //! orders otherwise; a broker's lease ends before the controller may take it for gone.
 
 mod change;
+mod codec;
 mod controller;
 mod node;
 mod place;
@@ -21,6 +22,7 @@ use streamd_model::{Epoch, ErrorCode, NodeId, PartitionId, TopicId};
 use crate::Refused;
 use crate::meta::{Command, Registration};
 
+pub use codec::{decode_outcome, encode_outcome};
 pub use controller::Controller;
 pub use node::{Metadata, Output, Token};
 pub use place::{Site, place, sites};

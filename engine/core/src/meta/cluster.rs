@@ -443,7 +443,7 @@ fn refuse<T>(code: ErrorCode, text: String) -> Result<T, Refused> {
     Err((code, text))
 }
 
-pub(super) fn put_registration(out: &mut Out, told: &Registration) {
+pub(crate) fn put_registration(out: &mut Out, told: &Registration) {
     out.i32(told.node.0);
     out.raw(&told.incarnation);
     out.raw(&told.directory);
@@ -459,7 +459,7 @@ pub(super) fn put_registration(out: &mut Out, told: &Registration) {
     out.i16(told.features.1);
 }
 
-pub(super) fn get_registration(r: &mut In<'_>) -> Result<Registration, Damaged> {
+pub(crate) fn get_registration(r: &mut In<'_>) -> Result<Registration, Damaged> {
     let node = NodeId(r.i32("a broker's id")?);
     let incarnation = r.array("a broker's incarnation")?;
     let directory = r.array("a broker's directory")?;

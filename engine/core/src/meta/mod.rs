@@ -5,7 +5,7 @@
 //! [`validate`] makes a command out of a request, and [`ClusterImage::admit`] looks at it again
 //! where the log is written, since another command may have come first.
 
-mod cluster;
+pub(crate) mod cluster;
 mod command;
 mod image;
 mod snapshot;

@@ -59,6 +59,10 @@ impl Follower {
         (self.leader, self.epoch)
     }
 
+    pub(super) fn set(&mut self, settings: Settings) {
+        self.settings = settings;
+    }
+
     pub(super) fn session(&self) -> Session {
         self.session
     }
@@ -120,6 +124,14 @@ impl Follower {
                     effects.push(Effect::Truncate(to));
                 }
                 effects
+            }
+            Message::Begin {
+                epoch,
+                session,
+                start,
+            } if self.is_mine(from, epoch, session) && start > stand.end => {
+                self.heard = None;
+                vec![Effect::Reset(start)]
             }
             Message::Refused { session, .. } if from == self.leader && session == self.session => {
                 // The image will say who leads; meanwhile it asks again, not at once.

@@ -133,6 +133,10 @@ impl Leader {
         self.refused = false;
     }
 
+    pub(super) fn set(&mut self, settings: Settings) {
+        self.settings = settings;
+    }
+
     pub(super) fn lease(&mut self, until: Mono) {
         self.lease = self.lease.max(until);
     }
@@ -228,8 +232,18 @@ impl Leader {
                 },
             )];
         }
-        if end < start || end > ends.end {
-            // What is between is not here any more: it begins with the leader's start.
+        if end < start {
+            let epoch = self.meta.leader_epoch;
+            return vec![Effect::Send(
+                from,
+                Message::Begin {
+                    epoch,
+                    session,
+                    start,
+                },
+            )];
+        }
+        if end > ends.end {
             return refuse(ErrorCode::OffsetOutOfRange);
         }
         let known = self

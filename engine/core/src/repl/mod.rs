@@ -81,6 +81,16 @@ pub enum Message {
         /// Where that one ends in the leader's log.
         end: Offset,
     },
+    /// The follower's log ends before the leader's begins: what is between was deleted. It has to
+    /// begin anew there, and subscribe again.
+    Begin {
+        /// The leader epoch.
+        epoch: Epoch,
+        /// The subscription.
+        session: Session,
+        /// The leader's log start.
+        start: Offset,
+    },
     /// Records of the leader's log, which the driver sends behind this; none in a pulse.
     Data(Head),
     /// What a follower has.
@@ -146,6 +156,9 @@ pub enum Effect {
     },
     /// Cut the log: its end is this from now on. Durable before anything that is appended later.
     Truncate(Offset),
+    /// Throw the log away: it starts, and ends, here from now on. Durable before anything that is
+    /// appended later.
+    Reset(Offset),
     /// The high watermark is this from now on.
     High(Offset),
     /// What was appended with this ticket is settled.

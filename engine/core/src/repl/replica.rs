@@ -114,9 +114,15 @@ impl Replica {
         }
     }
 
-    /// `min.insync.replicas` and the like changed. It counts from the next role on.
-    pub fn set(&mut self, settings: Settings) {
+    /// `min.insync.replicas` and the like changed.
+    pub fn set(&mut self, settings: Settings, now: Mono) -> Vec<Effect> {
         self.settings = settings;
+        match &mut self.role {
+            Role::Idle => {}
+            Role::Leads(leader) => leader.set(settings),
+            Role::Follows(follower) => follower.set(settings),
+        }
+        self.moved(now)
     }
 
     /// The image says this of the partition. `unfit`: replicas whose brokers are fenced or
@@ -249,17 +255,21 @@ impl Replica {
                 effects = leader.subscribe((from, message), log, ends, now);
             }
             (Role::Leads(leader), Message::Ack { .. }) => leader.ack(from, message, ends, now),
-            (Role::Follows(follower), Message::Diverged { .. } | Message::Refused { .. }) => {
+            (
+                Role::Follows(follower),
+                Message::Diverged { .. } | Message::Begin { .. } | Message::Refused { .. },
+            ) => {
                 let stand = Stand {
                     epochs: &self.epochs,
                     end: self.end,
                     flushed: self.flushed,
                 };
                 for effect in follower.message(from, message, stand, now) {
-                    let Effect::Truncate(to) = effect else {
-                        continue;
-                    };
-                    effects.extend(self.cut(to));
+                    match effect {
+                        Effect::Truncate(to) => effects.extend(self.cut(to)),
+                        Effect::Reset(start) => effects.extend(self.reset(start)),
+                        other => effects.push(other),
+                    }
                 }
                 effects.extend(self.tick(now));
             }
@@ -286,6 +296,18 @@ impl Replica {
         self.flushed = self.flushed.min(to);
         self.epochs.truncate(to);
         vec![Effect::Truncate(to)]
+    }
+
+    /// The leader has nothing any more of what this log lacks: it begins where the leader's does.
+    fn reset(&mut self, start: Offset) -> Vec<Effect> {
+        assert!(
+            start > self.end,
+            "reset to {start}, and the log ends at {}",
+            self.end
+        );
+        (self.start, self.high, self.flushed, self.end) = (start, start, start, start);
+        self.epochs = Epochs::default();
+        vec![Effect::Reset(start)]
     }
 
     /// Records of the leader came: their epochs with their first offsets, how many, how long.

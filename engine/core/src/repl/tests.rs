@@ -173,7 +173,7 @@ fn logs_that_differ_are_cut_by_epoch() {
         for effect in effects {
             match effect {
                 Effect::Truncate(to) => cuts.push(to),
-                Effect::Send(to, message) if to == NodeId(0) => {
+                Effect::Send(NodeId(0), message) => {
                     back.extend(leader.message(NodeId(1), &message, T0));
                 }
                 _ => {}
@@ -190,6 +190,62 @@ fn logs_that_differ_are_cut_by_epoch() {
     }
     assert_eq!(cuts, [10], "not below what they share, and at once");
     assert_eq!((follower.end(), follower.epochs().last()), (10, 1));
+}
+
+#[test]
+fn who_joins_has_what_the_leader_before_may_have_committed() {
+    // A new leader knows of 4 that are committed; the one before it may have told of all 10.
+    let epochs = Epochs::new(vec![(1, 0)]);
+    let mut leader = Replica::new(NodeId(0), Settings::default(), epochs, (0, 4, 10));
+    leader.assign(&meta(3, &[0, 1]), BTreeSet::new(), 5, T0);
+    let joins = |effects: &[Effect]| effects.iter().any(|e| matches!(e, Effect::Wish(_)));
+    let mut effects = leader.message(NodeId(2), &subscribe(3, 1, 7, 1), T0);
+    let head = Head {
+        epoch: 3,
+        session: (7, 1),
+        base: 7,
+        high: 4,
+    };
+    effects.extend(leader.pushed(NodeId(2), head, (10, 50), T0));
+    effects.extend(leader.message(NodeId(2), &ack(9, 50), T0));
+    assert!(!joins(&effects), "9 of 10");
+    assert!(joins(&leader.message(NodeId(2), &ack(10, 50), T0)));
+    assert_eq!(
+        leader.client_high(T0),
+        Err(ErrorCode::NotLeaderOrFollower),
+        "no lease yet"
+    );
+    leader.lease(T0 + Duration::from_secs(9), T0);
+    assert_eq!(leader.client_high(T0), Err(ErrorCode::OffsetNotAvailable));
+}
+
+#[test]
+fn a_log_that_ends_before_the_leaders_begins_is_begun_anew() {
+    let epochs = Epochs::new(vec![(1, 0), (2, 60)]);
+    let mut leader = Replica::new(NodeId(0), Settings::default(), epochs, (0, 90, 90));
+    leader.trimmed(50);
+    leader.assign(&meta(3, &[0]), BTreeSet::new(), 5, T0);
+    assert_eq!(leader.epochs().list()[0], (1, 50));
+    let epochs = Epochs::new(vec![(1, 0)]);
+    let mut follower = Replica::new(NodeId(1), Settings::default(), epochs, (0, 30, 40));
+    let effects = follower.assign(&meta(3, &[0]), BTreeSet::new(), 6, T0);
+    let [Effect::Send(_, first)] = &effects[..] else {
+        panic!("{effects:?}")
+    };
+    let effects = leader.message(NodeId(1), first, T0);
+    let [Effect::Send(_, begin)] = &effects[..] else {
+        panic!("{effects:?}")
+    };
+    let effects = follower.message(NodeId(0), begin, T0);
+    assert_eq!(effects[0], Effect::Reset(50));
+    let Effect::Send(_, again) = &effects[1] else {
+        panic!("{effects:?}")
+    };
+    assert_eq!(
+        (follower.high(), follower.end(), follower.durable()),
+        (50, 50, 50)
+    );
+    assert_eq!(pushes(&leader.message(NodeId(1), again, T0)).len(), 1);
 }
 
 #[test]

@@ -225,6 +225,7 @@ impl World {
                     let disk = self.disks.entry(node).or_default().entry(id).or_default();
                     disk.truncate(to);
                 }
+                Effect::Reset(start) => panic!("no log is trimmed here, and it begins at {start}"),
                 Effect::High(high) => {
                     let leads = self.nodes[&node].replicas[&id].leads();
                     let epoch = leads.map(|l| l.meta().leader_epoch);
@@ -235,7 +236,7 @@ impl World {
                     }
                     self.note(high as u64);
                 }
-                Effect::Settle(ticket, result) => self.settled(ticket, result),
+                Effect::Settle(ticket, result) => self.settled(node, ticket, result),
                 Effect::Wish(wish) => {
                     let me = self.nodes.get_mut(&node).expect("it lives");
                     let epoch = |n: &NodeId| me.image.cluster().broker(*n).map_or(-1, |b| b.epoch);
@@ -267,11 +268,22 @@ impl World {
         self.replica(node, id, |r| r.pushed(to, head, (next, bytes), now));
     }
 
-    fn settled(&mut self, ticket: u64, result: Result<(), ErrorCode>) {
+    /// A leader acts: takes records, settles, answers clients. It has to have a lease for that.
+    fn acts(&self, node: NodeId) {
+        let lease = self.nodes[&node].seat.lease();
+        assert!(
+            self.now(node) < lease,
+            "C1: node {} acts without a lease",
+            node.0
+        );
+    }
+
+    fn settled(&mut self, node: NodeId, ticket: u64, result: Result<(), ErrorCode>) {
         let Some((id, value, at, all)) = self.tickets.remove(&ticket) else {
             return;
         };
         if result.is_ok() {
+            self.acts(node);
             self.acks += 1;
             self.note(value);
             if all {
@@ -511,6 +523,7 @@ impl World {
         let replica = me.replicas.get_mut(&id).expect("it leads");
         match replica.append(1, acks, value, now) {
             Ok((at, epoch, effects)) => {
+                self.acts(node);
                 self.tickets
                     .insert(value, (id, value, at, acks == Acks::All));
                 let disk = self.disks.entry(node).or_default().entry(id).or_default();
@@ -552,6 +565,7 @@ impl World {
         let now = self.now(node);
         for (id, replica) in &self.nodes[&node].replicas {
             if let (Ok(high), Some(leader)) = (replica.client_high(now), replica.leads()) {
+                self.acts(node);
                 self.check.told(*id, leader.meta().leader_epoch, high);
             }
             // Followers serve reads too.

@@ -75,15 +75,11 @@ impl Op {
     /// The flags that frames of this operation may have.
     fn flags(self) -> u16 {
         match self {
-            Op::Hello
-            | Op::Auth
-            | Op::Append
-            | Op::Subscribe
-            | Op::EpochQuery
-            | Op::Control
-            | Op::Ping => FLAG_ANSWER,
+            Op::Hello | Op::Auth | Op::Append | Op::EpochQuery | Op::Control | Op::Ping => {
+                FLAG_ANSWER
+            }
             Op::Data => FLAG_LAST,
-            Op::Error => FLAG_ANSWER | FLAG_LAST,
+            Op::Subscribe | Op::Error => FLAG_ANSWER | FLAG_LAST,
             Op::Credit | Op::Ack | Op::Diverged | Op::Raft => 0,
         }
     }
