@@ -13,6 +13,7 @@ use crate::world::{Event, MS, World};
 enum Kind {
     Crash,
     CrashWriting,
+    CrashVoting,
     CrashMany,
     Pause,
     Isolate,
@@ -27,9 +28,10 @@ enum Kind {
     Members,
 }
 
-const KINDS: [Kind; 14] = [
+const KINDS: [Kind; 15] = [
     Kind::Crash,
     Kind::CrashWriting,
+    Kind::CrashVoting,
     Kind::CrashMany,
     Kind::Pause,
     Kind::Isolate,
@@ -140,8 +142,8 @@ impl World {
                     }
                 }
             }
-            // See `writes`.
-            Kind::CrashWriting => {}
+            // See `writes` and `votes`.
+            Kind::CrashWriting | Kind::CrashVoting => {}
             Kind::Pause => {
                 let long = self.rng.below(3_000 * MS);
                 self.paused.insert(node, self.at + long);
@@ -163,7 +165,10 @@ impl World {
         if self.nodes.contains_key(&node) {
             self.faults.fired(what);
             self.crash(node);
-            let back = self.rng.below(2_500 * MS);
+            let back = match self.rng.chance(350) {
+                true => self.rng.below(20 * MS),
+                false => self.rng.below(2_500 * MS),
+            };
             self.later(back, Event::Start(node));
         }
     }
@@ -173,6 +178,15 @@ impl World {
         if self.faults.kinds.contains(&Kind::CrashWriting) && self.rng.chance(4) {
             let life = self.nodes[&node].life;
             let when = self.rng.below(takes);
+            self.later(when, Event::Crash(node, life));
+        }
+    }
+
+    /// The quorum changes its mind: perhaps a node is gone in the middle of it, and back at once.
+    pub fn votes(&mut self, node: NodeId) {
+        if self.faults.kinds.contains(&Kind::CrashVoting) && self.rng.chance(250) {
+            let life = self.nodes[&node].life;
+            let when = self.rng.below(15 * MS);
             self.later(when, Event::Crash(node, life));
         }
     }

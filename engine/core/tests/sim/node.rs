@@ -379,6 +379,7 @@ impl World {
                     self.check.raft_leads(node, role.term);
                     self.faults.fired("controllers elected");
                 }
+                self.votes(node);
                 self.note(role.term << 8 | u64::from(role.leads));
             }
             Output::Members(members) => self.members(node, &members),
