@@ -52,12 +52,6 @@ impl Out {
         self.0.extend_from_slice(&v.to_le_bytes());
     }
 
-    /// A count and as many bytes.
-    pub fn bytes(&mut self, v: &[u8]) {
-        self.count(v.len());
-        self.raw(v);
-    }
-
     pub fn raw(&mut self, v: &[u8]) {
         self.0.extend_from_slice(v);
     }
@@ -123,13 +117,6 @@ impl<'a> In<'a> {
             1 => Ok(true),
             _ => Err(self.damaged(what)),
         }
-    }
-
-    pub fn bytes(&mut self, what: &'static str) -> Result<&'a [u8], Damaged> {
-        let n = self.count(1, what)?;
-        let (head, rest) = self.0.split_at(n);
-        self.0 = rest;
-        Ok(head)
     }
 
     /// A count of items that take at least `item_bytes` each.

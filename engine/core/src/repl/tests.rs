@@ -220,6 +220,29 @@ fn who_joins_has_what_the_leader_before_may_have_committed() {
 }
 
 #[test]
+fn an_epoch_that_was_led_without_a_record_is_nothing_that_others_know() {
+    let epochs = Epochs::new(vec![(0, 0)]);
+    let mut replica = Replica::new(NodeId(0), Settings::default(), epochs, (0, 4, 43));
+    replica.assign(&meta(1, &[0, 1]), BTreeSet::new(), 5, T0);
+    assert_eq!(replica.epochs().last(), 1);
+    let mut other = meta(2, &[1]);
+    other.leader = Some(NodeId(1));
+    let effects = replica.assign(&other, BTreeSet::new(), 5, T0);
+    let [
+        Effect::Send(
+            _,
+            Message::Subscribe {
+                last_epoch, end, ..
+            },
+        ),
+    ] = effects[..]
+    else {
+        panic!("{effects:?}")
+    };
+    assert_eq!((last_epoch, end), (0, 43));
+}
+
+#[test]
 fn a_log_that_ends_before_the_leaders_begins_is_begun_anew() {
     let epochs = Epochs::new(vec![(1, 0), (2, 60)]);
     let mut leader = Replica::new(NodeId(0), Settings::default(), epochs, (0, 90, 90));

@@ -122,7 +122,7 @@ impl World {
         for id in ids {
             self.replica(node, id, |r| r.tick(now));
         }
-        if self.nodes[&node].metadata.decides() && self.rng.chance(20) {
+        if self.nodes[&node].metadata.decides() && self.rng.chance(100) {
             let token = self.token(node);
             self.reads.insert(token, self.check.answered);
             let me = self.nodes.get_mut(&node).expect("it lives");
@@ -276,6 +276,21 @@ impl World {
             "C1: node {} acts without a lease",
             node.0
         );
+        assert!(
+            !self.is_fenced(node),
+            "C1: node {} acts, and is fenced",
+            node.0
+        );
+    }
+
+    /// Whether the metadata has this run of a node for gone, though nobody said so.
+    fn is_fenced(&self, node: NodeId) -> bool {
+        let latest = self.check.latest.as_ref();
+        let broker = latest.and_then(|l| l.cluster().broker(node));
+        broker.is_some_and(|b| {
+            let same = self.nodes[&node].seat.epoch() == Some(b.epoch);
+            b.fenced && same && !self.hinted.contains(&(node, b.epoch))
+        })
     }
 
     fn settled(&mut self, node: NodeId, ticket: u64, result: Result<(), ErrorCode>) {
@@ -470,6 +485,9 @@ impl World {
             match effect {
                 SeatEffect::Ask(token, ask) => self.ask(node, token, ask),
                 SeatEffect::Lease(until) => {
+                    if until > now && self.is_fenced(node) {
+                        panic!("lease: node {} gets one after it was fenced", node.0);
+                    }
                     let ids: Vec<PartitionId> =
                         self.nodes[&node].replicas.keys().copied().collect();
                     for id in ids {
