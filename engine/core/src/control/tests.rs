@@ -249,6 +249,13 @@ fn a_wish_of_an_old_leader_or_epoch_is_refused() {
     let mut stranger = wish(0, before.epoch + 1);
     stranger.isr = vec![(NodeId(77), -1), (leader, -1)];
     assert_eq!(ask(stranger), ErrorCode::InvalidRequest);
+    // Where it is applied it is looked at once more.
+    let late = change::command(id(0), &before, before.clone());
+    let refused = bench.image.admit(&late).unwrap_err();
+    assert_eq!(refused.0, ErrorCode::InvalidUpdateVersion);
+    let known = bench.partition(0);
+    bench.image.apply(&late);
+    assert_eq!(bench.partition(0), known);
 }
 
 #[test]
@@ -398,4 +405,74 @@ proptest! {
             prop_assert!(most - least <= 1, "{:?}", leads);
         }
     }
+}
+
+fn asked(effects: Vec<SeatEffect>) -> (Token, Ask) {
+    match effects.into_iter().next() {
+        Some(SeatEffect::Ask(token, ask)) => (token, ask),
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn a_lease_counts_from_when_the_heartbeat_was_sent() {
+    let times = Times::default();
+    let at = |ms| Mono(1_000_000_000) + Duration::from_millis(ms);
+    let mut seat = Seat::new(told(1, 1), times);
+    let (token, first) = asked(seat.tick(0, at(0)));
+    assert!(matches!(first, Ask::Register(_)));
+    let registered = Ok(Answer::Registered { epoch: 4 });
+    assert_eq!(
+        seat.answer(token, registered, at(10)),
+        [SeatEffect::Registered(4)]
+    );
+    let (token, _) = asked(seat.tick(9, at(20)));
+    let beat = || {
+        Ok(Answer::Heartbeat {
+            fenced: false,
+            may_stop: false,
+        })
+    };
+    let effects = seat.answer(token, beat(), at(1_900));
+    let until = at(20) + times.lease();
+    assert_eq!(effects, [SeatEffect::Lease(until)]);
+    let (late, _) = asked(seat.tick(9, at(2_000)));
+    let (again, _) = asked(seat.tick(9, at(4_100)));
+    assert_eq!(seat.answer(late, beat(), at(4_200)), [], "it was given up");
+    seat.answer(again, beat(), at(4_200));
+    assert_eq!(seat.lease(), at(4_100) + times.lease());
+    assert!(times.lease() < times.session);
+}
+
+#[test]
+fn a_wish_is_sent_until_it_is_answered() {
+    let at = |ms| Mono(1_000_000_000) + Duration::from_millis(ms);
+    let mut seat = Seat::new(told(1, 1), Times::default());
+    let (token, _) = asked(seat.tick(0, at(0)));
+    seat.answer(token, Ok(Answer::Registered { epoch: 4 }), at(10));
+    let wish = |epoch| NewIsr {
+        partition: id(0),
+        leader_epoch: 1,
+        epoch,
+        isr: vec![(NodeId(1), 4)],
+    };
+    let sets = |effects: Vec<SeatEffect>| {
+        effects.into_iter().find_map(|e| match e {
+            SeatEffect::Ask(token, Ask::Alter { sets, .. }) => Some((token, sets)),
+            _ => None,
+        })
+    };
+    seat.wish(wish(1));
+    let (_, first) = sets(seat.tick(0, at(20))).unwrap();
+    assert_eq!(first, [wish(1)]);
+    assert_eq!(sets(seat.tick(0, at(30))), None, "one question at a time");
+    let (_, again) = sets(seat.tick(0, at(2_100))).unwrap();
+    assert_eq!(again, [wish(1)], "no answer came");
+    seat.wish(wish(2));
+    let (token, newer) = sets(seat.tick(0, at(4_200))).unwrap();
+    assert_eq!(newer, [wish(2)], "the newer one counts");
+    let code = ErrorCode::InvalidUpdateVersion;
+    let effects = seat.answer(token, Ok(Answer::Each(vec![(id(0), code)])), at(4_210));
+    assert_eq!(effects, [SeatEffect::Altered(id(0), code)]);
+    assert_eq!(sets(seat.tick(0, at(9_000))), None);
 }

@@ -86,6 +86,19 @@ fn what_is_acknowledged_is_durable_on_all_in_sync() {
     assert_eq!(leader.high(), 0);
     let effects = leader.flushed(5, T0);
     assert!(effects.contains(&settled) && effects.contains(&Effect::High(5)));
+    // And the other way round.
+    leader.append(1, Acks::All, 78, T0).unwrap();
+    leader.pushed(NodeId(1), head, (6, 100), T0);
+    let settled = Effect::Settle(78, Ok(()));
+    assert!(
+        !leader.flushed(6, T0).contains(&settled),
+        "durable here alone"
+    );
+    assert!(
+        leader
+            .message(NodeId(1), &ack(6, 900), T0)
+            .contains(&settled)
+    );
 }
 
 #[test]
@@ -108,7 +121,6 @@ fn a_leader_without_its_lease_says_nothing() {
 #[test]
 fn too_few_in_sync_take_nothing_and_commit_nothing() {
     let mut leader = leader(2);
-    leader.message(NodeId(1), &subscribe(3, -1, 0, 1), T0);
     leader.append(1, Acks::All, 1, T0).unwrap();
     let mut alone = meta(3, &[0]);
     alone.epoch = 4;

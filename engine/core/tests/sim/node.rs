@@ -227,6 +227,8 @@ impl World {
                 }
                 Effect::Reset(start) => panic!("no log is trimmed here, and it begins at {start}"),
                 Effect::High(high) => {
+                    let durable = self.nodes[&node].replicas[&id].durable();
+                    assert!(high <= durable, "L2: {high} of {durable} durable");
                     let leads = self.nodes[&node].replicas[&id].leads();
                     let epoch = leads.map(|l| l.meta().leader_epoch);
                     let log = &self.disks[&node][&id].log;
