@@ -48,6 +48,10 @@ impl Out {
         self.0.extend_from_slice(&v.to_le_bytes());
     }
 
+    pub fn u64(&mut self, v: u64) {
+        self.0.extend_from_slice(&v.to_le_bytes());
+    }
+
     pub fn raw(&mut self, v: &[u8]) {
         self.0.extend_from_slice(v);
     }
@@ -100,6 +104,19 @@ impl<'a> In<'a> {
 
     pub fn i64(&mut self, what: &'static str) -> Result<i64, Damaged> {
         Ok(i64::from_le_bytes(self.array(what)?))
+    }
+
+    pub fn u64(&mut self, what: &'static str) -> Result<u64, Damaged> {
+        Ok(u64::from_le_bytes(self.array(what)?))
+    }
+
+    /// A yes or a no; any other byte is damage.
+    pub fn flag(&mut self, what: &'static str) -> Result<bool, Damaged> {
+        match self.u8(what)? {
+            0 => Ok(false),
+            1 => Ok(true),
+            _ => Err(self.damaged(what)),
+        }
     }
 
     /// A count of items that take at least `item_bytes` each.

@@ -6,11 +6,14 @@
 
 pub mod codec;
 pub mod config;
+pub mod control;
 pub mod group;
 pub mod machine;
 pub mod meta;
 mod outbox;
 pub mod producer;
+pub mod raft;
+pub mod repl;
 pub mod share;
 mod timers;
 pub mod txn;

@@ -1,4 +1,4 @@
-//! What travels on the wire, as values: the Kafka protocol's codec.
+//! What travels on the wire, as values: the Kafka protocol's codec, and that of the native one.
 //!
 //! Deliberately absent: sockets, topics, logs, threads. Bytes come in as slices and go out into a
 //! growing buffer; who owns them is somebody else's business.
@@ -6,3 +6,4 @@
 //! linear in the bytes, whatever counts and lengths they claim.
 
 pub mod kafka;
+pub mod native;

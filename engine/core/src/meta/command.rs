@@ -6,6 +6,7 @@
 
 use streamd_model::{NodeId, TopicId};
 
+use super::cluster::ClusterCommand;
 use crate::codec::{Damaged, In, Out};
 use crate::config::Configs;
 
@@ -62,6 +63,8 @@ pub enum Command {
     },
     /// The cluster gets its id, once.
     SetClusterId(String),
+    /// Brokers or the places of partitions change.
+    Cluster(ClusterCommand),
 }
 
 /// What has settings.
@@ -132,6 +135,7 @@ impl Command {
                 out.u8(6);
                 out.str(id);
             }
+            Command::Cluster(command) => command.put(&mut out),
         }
         out.0
     }
@@ -173,11 +177,40 @@ impl Command {
                 changes: get_changes(&mut r)?,
             },
             6 => Command::SetClusterId(r.str("a cluster id")?.to_owned()),
-            _ => return Err(r.damaged("a metadata command of an unknown kind")),
+            kind => Command::Cluster(ClusterCommand::get(kind, &mut r)?),
         };
         r.end("a metadata command with bytes behind it")?;
         Ok(command)
     }
+}
+
+/// Commands that are applied together, in binary form.
+pub fn encode_batch(commands: &[Command]) -> Vec<u8> {
+    let mut out = Out::default();
+    out.u8(VERSION);
+    out.count(commands.len());
+    for command in commands {
+        out.bytes(&command.encode());
+    }
+    out.0
+}
+
+/// Reads what [`encode_batch`] wrote.
+///
+/// # Errors
+/// [`Damaged`] if the bytes are no commands of a version that is known here.
+pub fn decode_batch(bytes: &[u8]) -> Result<Vec<Command>, Damaged> {
+    let mut r = In(bytes);
+    if r.u8("the version of metadata commands")? != VERSION {
+        return Err(r.damaged("metadata commands of an unknown version"));
+    }
+    let count = r.count(6, "a number of metadata commands")?;
+    let mut commands = Vec::with_capacity(count);
+    for _ in 0..count {
+        commands.push(Command::decode(r.bytes("a metadata command")?)?);
+    }
+    r.end("metadata commands with bytes behind them")?;
+    Ok(commands)
 }
 
 fn put_changes(out: &mut Out, changes: &[ConfigChange]) {
@@ -247,8 +280,10 @@ pub(super) fn get_configs(r: &mut In<'_>) -> Result<Configs, Damaged> {
 
 #[cfg(test)]
 pub(super) mod tests {
+    use super::super::cluster::{Endpoint, PartitionMeta, Registration};
     use super::*;
     use proptest::prelude::*;
+    use streamd_model::PartitionId;
 
     fn text() -> impl Strategy<Value = String> {
         "[a-z0-9._é-]{0,12}"
@@ -280,6 +315,78 @@ pub(super) mod tests {
         prop_oneof![(-5i64..9999).prop_map(|n| n.to_string()), text()]
     }
 
+    fn nodes() -> impl Strategy<Value = Vec<NodeId>> {
+        proptest::sample::subsequence(vec![0, 1, 2, 3], 1..4)
+            .prop_map(|ids| ids.into_iter().map(NodeId).collect())
+    }
+
+    fn place() -> impl Strategy<Value = PartitionMeta> {
+        (nodes(), 0..3i32, any::<bool>(), any::<bool>()).prop_map(|(nodes, epoch, led, moves)| {
+            let mut place = PartitionMeta::new(nodes);
+            place.leader_epoch = epoch;
+            if !led {
+                place.leader = None;
+            }
+            if moves {
+                place.adding = vec![place.replicas[0]];
+            }
+            place
+        })
+    }
+
+    fn cluster() -> impl Strategy<Value = ClusterCommand> {
+        let told = (
+            0..4i32,
+            any::<[u8; 16]>(),
+            0..2u8,
+            proptest::option::of(text()),
+        );
+        let told = told.prop_map(|(node, incarnation, directory, rack)| Registration {
+            node: NodeId(node),
+            incarnation,
+            directory: [directory; 16],
+            rack,
+            endpoints: vec![Endpoint {
+                name: "A".to_owned(),
+                host: "h".to_owned(),
+                port: 9,
+            }],
+            features: (0, 3),
+        });
+        let flags = (any::<bool>(), any::<bool>());
+        let partition = (id(), 0..4i32).prop_map(|(topic, index)| PartitionId { topic, index });
+        prop_oneof![
+            told.prop_map(ClusterCommand::Register),
+            (0..4i32, 0..40i64, flags).prop_map(|(node, epoch, (fenced, leaving))| {
+                ClusterCommand::SetBroker {
+                    node: NodeId(node),
+                    epoch,
+                    fenced,
+                    leaving,
+                }
+            }),
+            (0..4i32, 0..40i64).prop_map(|(node, epoch)| ClusterCommand::Unregister {
+                node: NodeId(node),
+                epoch
+            }),
+            (id(), 0..3i32, proptest::collection::vec(place(), 0..3)).prop_map(
+                |(topic, first, partitions)| ClusterCommand::Place {
+                    topic,
+                    first,
+                    partitions
+                }
+            ),
+            (partition, 0..3i32, place()).prop_map(|(partition, expect, next)| {
+                ClusterCommand::Change {
+                    partition,
+                    expect,
+                    next,
+                }
+            }),
+            (0..5i16).prop_map(ClusterCommand::SetFeatureLevel),
+        ]
+    }
+
     pub fn command() -> impl Strategy<Value = Command> {
         let configs = proptest::collection::btree_map(key(), value(), 0..4);
         let change = || {
@@ -305,6 +412,7 @@ pub(super) mod tests {
             (0..5000i64, 1..1000i32)
                 .prop_map(|(first, count)| Command::AllocateProducerIds { first, count }),
             text().prop_map(Command::SetClusterId),
+            cluster().prop_map(Command::Cluster),
         ]
     }
 
@@ -321,7 +429,7 @@ pub(super) mod tests {
         #[test]
         fn garbage_is_refused_or_read_but_never_panics(
             bytes in proptest::collection::vec(any::<u8>(), 0..80),
-            kind in 0u8..8,
+            kind in 0u8..40,
         ) {
             let mut bytes = bytes;
             let _ = Command::decode(&bytes);

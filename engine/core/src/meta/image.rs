@@ -9,6 +9,7 @@ use std::sync::Arc;
 use streamd_model::{ErrorCode, NodeId, TopicId};
 
 use super::PARTITIONS_MAX;
+use super::cluster::{Cluster, ClusterCommand};
 use super::command::{Command, ConfigChange, Resource};
 use super::topics::{ById, ByMetric, ByName, Topics, metric_name};
 use crate::Refused;
@@ -65,6 +66,7 @@ pub struct ClusterImage {
     by_metric: Topics<ByMetric>,
     pub(super) brokers: Arc<BTreeMap<Resource, Configs>>,
     pub(super) groups: Arc<BTreeMap<String, Configs>>,
+    pub(super) cluster: Arc<Cluster>,
     local: Arc<Local>,
     broker: Arc<BrokerConfig>,
 }
@@ -82,6 +84,7 @@ impl ClusterImage {
             by_metric: Topics::default(),
             brokers: Arc::default(),
             groups: Arc::default(),
+            cluster: Arc::default(),
             local: Arc::new(local),
             broker: Arc::new(BrokerConfig::default()),
         };
@@ -97,6 +100,11 @@ impl ClusterImage {
     /// The cluster's id, once it has one.
     pub fn cluster_id(&self) -> Option<&str> {
         self.cluster_id.as_deref()
+    }
+
+    /// Brokers, and where partitions live.
+    pub fn cluster(&self) -> &Cluster {
+        &self.cluster
     }
 
     /// This node.
@@ -233,6 +241,21 @@ impl ClusterImage {
                 let text = format!("{GROUPS_MAX} groups have settings: reset some of them first.");
                 Err((ErrorCode::PolicyViolation, text))
             }
+            Command::Cluster(command) => {
+                if let ClusterCommand::Place {
+                    topic,
+                    first,
+                    partitions,
+                } = command
+                {
+                    let all = known(topic)?.partitions;
+                    if i64::from(*first) + partitions.len() as i64 > i64::from(all) {
+                        let text = format!("the topic has {all} partitions");
+                        return Err((ErrorCode::InvalidPartitions, text));
+                    }
+                }
+                self.cluster.admit(command)
+            }
             Command::AlterConfig { .. } | Command::AlterGroup { .. } | Command::SetClusterId(_) => {
                 Ok(())
             }
@@ -298,6 +321,11 @@ impl ClusterImage {
                 let end = first.saturating_add(i64::from(*count));
                 self.next_producer_id = self.next_producer_id.max(end);
             }
+            Command::Cluster(cluster) => {
+                if self.admit(command).is_ok() {
+                    Arc::make_mut(&mut self.cluster).apply(cluster, self.version);
+                }
+            }
             Command::SetClusterId(id) => {
                 self.cluster_id
                     .get_or_insert_with(|| Arc::from(id.as_str()));
@@ -323,6 +351,9 @@ impl ClusterImage {
             self.partitions -= i64::from(topic.partitions);
             self.by_name.remove(&topic.name);
             self.by_metric.remove(&topic.name);
+            if !self.cluster.partitions(id).is_empty() {
+                Arc::make_mut(&mut self.cluster).forget(id);
+            }
         }
     }
 

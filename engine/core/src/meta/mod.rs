@@ -5,13 +5,17 @@
 //! [`validate`] makes a command out of a request, and [`ClusterImage::admit`] looks at it again
 //! where the log is written, since another command may have come first.
 
+pub(crate) mod cluster;
 mod command;
 mod image;
 mod snapshot;
 mod topics;
 pub mod validate;
 
-pub use command::{Command, ConfigChange, Resource};
+pub use cluster::{
+    BrokerMeta, Cluster, ClusterCommand, Endpoint, PartitionMeta, REPLICAS_MAX, Registration,
+};
+pub use command::{Command, ConfigChange, Resource, decode_batch, encode_batch};
 pub use image::{ClusterImage, Local, TopicMeta};
 
 /// The most partitions that a node takes, over all topics.

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use streamd_model::TopicId;
 
+use super::cluster::Cluster;
 use super::command::{get_configs, get_resource, put_configs, put_resource};
 use super::image::{ClusterImage, Local, TopicMeta};
 use crate::codec::{Damaged, In, Out};
@@ -35,12 +36,17 @@ impl ClusterImage {
             put_configs(&mut out, configs);
         }
         // Snapshots of before there were groups with settings end here.
-        if !self.groups.is_empty() {
+        let cluster = !self.cluster.is_empty();
+        if !self.groups.is_empty() || cluster {
             out.count(self.groups.len());
             for (group, configs) in self.groups.iter() {
                 out.str(group);
                 put_configs(&mut out, configs);
             }
+        }
+        // And those of before there were clusters here.
+        if cluster {
+            self.cluster.put(&mut out);
         }
         out.0
     }
@@ -87,6 +93,9 @@ impl ClusterImage {
             let group = r.str("a group id")?.to_owned();
             let configs = get_configs(&mut r)?;
             Arc::make_mut(&mut image.groups).insert(group, configs);
+        }
+        if !r.0.is_empty() {
+            image.cluster = Arc::new(Cluster::get(&mut r)?);
         }
         r.end("a metadata snapshot with bytes behind it")?;
         image.resolve_all();

@@ -1,0 +1,406 @@
+//! A leader's view of its followers, and what is committed by what they have.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+
+use streamd_model::{Epoch, ErrorCode, Mono, NodeId, Offset};
+
+use super::epochs::Epochs;
+use super::{Acks, Effect, Head, Message, Session, Settings};
+use crate::meta::PartitionMeta;
+
+/// The most bytes of one push.
+const PUSH_BYTES_MAX: u64 = 1 << 20;
+
+/// An in-sync set that a leader wants. The driver adds the brokers' epochs.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Wish {
+    /// The leader epoch.
+    pub leader_epoch: Epoch,
+    /// The partition's epoch that it holds for.
+    pub epoch: i32,
+    /// The set.
+    pub isr: Vec<NodeId>,
+}
+
+/// Where the log of a leader stands.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Ends {
+    pub end: Offset,
+    pub flushed: Offset,
+}
+
+#[derive(Debug)]
+struct Progress {
+    session: Session,
+    /// Durable there; of this subscription.
+    durable: Offset,
+    /// What the next push begins with.
+    next: Offset,
+    credit: u64,
+    pushed: u64,
+    taken: u64,
+    pushing: bool,
+    /// When it had, durably, all that the leader had at that time.
+    caught_up: Mono,
+    /// A time, and the leader's end at that time: reached next.
+    mark: (Mono, Offset),
+    told: Mono,
+    told_high: Offset,
+}
+
+#[derive(Debug)]
+struct Waiting {
+    ticket: u64,
+    end: Offset,
+    all: bool,
+}
+
+/// The leader of a partition in one epoch.
+#[derive(Debug)]
+pub struct Leader {
+    me: NodeId,
+    settings: Settings,
+    meta: PartitionMeta,
+    /// Where the log ended when the epoch began.
+    since: Offset,
+    /// Who may have become a member of the in-sync set without this leader knowing.
+    maybe: BTreeSet<NodeId>,
+    wished: Option<Vec<NodeId>>,
+    /// Whether the last wish was refused: the next one is the set as it is, so that what was
+    /// wished can't come true later.
+    refused: bool,
+    followers: BTreeMap<NodeId, Progress>,
+    /// Who is not to join now, because its broker is fenced or leaving.
+    unfit: BTreeSet<NodeId>,
+    waiting: VecDeque<Waiting>,
+    lease: Mono,
+    began: Mono,
+}
+
+impl Leader {
+    pub(super) fn new(
+        me: NodeId,
+        settings: Settings,
+        meta: PartitionMeta,
+        since: Offset,
+        now: Mono,
+    ) -> Leader {
+        Leader {
+            me,
+            settings,
+            meta,
+            since,
+            maybe: BTreeSet::new(),
+            wished: None,
+            refused: false,
+            followers: BTreeMap::new(),
+            unfit: BTreeSet::new(),
+            waiting: VecDeque::new(),
+            lease: Mono(0),
+            began: now,
+        }
+    }
+
+    /// The partition as this leader knows it.
+    pub fn meta(&self) -> &PartitionMeta {
+        &self.meta
+    }
+
+    /// Where the log ended when the epoch began: below it, what is committed may not be known yet.
+    pub fn since(&self) -> Offset {
+        self.since
+    }
+
+    /// What of the log is durable on a follower, and when it was last caught up.
+    pub fn follower(&self, node: NodeId) -> Option<(Offset, Mono)> {
+        self.followers.get(&node).map(|p| (p.durable, p.caught_up))
+    }
+
+    pub(super) fn update(&mut self, meta: PartitionMeta, unfit: BTreeSet<NodeId>) {
+        assert!(
+            meta.leader_epoch == self.meta.leader_epoch,
+            "another epoch, another leader"
+        );
+        self.unfit = unfit;
+        if meta.epoch <= self.meta.epoch {
+            return;
+        }
+        self.followers.retain(|n, _| meta.replicas.contains(n));
+        self.meta = meta;
+        // What was wished for an earlier epoch of the partition can't come true any more.
+        self.maybe.clear();
+        self.wished = None;
+        self.refused = false;
+    }
+
+    pub(super) fn set(&mut self, settings: Settings) {
+        self.settings = settings;
+    }
+
+    pub(super) fn lease(&mut self, until: Mono) {
+        self.lease = self.lease.max(until);
+    }
+
+    pub(super) fn has_lease(&self, now: Mono) -> bool {
+        now < self.lease
+    }
+
+    /// Whether enough are in sync for `acks=all`.
+    pub(super) fn enough(&self) -> bool {
+        self.meta.isr.len() >= self.settings.min_isr.min(self.meta.replicas.len())
+    }
+
+    pub(super) fn wait(&mut self, ticket: u64, end: Offset, acks: Acks) {
+        let all = match acks {
+            Acks::None => return,
+            Acks::Leader => false,
+            Acks::All => true,
+        };
+        self.waiting.push_back(Waiting { ticket, end, all });
+    }
+
+    /// What is committed: the least that is durable on those who are, or may be, in sync.
+    pub(super) fn committed(&self, ends: Ends) -> Option<Offset> {
+        if !self.enough() {
+            return None;
+        }
+        let mut least = ends.flushed;
+        for node in self.meta.isr.iter().chain(&self.maybe) {
+            if *node != self.me {
+                least = least.min(self.followers.get(node)?.durable);
+            }
+        }
+        Some(least)
+    }
+
+    pub(super) fn subscribe(
+        &mut self,
+        (from, message): (NodeId, &Message),
+        (epochs, start): (&Epochs, Offset),
+        ends: Ends,
+        now: Mono,
+    ) -> Vec<Effect> {
+        let Message::Subscribe {
+            epoch,
+            session,
+            last_epoch,
+            end,
+            durable,
+            credit,
+        } = *message
+        else {
+            return Vec::new();
+        };
+        let refuse = |why| {
+            let epoch = self.meta.leader_epoch;
+            vec![Effect::Send(
+                from,
+                Message::Refused {
+                    epoch,
+                    session,
+                    why,
+                },
+            )]
+        };
+        if epoch != self.meta.leader_epoch {
+            return refuse(match epoch < self.meta.leader_epoch {
+                true => ErrorCode::FencedLeaderEpoch,
+                false => ErrorCode::UnknownLeaderEpoch,
+            });
+        }
+        if from == self.me || !self.meta.replicas.contains(&from) {
+            return refuse(ErrorCode::UnknownLeaderEpoch);
+        }
+        if self
+            .followers
+            .get(&from)
+            .is_some_and(|p| p.session >= session)
+        {
+            return Vec::new();
+        }
+        let (at, to) = epochs.end_of(last_epoch, ends.end);
+        let empty = end == 0 || last_epoch == -1;
+        if !empty && (at != last_epoch || end > to) {
+            let (epoch, end) = (self.meta.leader_epoch, to);
+            return vec![Effect::Send(
+                from,
+                Message::Diverged {
+                    epoch,
+                    session,
+                    at,
+                    end,
+                },
+            )];
+        }
+        if end < start {
+            let epoch = self.meta.leader_epoch;
+            return vec![Effect::Send(
+                from,
+                Message::Begin {
+                    epoch,
+                    session,
+                    start,
+                },
+            )];
+        }
+        if end > ends.end {
+            return refuse(ErrorCode::OffsetOutOfRange);
+        }
+        let known = self
+            .followers
+            .get(&from)
+            .map_or(self.began, |p| p.caught_up);
+        let progress = Progress {
+            session,
+            durable: durable.min(end),
+            next: end,
+            credit: credit.min(self.settings.credit),
+            pushed: 0,
+            taken: 0,
+            pushing: false,
+            caught_up: known,
+            mark: (now, ends.end),
+            told: Mono(0),
+            told_high: -1,
+        };
+        self.followers.insert(from, progress);
+        Vec::new()
+    }
+
+    pub(super) fn ack(&mut self, from: NodeId, message: &Message, ends: Ends, now: Mono) {
+        let Message::Ack {
+            epoch,
+            session,
+            durable,
+            taken,
+        } = *message
+        else {
+            return;
+        };
+        let Some(progress) = self.followers.get_mut(&from) else {
+            return;
+        };
+        if epoch != self.meta.leader_epoch || progress.session != session {
+            return;
+        }
+        // It has at most what it was sent.
+        if durable > ends.end || taken > progress.pushed {
+            return;
+        }
+        progress.durable = progress.durable.max(durable);
+        progress.taken = progress.taken.max(taken);
+        if progress.durable >= ends.end {
+            progress.caught_up = now;
+            progress.mark = (now, ends.end);
+        } else if progress.durable >= progress.mark.1 {
+            progress.caught_up = progress.caught_up.max(progress.mark.0);
+            progress.mark = (now, ends.end);
+        }
+    }
+
+    pub(super) fn pushed(&mut self, to: NodeId, session: Session, next: Offset, bytes: u64) {
+        if let Some(progress) = self.followers.get_mut(&to)
+            && progress.session == session
+        {
+            progress.pushing = false;
+            progress.next = progress.next.max(next);
+            progress.pushed += bytes;
+        }
+    }
+
+    /// What can be sent now: records for who has credit, the high watermark, a pulse.
+    pub(super) fn push(&mut self, high: Offset, ends: Ends, now: Mono) -> Vec<Effect> {
+        let mut effects = Vec::new();
+        for (node, progress) in &mut self.followers {
+            if progress.pushing {
+                continue;
+            }
+            let head = Head {
+                epoch: self.meta.leader_epoch,
+                session: progress.session,
+                base: progress.next,
+                high,
+            };
+            let under_way = progress.pushed - progress.taken;
+            let room = progress.credit.saturating_sub(under_way);
+            if progress.next < ends.end && room > 0 {
+                progress.pushing = true;
+                effects.push(Effect::Push {
+                    to: *node,
+                    head,
+                    max_bytes: room.min(PUSH_BYTES_MAX),
+                });
+            } else if high > progress.told_high || now - progress.told >= self.settings.pulse {
+                effects.push(Effect::Send(*node, Message::Data(head)));
+            } else {
+                continue;
+            }
+            progress.told = now;
+            progress.told_high = high;
+        }
+        effects
+    }
+
+    /// What is settled by `high` and by what is durable here.
+    pub(super) fn settle(&mut self, high: Offset, flushed: Offset, now: Mono) -> Vec<Effect> {
+        let mut effects = Vec::new();
+        if now >= self.lease {
+            return effects;
+        }
+        self.waiting.retain(|w| {
+            let done = w.end <= if w.all { high } else { flushed };
+            if done {
+                effects.push(Effect::Settle(w.ticket, Ok(())));
+            }
+            !done
+        });
+        effects
+    }
+
+    /// This node does not lead any more: what waits may be in the log of the next leader or not.
+    pub(super) fn resign(&mut self) -> Vec<Effect> {
+        let lost = self.waiting.drain(..);
+        lost.map(|w| Effect::Settle(w.ticket, Err(ErrorCode::NotLeaderOrFollower)))
+            .collect()
+    }
+
+    /// Which in-sync set is wanted, if another one, and none is wanted already.
+    pub(super) fn wish(&mut self, high: Offset, now: Mono) -> Vec<Effect> {
+        if self.wished.is_some() {
+            return Vec::new();
+        }
+        let lags = |n: &NodeId| {
+            let caught_up = self.followers.get(n).map_or(self.began, |p| p.caught_up);
+            *n != self.me && now - caught_up > self.settings.lag
+        };
+        let ready = |n: &NodeId| {
+            let durable = self.followers.get(n).map(|p| p.durable);
+            let fits = !self.unfit.contains(n) && !self.meta.isr.contains(n) && !lags(n);
+            fits && durable.is_some_and(|d| d >= high && d >= self.since)
+        };
+        let shrunk = self.meta.isr.iter().copied().filter(|n| !lags(n));
+        let joined = self.meta.replicas.iter().copied().filter(|n| ready(n));
+        let isr: Vec<NodeId> = shrunk.chain(joined).collect();
+        let isr = match self.refused {
+            true => self.meta.isr.clone(),
+            false if isr == self.meta.isr => return Vec::new(),
+            false => isr,
+        };
+        self.maybe.extend(isr.iter().copied());
+        self.wished = Some(isr.clone());
+        self.refused = false;
+        vec![Effect::Wish(Wish {
+            leader_epoch: self.meta.leader_epoch,
+            epoch: self.meta.epoch,
+            isr,
+        })]
+    }
+
+    /// The controller refused a wish. The image may say more already.
+    pub(super) fn refused(&mut self, why: ErrorCode) {
+        let was_set = self.wished.take().is_some_and(|isr| isr == self.meta.isr);
+        // A wish for another epoch of the partition is void. One for this epoch may still come
+        // true, should the question arrive once more.
+        self.refused = why == ErrorCode::IneligibleReplica && !was_set;
+    }
+}

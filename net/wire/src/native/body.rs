@@ -1,0 +1,518 @@
+//! The bodies of frames, one type an operation. Records and opaque bytes come last, so that they
+//! can be sent from where they are: `encode` writes what stands before them.
+
+use streamd_model::{Epoch, ErrorCode, NodeId, Offset, TopicId};
+
+use super::header::{Header, Op};
+use super::read::{In, put_str};
+use super::{FLAG_ANSWER, Malformed};
+
+/// Who connects.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Hello<'a> {
+    /// The lowest and the highest version of the protocol that it speaks.
+    pub versions: (u8, u8),
+    /// The node; -1 for a client.
+    pub node: NodeId,
+    /// Of this run of the process.
+    pub incarnation: [u8; 16],
+    /// Of its data directory; zeros for a client.
+    pub directory: [u8; 16],
+    /// The cluster that it belongs to; empty if it has none yet.
+    pub cluster: &'a str,
+    /// A name for people.
+    pub name: &'a str,
+}
+
+/// Who is there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Welcome<'a> {
+    /// The version that is spoken from now on.
+    pub version: u8,
+    /// The node.
+    pub node: NodeId,
+    /// The longest payload that it takes.
+    pub payload_bytes_max: u32,
+    /// The cluster.
+    pub cluster: &'a str,
+    /// The ways to authenticate, with commas; empty if none is wanted.
+    pub mechanisms: &'a str,
+}
+
+/// A partition.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Partition {
+    /// The topic.
+    pub topic: TopicId,
+    /// The index.
+    pub index: i32,
+    /// The leader epoch that the sender knows; -1 if none.
+    pub epoch: Epoch,
+}
+
+/// Record batches for a partition.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Append<'a> {
+    /// Where to.
+    pub partition: Partition,
+    /// 0, 1, or -1 for all in sync.
+    pub acks: i16,
+    /// Batches (magic 2), back to back.
+    pub records: &'a [u8],
+}
+
+/// Where they are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Appended {
+    /// The offset of the first record.
+    pub base: Offset,
+    /// The leader epoch that they were written in.
+    pub epoch: Epoch,
+}
+
+/// A stream is wanted. Its number is that of the frame.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Subscribe {
+    /// Of what.
+    pub partition: Partition,
+    /// What makes the subscription one of a kind: broker epoch and count; zeros for a client.
+    pub session: (i64, u64),
+    /// From which offset on: for a follower, where its log ends.
+    pub from: Offset,
+    /// The epoch of the last batch of the subscriber's log; -1 if it has none.
+    pub last_epoch: Epoch,
+    /// What of its log is durable; -1 for a client, which gets what is committed and no more.
+    pub durable: Offset,
+    /// Bytes that it takes before it gives more credit.
+    pub credit: u64,
+}
+
+/// The stream is open.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Subscribed {
+    /// The leader epoch.
+    pub epoch: Epoch,
+    /// The first offset that there is.
+    pub start: Offset,
+    /// The high watermark.
+    pub high: Offset,
+}
+
+/// More bytes are taken.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Credit {
+    /// All bytes that were ever taken from the stream: a lost frame costs nothing.
+    pub taken: u64,
+}
+
+/// Records of a stream.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Data<'a> {
+    /// The leader epoch.
+    pub epoch: Epoch,
+    /// The subscription.
+    pub session: (i64, u64),
+    /// The first offset.
+    pub base: Offset,
+    /// The leader's high watermark.
+    pub high: Offset,
+    /// The leader's log start.
+    pub start: Offset,
+    /// Batches, back to back; empty in a pulse.
+    pub records: &'a [u8],
+}
+
+/// What a subscriber has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Ack {
+    /// The leader epoch.
+    pub epoch: Epoch,
+    /// The subscription.
+    pub session: (i64, u64),
+    /// Everything below is durable there.
+    pub durable: Offset,
+    /// See [`Credit`].
+    pub taken: u64,
+}
+
+/// Where does an epoch end?
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct EpochQuery {
+    /// Of which log.
+    pub partition: Partition,
+    /// Which.
+    pub asked: Epoch,
+}
+
+/// The largest epoch up to the one that was asked for, and the offset behind its last record.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct EpochAnswer {
+    /// The epoch; -1 if all are later.
+    pub epoch: Epoch,
+    /// Its end.
+    pub end: Offset,
+}
+
+/// A subscriber's log is not the leader's.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Diverged {
+    /// The leader epoch.
+    pub epoch: Epoch,
+    /// The subscription.
+    pub session: (i64, u64),
+    /// See [`EpochAnswer`].
+    pub at: EpochAnswer,
+}
+
+/// A request or a stream failed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Failure<'a> {
+    /// Kafka's code.
+    pub code: i16,
+    /// The leader epoch there; -1 if that is not what failed.
+    pub epoch: Epoch,
+    /// A sentence.
+    pub text: &'a str,
+}
+
+/// What a frame says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Body<'a> {
+    /// See there.
+    Hello(Hello<'a>),
+    /// See there.
+    Welcome(Welcome<'a>),
+    /// A step of authentication: of the client, or an answer.
+    Auth(&'a [u8]),
+    /// See there.
+    Append(Append<'a>),
+    /// See there.
+    Appended(Appended),
+    /// See there.
+    Subscribe(Subscribe),
+    /// See there.
+    Subscribed(Subscribed),
+    /// See there.
+    Credit(Credit),
+    /// See there.
+    Data(Data<'a>),
+    /// See there.
+    Ack(Ack),
+    /// See there.
+    EpochQuery(EpochQuery),
+    /// See there.
+    EpochAnswer(EpochAnswer),
+    /// See there.
+    Diverged(Diverged),
+    /// A message of the metadata quorum.
+    Raft(&'a [u8]),
+    /// A question to the controller, or its answer.
+    Control(&'a [u8]),
+    /// A ping, or its answer.
+    Ping,
+    /// See there.
+    Error(Failure<'a>),
+}
+
+impl<'a> Body<'a> {
+    /// Reads a body of the length that its header says.
+    ///
+    /// # Errors
+    /// [`Malformed::Body`].
+    pub fn decode(header: &Header, payload: &'a [u8]) -> Result<Body<'a>, Malformed> {
+        if payload.len() != header.length as usize {
+            return Err(Malformed::Body("a payload of another length"));
+        }
+        let mut r = In(payload);
+        let body = match (header.op, header.is_answer()) {
+            (Op::Hello, false) => hello(&mut r)?,
+            (Op::Hello, true) => welcome(&mut r)?,
+            (Op::Auth, _) => Body::Auth(r.rest()),
+            (Op::Append, false) => Body::Append(Append {
+                partition: partition(&mut r)?,
+                acks: r.i16("the acks of an append")?,
+                records: r.rest(),
+            }),
+            (Op::Append, true) => Body::Appended(Appended {
+                base: r.i64("the offset of what was appended")?,
+                epoch: r.i32("the epoch of what was appended")?,
+            }),
+            (Op::Subscribe, false) => subscribe(&mut r)?,
+            (Op::Subscribe, true) => Body::Subscribed(Subscribed {
+                epoch: r.i32("a leader epoch")?,
+                start: r.i64("a log start")?,
+                high: r.i64("a high watermark")?,
+            }),
+            (Op::Credit, _) => Body::Credit(Credit {
+                taken: r.u64("a credit")?,
+            }),
+            (Op::Data, _) => Body::Data(Data {
+                epoch: r.i32("a leader epoch")?,
+                session: session(&mut r)?,
+                base: offset(&mut r, "the offset of records")?,
+                high: offset(&mut r, "a high watermark")?,
+                start: offset(&mut r, "a log start")?,
+                records: r.rest(),
+            }),
+            (Op::Ack, _) => Body::Ack(Ack {
+                epoch: r.i32("a leader epoch")?,
+                session: session(&mut r)?,
+                durable: offset(&mut r, "what is durable")?,
+                taken: r.u64("a credit")?,
+            }),
+            (Op::EpochQuery, false) => Body::EpochQuery(EpochQuery {
+                partition: partition(&mut r)?,
+                asked: r.i32("an epoch")?,
+            }),
+            (Op::EpochQuery, true) => Body::EpochAnswer(epoch_answer(&mut r)?),
+            (Op::Diverged, _) => Body::Diverged(Diverged {
+                epoch: r.i32("a leader epoch")?,
+                session: session(&mut r)?,
+                at: epoch_answer(&mut r)?,
+            }),
+            (Op::Raft, _) => Body::Raft(r.rest()),
+            (Op::Control, _) => Body::Control(r.rest()),
+            (Op::Ping, _) => Body::Ping,
+            (Op::Error, _) => Body::Error(Failure {
+                code: r.i16("an error's code")?,
+                epoch: r.i32("an error's epoch")?,
+                text: r.str("an error's text")?,
+            }),
+        };
+        r.end("what stands behind a body")?;
+        Ok(body)
+    }
+
+    /// Its operation, and whether it is always an answer.
+    fn op(&self) -> (Op, u16) {
+        match self {
+            Body::Hello(_) => (Op::Hello, 0),
+            Body::Welcome(_) => (Op::Hello, FLAG_ANSWER),
+            Body::Auth(_) => (Op::Auth, 0),
+            Body::Append(_) => (Op::Append, 0),
+            Body::Appended(_) => (Op::Append, FLAG_ANSWER),
+            Body::Subscribe(_) => (Op::Subscribe, 0),
+            Body::Subscribed(_) => (Op::Subscribe, FLAG_ANSWER),
+            Body::Credit(_) => (Op::Credit, 0),
+            Body::Data(_) => (Op::Data, 0),
+            Body::Ack(_) => (Op::Ack, 0),
+            Body::EpochQuery(_) => (Op::EpochQuery, 0),
+            Body::EpochAnswer(_) => (Op::EpochQuery, FLAG_ANSWER),
+            Body::Diverged(_) => (Op::Diverged, 0),
+            Body::Raft(_) => (Op::Raft, 0),
+            Body::Control(_) => (Op::Control, 0),
+            Body::Ping => (Op::Ping, 0),
+            Body::Error(_) => (Op::Error, 0),
+        }
+    }
+
+    /// Appends the frame to `out`, but for the records or opaque bytes at its end, which are
+    /// returned: they go out behind it, from where they are.
+    ///
+    /// # Panics
+    /// If those are longer than 4 GiB.
+    pub fn encode(
+        &self,
+        (stream, correlation, flags): (u32, u64, u16),
+        out: &mut Vec<u8>,
+    ) -> &'a [u8] {
+        let begin = out.len();
+        out.extend_from_slice(&[0; super::HEADER_BYTES]);
+        let tail = self.put(out);
+        let length = out.len() - begin - super::HEADER_BYTES + tail.len();
+        let (op, own) = self.op();
+        let header = Header {
+            op,
+            flags: own | flags,
+            stream,
+            correlation,
+            length: u32::try_from(length).expect("a frame is shorter than 4 GiB"),
+        };
+        out[begin..begin + super::HEADER_BYTES].copy_from_slice(&header.encode());
+        tail
+    }
+
+    fn put(&self, out: &mut Vec<u8>) -> &'a [u8] {
+        match *self {
+            Body::Hello(ref hello) => put_hello(out, hello),
+            Body::Welcome(ref welcome) => put_welcome(out, welcome),
+            Body::Append(append) => {
+                put_partition(out, append.partition);
+                out.extend_from_slice(&append.acks.to_le_bytes());
+                return append.records;
+            }
+            Body::Appended(appended) => {
+                out.extend_from_slice(&appended.base.to_le_bytes());
+                out.extend_from_slice(&appended.epoch.to_le_bytes());
+            }
+            Body::Subscribe(s) => {
+                put_partition(out, s.partition);
+                put_session(out, s.session);
+                out.extend_from_slice(&s.from.to_le_bytes());
+                out.extend_from_slice(&s.last_epoch.to_le_bytes());
+                out.extend_from_slice(&s.durable.to_le_bytes());
+                out.extend_from_slice(&s.credit.to_le_bytes());
+            }
+            Body::Subscribed(s) => {
+                out.extend_from_slice(&s.epoch.to_le_bytes());
+                out.extend_from_slice(&s.start.to_le_bytes());
+                out.extend_from_slice(&s.high.to_le_bytes());
+            }
+            Body::Credit(credit) => out.extend_from_slice(&credit.taken.to_le_bytes()),
+            Body::Data(data) => {
+                out.extend_from_slice(&data.epoch.to_le_bytes());
+                put_session(out, data.session);
+                for offset in [data.base, data.high, data.start] {
+                    out.extend_from_slice(&offset.to_le_bytes());
+                }
+                return data.records;
+            }
+            Body::Ack(ack) => {
+                out.extend_from_slice(&ack.epoch.to_le_bytes());
+                put_session(out, ack.session);
+                out.extend_from_slice(&ack.durable.to_le_bytes());
+                out.extend_from_slice(&ack.taken.to_le_bytes());
+            }
+            Body::EpochQuery(query) => {
+                put_partition(out, query.partition);
+                out.extend_from_slice(&query.asked.to_le_bytes());
+            }
+            Body::EpochAnswer(answer) => put_epoch_answer(out, answer),
+            Body::Diverged(diverged) => {
+                out.extend_from_slice(&diverged.epoch.to_le_bytes());
+                put_session(out, diverged.session);
+                put_epoch_answer(out, diverged.at);
+            }
+            Body::Auth(bytes) | Body::Raft(bytes) | Body::Control(bytes) => return bytes,
+            Body::Ping => {}
+            Body::Error(failure) => {
+                out.extend_from_slice(&failure.code.to_le_bytes());
+                out.extend_from_slice(&failure.epoch.to_le_bytes());
+                put_str(out, failure.text);
+            }
+        }
+        &[]
+    }
+}
+
+impl<'a> Failure<'a> {
+    /// A failure with a code.
+    pub fn new(code: ErrorCode, text: &'a str) -> Failure<'a> {
+        Failure {
+            code: code.code(),
+            epoch: -1,
+            text,
+        }
+    }
+}
+
+fn put_hello(out: &mut Vec<u8>, hello: &Hello<'_>) {
+    out.extend_from_slice(&[hello.versions.0, hello.versions.1]);
+    out.extend_from_slice(&hello.node.0.to_le_bytes());
+    out.extend_from_slice(&hello.incarnation);
+    out.extend_from_slice(&hello.directory);
+    put_str(out, hello.cluster);
+    put_str(out, hello.name);
+}
+
+fn hello<'a>(r: &mut In<'a>) -> Result<Body<'a>, Malformed> {
+    let versions = (r.u8("a version")?, r.u8("a version")?);
+    if versions.0 > versions.1 {
+        return Err(Malformed::Body("a range of versions"));
+    }
+    Ok(Body::Hello(Hello {
+        versions,
+        node: node(r)?,
+        incarnation: r.array("an incarnation")?,
+        directory: r.array("a directory's id")?,
+        cluster: r.str("a cluster's id")?,
+        name: r.str("a name")?,
+    }))
+}
+
+fn put_welcome(out: &mut Vec<u8>, welcome: &Welcome<'_>) {
+    out.push(welcome.version);
+    out.extend_from_slice(&welcome.node.0.to_le_bytes());
+    out.extend_from_slice(&welcome.payload_bytes_max.to_le_bytes());
+    put_str(out, welcome.cluster);
+    put_str(out, welcome.mechanisms);
+}
+
+fn welcome<'a>(r: &mut In<'a>) -> Result<Body<'a>, Malformed> {
+    Ok(Body::Welcome(Welcome {
+        version: r.u8("a version")?,
+        node: node(r)?,
+        payload_bytes_max: r.u32("the longest payload")?,
+        cluster: r.str("a cluster's id")?,
+        mechanisms: r.str("ways to authenticate")?,
+    }))
+}
+
+fn subscribe<'a>(r: &mut In<'a>) -> Result<Body<'a>, Malformed> {
+    Ok(Body::Subscribe(Subscribe {
+        partition: partition(r)?,
+        session: session(r)?,
+        from: offset(r, "where a subscription begins")?,
+        last_epoch: r.i32("a last epoch")?,
+        durable: match r.i64("what is durable")? {
+            durable @ -1.. => durable,
+            _ => return Err(Malformed::Body("what is durable")),
+        },
+        credit: r.u64("a credit")?,
+    }))
+}
+
+fn node(r: &mut In<'_>) -> Result<NodeId, Malformed> {
+    match r.i32("a node's id")? {
+        id @ -1.. => Ok(NodeId(id)),
+        _ => Err(Malformed::Body("a node's id")),
+    }
+}
+
+fn offset(r: &mut In<'_>, what: &'static str) -> Result<Offset, Malformed> {
+    match r.i64(what)? {
+        offset @ 0.. => Ok(offset),
+        _ => Err(Malformed::Body(what)),
+    }
+}
+
+fn session(r: &mut In<'_>) -> Result<(i64, u64), Malformed> {
+    Ok((r.i64("a subscription")?, r.u64("a subscription")?))
+}
+
+fn put_session(out: &mut Vec<u8>, session: (i64, u64)) {
+    out.extend_from_slice(&session.0.to_le_bytes());
+    out.extend_from_slice(&session.1.to_le_bytes());
+}
+
+fn partition(r: &mut In<'_>) -> Result<Partition, Malformed> {
+    let topic = TopicId(r.array("a topic's id")?);
+    let index = match r.i32("a partition's index")? {
+        index @ 0.. => index,
+        _ => return Err(Malformed::Body("a partition's index")),
+    };
+    let epoch = r.i32("a leader epoch")?;
+    Ok(Partition {
+        topic,
+        index,
+        epoch,
+    })
+}
+
+fn put_partition(out: &mut Vec<u8>, partition: Partition) {
+    out.extend_from_slice(&partition.topic.0);
+    out.extend_from_slice(&partition.index.to_le_bytes());
+    out.extend_from_slice(&partition.epoch.to_le_bytes());
+}
+
+fn epoch_answer(r: &mut In<'_>) -> Result<EpochAnswer, Malformed> {
+    Ok(EpochAnswer {
+        epoch: r.i32("an epoch")?,
+        end: offset(r, "the end of an epoch")?,
+    })
+}
+
+fn put_epoch_answer(out: &mut Vec<u8>, answer: EpochAnswer) {
+    out.extend_from_slice(&answer.epoch.to_le_bytes());
+    out.extend_from_slice(&answer.end.to_le_bytes());
+}
