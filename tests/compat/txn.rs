@@ -204,6 +204,11 @@ fn tools_show_and_abort() {
         listed.contains("left-open") && listed.contains("Ongoing"),
         "{listed}"
     );
+    for (pattern, found) in [("l[a-f]{2}t-(open|shut)", true), ("left", false)] {
+        let args = ["list", "--transactional-id-pattern", pattern];
+        let listed = kafka_transactions(&boot, &args);
+        assert_eq!(listed.contains("left-open"), found, "{pattern}: {listed}");
+    }
     let described = kafka_transactions(&boot, &["describe", "--transactional-id", "left-open"]);
     for part in ["t-0", "t-1", "Ongoing"] {
         assert!(described.contains(part), "{described}");

@@ -11,6 +11,7 @@ pub mod group;
 pub mod machine;
 pub mod meta;
 mod outbox;
+pub mod pattern;
 pub mod producer;
 pub mod raft;
 pub mod repl;

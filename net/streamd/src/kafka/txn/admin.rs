@@ -3,6 +3,7 @@
 
 use std::rc::Rc;
 
+use streamd_core::pattern::Pattern;
 use streamd_core::producer::Described as Producer;
 use streamd_core::txn::{Described, Listed, Reply, Request, Status};
 use streamd_io::Part;
@@ -99,11 +100,11 @@ pub async fn list(
     }
     all.sort_unstable_by(|a, b| a.id.cmp(&b.id));
     let pattern = match request.transactional_id_pattern.filter(|p| !p.is_empty()) {
-        Some(p) => match Pattern::new(p) {
-            Some(p) => Some(p),
-            None => {
+        Some(p) => match Pattern::new("TransactionalIdPattern", p) {
+            Ok(p) => Some(p),
+            Err((code, _)) => {
                 let response = list::ListTransactionsResponse {
-                    error_code: ErrorCode::InvalidRegularExpression.code(),
+                    error_code: code.code(),
                     ..list::ListTransactionsResponse::default()
                 };
                 return encode(header, &response);
@@ -141,37 +142,6 @@ pub async fn list(
         ..list::ListTransactionsResponse::default()
     };
     encode(header, &response)
-}
-
-/// A pattern of ids: literals and `.*`. Other regular expressions are refused, not misread.
-struct Pattern<'a>(Vec<&'a str>);
-
-impl<'a> Pattern<'a> {
-    fn new(text: &'a str) -> Option<Pattern<'a>> {
-        let parts: Vec<&str> = text.split(".*").collect();
-        let plain =
-            |p: &&str| !p.contains(['\\', '[', '(', '{', '*', '+', '?', '|', '^', '$', '.']);
-        parts.iter().all(plain).then_some(Pattern(parts))
-    }
-
-    fn matches(&self, id: &str) -> bool {
-        let [first, middle @ .., last] = self.0.as_slice() else {
-            return self.0.first() == Some(&id);
-        };
-        let Some(rest) = id.strip_prefix(first) else {
-            return false;
-        };
-        let Some(mut rest) = rest.strip_suffix(last) else {
-            return false;
-        };
-        for part in middle {
-            let Some(at) = rest.find(part) else {
-                return false;
-            };
-            rest = &rest[at + part.len()..];
-        }
-        true
-    }
 }
 
 /// Answers DescribeProducers, version 0.
