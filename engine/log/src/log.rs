@@ -416,8 +416,8 @@ impl Log {
         self.points.next.is_none() && active.is_some_and(|s| s.base > self.points.last.segment)
     }
 
-    /// Whether the checkpoint that will lie behind rolled segments is planned, and waits for what is
-    /// before it to be written to them.
+    /// Whether the checkpoint that will lie behind rolled segments is planned, and waits for what
+    /// is before it to be written to them.
     pub fn checkpoint_waits(&self) -> bool {
         let last = self.points.last.segment;
         (self.points.next.as_ref()).is_some_and(|next| next.segment > last)

@@ -41,10 +41,7 @@ impl Ask {
                 out.u8(4);
                 out.i32(node.0);
                 out.i64(*epoch);
-                out.count(sets.len());
-                for set in sets {
-                    put_set(&mut out, set);
-                }
+                put_list(&mut out, sets, put_set);
             }
             Ask::Propose {
                 commands,
@@ -52,10 +49,7 @@ impl Ask {
             } => {
                 out.u8(5);
                 out.i16(replication.unwrap_or(-1));
-                out.count(commands.len());
-                for command in commands {
-                    out.bytes(&command.encode());
-                }
+                put_list(&mut out, commands, |out, c| out.bytes(&c.encode()));
             }
             Ask::Elect {
                 election,
@@ -63,10 +57,7 @@ impl Ask {
             } => {
                 out.u8(6);
                 out.u8(u8::from(*election == Election::Unclean));
-                out.count(partitions.len());
-                for partition in partitions {
-                    put_id(&mut out, *partition);
-                }
+                put_list(&mut out, partitions, |out, p| put_id(out, *p));
             }
             Ask::Reassign {
                 partition,
@@ -158,11 +149,10 @@ pub fn encode_outcome(outcome: &Outcome) -> Vec<u8> {
         }
         Ok(Answer::Each(each)) => {
             out.u8(4);
-            out.count(each.len());
-            for (id, code) in each {
-                put_id(&mut out, *id);
+            put_list(&mut out, each, |out, (id, code)| {
+                put_id(out, *id);
                 out.i16(code.code());
-            }
+            });
         }
         Err((code, text)) => {
             out.u8(5);
@@ -206,6 +196,14 @@ fn version(r: &mut In<'_>) -> Result<(), Damaged> {
     }
 }
 
+/// What [`list`] reads.
+fn put_list<T>(out: &mut Out, items: &[T], mut put: impl FnMut(&mut Out, &T)) {
+    out.count(items.len());
+    for item in items {
+        put(out, item);
+    }
+}
+
 fn list<T>(
     r: &mut In<'_>,
     item_bytes: usize,
@@ -229,10 +227,7 @@ fn node(r: &mut In<'_>) -> Result<NodeId, Damaged> {
 }
 
 fn put_nodes(out: &mut Out, nodes: &[NodeId]) {
-    out.count(nodes.len());
-    for node in nodes {
-        out.i32(node.0);
-    }
+    put_list(out, nodes, |out, node| out.i32(node.0));
 }
 
 fn get_nodes(r: &mut In<'_>) -> Result<Vec<NodeId>, Damaged> {
@@ -259,11 +254,10 @@ fn put_set(out: &mut Out, set: &NewIsr) {
     put_id(out, set.partition);
     out.i32(set.leader_epoch);
     out.i32(set.epoch);
-    out.count(set.isr.len());
-    for (node, epoch) in &set.isr {
+    put_list(out, &set.isr, |out, (node, epoch)| {
         out.i32(node.0);
         out.i64(*epoch);
-    }
+    });
 }
 
 fn get_set(r: &mut In<'_>) -> Result<NewIsr, Damaged> {

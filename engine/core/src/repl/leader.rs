@@ -191,60 +191,20 @@ impl Leader {
         else {
             return Vec::new();
         };
-        let refuse = |why| {
-            let epoch = self.meta.leader_epoch;
-            vec![Effect::Send(
-                from,
-                Message::Refused {
-                    epoch,
-                    session,
-                    why,
-                },
-            )]
-        };
-        if epoch != self.meta.leader_epoch {
-            return refuse(match epoch < self.meta.leader_epoch {
-                true => ErrorCode::FencedLeaderEpoch,
-                false => ErrorCode::UnknownLeaderEpoch,
-            });
+        if let Err(why) = self.may_follow(from, epoch) {
+            return self.refuse(from, session, why);
         }
-        if from == self.me || !self.meta.replicas.contains(&from) {
-            return refuse(ErrorCode::UnknownLeaderEpoch);
-        }
-        if self
-            .followers
-            .get(&from)
-            .is_some_and(|p| p.session >= session)
-        {
+        let known = self.followers.get(&from);
+        if known.is_some_and(|p| p.session >= session) {
             return Vec::new();
         }
-        let (at, to) = epochs.end_of(last_epoch, ends.end);
-        let empty = end == 0 || last_epoch == -1;
-        if !empty && (at != last_epoch || end > to) {
-            let (epoch, end) = (self.meta.leader_epoch, to);
-            return vec![Effect::Send(
-                from,
-                Message::Diverged {
-                    epoch,
-                    session,
-                    at,
-                    end,
-                },
-            )];
-        }
-        if end < start {
-            let epoch = self.meta.leader_epoch;
-            return vec![Effect::Send(
-                from,
-                Message::Begin {
-                    epoch,
-                    session,
-                    start,
-                },
-            )];
+        if let Some(answer) =
+            self.begin_elsewhere((session, last_epoch, end), (epochs, start), ends)
+        {
+            return vec![Effect::Send(from, answer)];
         }
         if end > ends.end {
-            return refuse(ErrorCode::OffsetOutOfRange);
+            return self.refuse(from, session, ErrorCode::OffsetOutOfRange);
         }
         let known = self
             .followers
@@ -265,6 +225,54 @@ impl Leader {
         };
         self.followers.insert(from, progress);
         Vec::new()
+    }
+
+    fn refuse(&self, to: NodeId, session: Session, why: ErrorCode) -> Vec<Effect> {
+        let epoch = self.meta.leader_epoch;
+        let refused = Message::Refused {
+            epoch,
+            session,
+            why,
+        };
+        vec![Effect::Send(to, refused)]
+    }
+
+    /// Whether the node is a follower in the epoch that it names.
+    fn may_follow(&self, from: NodeId, epoch: Epoch) -> Result<(), ErrorCode> {
+        if epoch < self.meta.leader_epoch {
+            return Err(ErrorCode::FencedLeaderEpoch);
+        }
+        let here = from != self.me && self.meta.replicas.contains(&from);
+        match epoch == self.meta.leader_epoch && here {
+            true => Ok(()),
+            false => Err(ErrorCode::UnknownLeaderEpoch),
+        }
+    }
+
+    /// What a follower is told whose log does not end on the leader's: where to cut it, or where
+    /// to begin anew.
+    fn begin_elsewhere(
+        &self,
+        (session, last_epoch, end): (Session, Epoch, Offset),
+        (epochs, start): (&Epochs, Offset),
+        ends: Ends,
+    ) -> Option<Message> {
+        let epoch = self.meta.leader_epoch;
+        let (at, to) = epochs.end_of(last_epoch, ends.end);
+        let empty = end == 0 || last_epoch == -1;
+        if !empty && (at != last_epoch || end > to) {
+            return Some(Message::Diverged {
+                epoch,
+                session,
+                at,
+                end: to,
+            });
+        }
+        (end < start).then_some(Message::Begin {
+            epoch,
+            session,
+            start,
+        })
     }
 
     pub(super) fn ack(&mut self, from: NodeId, message: &Message, ends: Ends, now: Mono) {

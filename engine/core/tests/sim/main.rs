@@ -56,12 +56,12 @@ fn build(seed: u64) -> World {
                 0
             },
         };
-        world.clocks.insert(id, clock);
+        world.hard.clocks.insert(id, clock);
         let mut disk = MetaDisk::of(record.clone());
         if !voters.contains(&id) {
             disk.wipe();
         }
-        world.meta_disks.insert(id, disk);
+        world.hard.meta_disks.insert(id, disk);
         world.start(id);
     }
     world
@@ -69,7 +69,13 @@ fn build(seed: u64) -> World {
 
 /// Everything is there, and all is well.
 fn set_up(world: &mut World) {
-    let others: Vec<NodeId> = world.clocks.keys().copied().filter(|n| n.0 >= 3).collect();
+    let others: Vec<NodeId> = world
+        .hard
+        .clocks
+        .keys()
+        .copied()
+        .filter(|n| n.0 >= 3)
+        .collect();
     let mut asked = false;
     for _ in 0..400 {
         world.run(world.at + 50 * MS);
@@ -85,7 +91,7 @@ fn set_up(world: &mut World) {
         world.carry(leader);
         let image = world.nodes[&leader].metadata.image().clone();
         let active = image.cluster().brokers().filter(|b| b.is_active());
-        if active.count() < world.clocks.len() {
+        if active.count() < world.hard.clocks.len() {
             continue;
         }
         if !asked {
@@ -130,7 +136,7 @@ fn is_right(world: &World) -> bool {
         let _: &streamd_model::PartitionId = id;
         t.position as usize == t.log.len()
     };
-    right && world.tickets.len() < 100_000 && world.check.truth.iter().all(read)
+    right && world.load.tickets.len() < 100_000 && world.check.truth.iter().all(read)
 }
 
 fn run(seed: u64) -> Story {
@@ -145,15 +151,15 @@ fn run(seed: u64) -> Story {
     world.run(chaos + MS);
     // Somebody produces for a while yet, then all comes to rest.
     world.run(world.at + 3_000 * MS);
-    let before = world.acks;
+    let before = world.load.acks;
     world.run(world.at + 1_000 * MS);
     let mut late = 0;
-    while world.acks < before + 20 {
+    while world.load.acks < before + 20 {
         late += 1_000 * MS;
         assert!(late < RIGHT, "I12: nobody can produce any more");
         world.run(world.at + 1_000 * MS);
     }
-    world.next_value = u64::MAX / 2;
+    world.load.next_value = u64::MAX / 2;
     world.stop_producing();
     let deadline = world.at + RIGHT;
     while !is_right(&world) {
@@ -164,11 +170,11 @@ fn run(seed: u64) -> Story {
         );
         world.run(world.at + 250 * MS);
     }
-    world.check.end(&world.disks);
+    world.check.end(&world.hard.disks);
     Story {
-        hash: world.hash,
-        events: world.events,
-        acks: world.acks,
+        hash: world.trace.hash,
+        events: world.trace.events,
+        acks: world.load.acks,
         checks: world.check.checks,
         sim_ms: world.at / MS,
         counts: world.faults.counts,

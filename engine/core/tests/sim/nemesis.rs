@@ -131,7 +131,7 @@ impl World {
         let kinds = self.faults.kinds.clone();
         let kind = self.rng.pick(&kinds);
         self.note(kind as u64);
-        let all: Vec<NodeId> = self.clocks.keys().copied().collect();
+        let all: Vec<NodeId> = self.hard.clocks.keys().copied().collect();
         let node = self.rng.pick(&all);
         match kind {
             Kind::Crash => self.down(node, "crashes"),
@@ -146,7 +146,7 @@ impl World {
             Kind::CrashWriting | Kind::CrashVoting => {}
             Kind::Pause => {
                 let long = self.rng.below(3_000 * MS);
-                self.paused.insert(node, self.at + long);
+                self.hard.paused.insert(node, self.at + long);
                 self.faults.fired("pauses");
             }
             Kind::Isolate | Kind::OneWay | Kind::Halves => self.partition(kind, &all, node),
@@ -192,8 +192,8 @@ impl World {
     }
 
     fn partition(&mut self, kind: Kind, all: &[NodeId], node: NodeId) {
-        if !self.cut.is_empty() && self.rng.chance(600) {
-            self.cut.clear();
+        if !self.hard.cut.is_empty() && self.rng.chance(600) {
+            self.hard.cut.clear();
             self.faults.fired("partitions healed");
             return;
         }
@@ -205,17 +205,17 @@ impl World {
         for other in all.iter().copied().filter(|n| *n != node) {
             match kind {
                 Kind::Isolate => {
-                    self.cut.insert((node, other));
-                    self.cut.insert((other, node));
+                    self.hard.cut.insert((node, other));
+                    self.hard.cut.insert((other, node));
                 }
                 Kind::OneWay => {
-                    self.cut.insert((node, other));
+                    self.hard.cut.insert((node, other));
                 }
                 _ => {
                     for from in &half {
                         if !half.contains(&other) {
-                            self.cut.insert((*from, other));
-                            self.cut.insert((other, *from));
+                            self.hard.cut.insert((*from, other));
+                            self.hard.cut.insert((other, *from));
                         }
                     }
                 }
@@ -328,9 +328,9 @@ impl World {
     /// All faults end.
     pub fn heal(&mut self) {
         self.healed = true;
-        self.cut.clear();
-        self.paused.clear();
-        let all: Vec<NodeId> = self.clocks.keys().copied().collect();
+        self.hard.cut.clear();
+        self.hard.paused.clear();
+        let all: Vec<NodeId> = self.hard.clocks.keys().copied().collect();
         for node in all {
             if !self.nodes.contains_key(&node) {
                 self.later(0, Event::Start(node));

@@ -53,7 +53,7 @@ impl World {
             election_ticks: 8,
             heartbeat_ticks: 2,
         };
-        let records = self.meta_disks[&node].records();
+        let records = self.hard.meta_disks[&node].records();
         let metadata = Metadata::open(options, times(), local(node), records);
         let metadata = metadata.expect("the metadata log is whole");
         let mut incarnation = [0; 16];
@@ -87,9 +87,10 @@ impl World {
             return;
         };
         let lose = self.faults.loses_unsynced();
-        self.paused.remove(&node);
+        self.hard.paused.remove(&node);
         let mut rng = self.rng.clone();
         let disk = self
+            .hard
             .meta_disks
             .get_mut(&node)
             .expect("every node has a disk");
@@ -99,7 +100,7 @@ impl World {
         self.faults.fired_by("metadata writes lost", lost);
         self.faults.fired_by("metadata writes torn", torn);
         let mut records = 0;
-        for log in self.disks.entry(node).or_default().values_mut() {
+        for log in self.hard.disks.entry(node).or_default().values_mut() {
             let before = log.lost;
             log.crash(&mut rng, lose);
             records += log.lost - before;
@@ -124,7 +125,7 @@ impl World {
         }
         if self.nodes[&node].metadata.decides() && self.rng.chance(100) {
             let token = self.token(node);
-            self.reads.insert(token, self.check.answered);
+            self.load.reads.insert(token, self.check.answered);
             let me = self.nodes.get_mut(&node).expect("it lives");
             me.metadata.read(token, now);
             self.carry(node);
@@ -181,7 +182,13 @@ impl World {
         let bytes = records.iter().map(|r| r.bytes).sum();
         let size = (records.len() as i64, bytes);
         if replica.data(from, head, &epochs, size, now) {
-            let disk = self.disks.entry(to).or_default().entry(id).or_default();
+            let disk = self
+                .hard
+                .disks
+                .entry(to)
+                .or_default()
+                .entry(id)
+                .or_default();
             for rec in records {
                 disk.append(rec);
             }
@@ -203,7 +210,13 @@ impl World {
         let effects = act(replica);
         self.effects(node, id, effects);
         let life = self.nodes[&node].life;
-        let disk = self.disks.entry(node).or_default().entry(id).or_default();
+        let disk = self
+            .hard
+            .disks
+            .entry(node)
+            .or_default()
+            .entry(id)
+            .or_default();
         if disk.flush() {
             let slow = self.faults.disk(&mut self.rng, self.healed);
             self.later(slow, Event::Flushed(node, life, id));
@@ -222,7 +235,13 @@ impl World {
                 } => self.push(node, id, (to, head, max_bytes)),
                 Effect::Truncate(to) => {
                     self.faults.fired("logs cut by epoch");
-                    let disk = self.disks.entry(node).or_default().entry(id).or_default();
+                    let disk = self
+                        .hard
+                        .disks
+                        .entry(node)
+                        .or_default()
+                        .entry(id)
+                        .or_default();
                     disk.truncate(to);
                 }
                 Effect::Reset(start) => panic!("no log is trimmed here, and it begins at {start}"),
@@ -231,10 +250,11 @@ impl World {
                     assert!(high <= durable, "L2: {high} of {durable} durable");
                     let leads = self.nodes[&node].replicas[&id].leads();
                     let epoch = leads.map(|l| l.meta().leader_epoch);
-                    let log = &self.disks[&node][&id].log;
+                    let log = &self.hard.disks[&node][&id].log;
                     self.check.high(id, node, high, log);
                     if let Some(epoch) = epoch {
-                        self.check.leader_high(id, (node, epoch), high, &self.disks);
+                        self.check
+                            .leader_high(id, (node, epoch), high, &self.hard.disks);
                     }
                     self.note(high as u64);
                 }
@@ -255,7 +275,7 @@ impl World {
     }
 
     fn push(&mut self, node: NodeId, id: PartitionId, (to, head, max): (NodeId, Head, u64)) {
-        let log = &self.disks[&node][&id].log;
+        let log = &self.hard.disks[&node][&id].log;
         let (mut bytes, mut records) = (0, Vec::new());
         for rec in &log[head.base as usize..] {
             if !records.is_empty() && bytes + rec.bytes > max {
@@ -296,12 +316,12 @@ impl World {
     }
 
     fn settled(&mut self, node: NodeId, ticket: u64, result: Result<(), ErrorCode>) {
-        let Some((id, value, at, all)) = self.tickets.remove(&ticket) else {
+        let Some((id, value, at, all)) = self.load.tickets.remove(&ticket) else {
             return;
         };
         if result.is_ok() {
             self.acts(node);
-            self.acks += 1;
+            self.load.acks += 1;
             self.note(value);
             if all {
                 self.check.acked(id, value, at);
@@ -315,7 +335,13 @@ impl World {
             return;
         };
         let high = replica.high();
-        let disk = self.disks.entry(node).or_default().entry(id).or_default();
+        let disk = self
+            .hard
+            .disks
+            .entry(node)
+            .or_default()
+            .entry(id)
+            .or_default();
         let to = disk.flushed(high);
         self.replica(node, id, |r| r.flushed(to, now));
         self.carry(node);
@@ -324,6 +350,7 @@ impl World {
     pub fn meta_durable(&mut self, node: NodeId) {
         let now = self.now(node);
         let disk = self
+            .hard
             .meta_disks
             .get_mut(&node)
             .expect("every node has a disk");
@@ -361,6 +388,7 @@ impl World {
             } => {
                 let life = self.nodes[&node].life;
                 let disk = self
+                    .hard
                     .meta_disks
                     .get_mut(&node)
                     .expect("every node has a disk");
@@ -377,13 +405,13 @@ impl World {
                     self.check.answered = self.check.answered.max(version);
                 }
                 let me = self.nodes.get_mut(&node).expect("it lives");
-                self.reads.remove(&token);
+                self.load.reads.remove(&token);
                 if let Some((from, theirs)) = me.asked.remove(&token) {
                     self.send(node, from, Packet::Answer(theirs, outcome));
                 }
             }
             Output::Read(token) => {
-                let least = self.reads.remove(&token).expect("it was asked once");
+                let least = self.load.reads.remove(&token).expect("it was asked once");
                 let have = self.nodes[&node].metadata.image().version();
                 assert!(
                     have >= least,
@@ -454,7 +482,13 @@ impl World {
                 continue;
             }
             let settings = self.settings();
-            let disk = self.disks.entry(node).or_default().entry(id).or_default();
+            let disk = self
+                .hard
+                .disks
+                .entry(node)
+                .or_default()
+                .entry(id)
+                .or_default();
             let (epochs, ends) = (disk.epochs(), (0, disk.high, disk.log.len() as i64));
             let me = self.nodes.get_mut(&node).expect("it lives");
             let replica = me.replicas.entry(id);
@@ -473,7 +507,7 @@ impl World {
                 && led != leads
             {
                 self.faults.fired("partition leaders elected");
-                let log = &self.disks[&node][&id].log;
+                let log = &self.hard.disks[&node][&id].log;
                 self.check.leads(id, node, epoch, log);
             }
             self.effects(node, id, effects);
@@ -516,7 +550,7 @@ impl World {
 
     pub fn ask(&mut self, node: NodeId, token: u64, ask: Ask) {
         let role = self.nodes[&node].metadata.quorum().role();
-        let any: Vec<NodeId> = self.clocks.keys().copied().collect();
+        let any: Vec<NodeId> = self.hard.clocks.keys().copied().collect();
         let to = role.leader.unwrap_or_else(|| self.rng.pick(&any));
         self.send(node, to, Packet::Ask(token, ask));
     }
@@ -529,11 +563,11 @@ impl World {
             return;
         }
         let (node, id) = self.rng.pick(&leaders);
-        if self.paused.contains_key(&node) {
+        if self.hard.paused.contains_key(&node) {
             return;
         }
-        let (now, value) = (self.now(node), self.next_value);
-        self.next_value += 1;
+        let (now, value) = (self.now(node), self.load.next_value);
+        self.load.next_value += 1;
         let acks = if self.rng.chance(850) {
             Acks::All
         } else {
@@ -545,9 +579,16 @@ impl World {
         match replica.append(1, acks, value, now) {
             Ok((at, epoch, effects)) => {
                 self.acts(node);
-                self.tickets
+                self.load
+                    .tickets
                     .insert(value, (id, value, at, acks == Acks::All));
-                let disk = self.disks.entry(node).or_default().entry(id).or_default();
+                let disk = self
+                    .hard
+                    .disks
+                    .entry(node)
+                    .or_default()
+                    .entry(id)
+                    .or_default();
                 assert_eq!(
                     disk.log.len() as i64,
                     at,
@@ -591,7 +632,7 @@ impl World {
             }
             // Followers serve reads too.
             self.check
-                .read(*id, replica.high(), &self.disks[&node][id].log);
+                .read(*id, replica.high(), &self.hard.disks[&node][id].log);
         }
     }
 }

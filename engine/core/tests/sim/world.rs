@@ -64,33 +64,57 @@ impl Clock {
     }
 }
 
-pub struct World {
-    pub seed: u64,
-    pub rng: Rng,
-    pub at: u64,
-    seq: u64,
-    queue: BTreeMap<(u64, u64), Event>,
-    pub nodes: BTreeMap<NodeId, Node>,
+/// What goes on living when a node's process ends.
+#[derive(Default)]
+pub struct Hardware {
     pub clocks: BTreeMap<NodeId, Clock>,
     pub meta_disks: BTreeMap<NodeId, MetaDisk>,
     pub disks: BTreeMap<NodeId, BTreeMap<PartitionId, LogDisk>>,
     pub paused: BTreeMap<NodeId, u64>,
     /// From, to: nothing goes through.
     pub cut: BTreeSet<(NodeId, NodeId)>,
-    pub faults: Faults,
-    pub check: Checker,
-    pub hash: u64,
-    pub events: u64,
+}
+
+/// What clients wait for.
+#[derive(Default)]
+pub struct Load {
     pub next_value: u64,
-    pub voters: BTreeSet<NodeId>,
-    pub healed: bool,
-    pub lives: u64,
-    pub min_isr: usize,
     /// What is under way from producers: ticket to partition, value, offset, whether `acks=all`.
     pub tickets: BTreeMap<u64, (PartitionId, u64, i64, bool)>,
     pub acks: u64,
     /// Reads of the metadata: token to the version that they must see.
     pub reads: BTreeMap<u64, u64>,
+}
+
+/// What two runs of one seed must agree on.
+#[derive(Default)]
+pub struct Trace {
+    pub hash: u64,
+    pub events: u64,
+}
+
+/// What is to happen, by time and then in the order it was asked for.
+#[derive(Default)]
+struct Queue {
+    seq: u64,
+    events: BTreeMap<(u64, u64), Event>,
+}
+
+pub struct World {
+    pub seed: u64,
+    pub rng: Rng,
+    pub at: u64,
+    queue: Queue,
+    pub nodes: BTreeMap<NodeId, Node>,
+    pub hard: Hardware,
+    pub faults: Faults,
+    pub check: Checker,
+    pub trace: Trace,
+    pub load: Load,
+    pub voters: BTreeSet<NodeId>,
+    pub healed: bool,
+    pub lives: u64,
+    pub min_isr: usize,
     pub hinted: BTreeSet<(NodeId, i64)>,
     quiet: bool,
 }
@@ -102,27 +126,24 @@ impl World {
         World {
             seed,
             at: 1_000 * MS,
-            seq: 0,
-            queue: BTreeMap::new(),
+            queue: Queue::default(),
             nodes: BTreeMap::new(),
-            clocks: BTreeMap::new(),
-            meta_disks: BTreeMap::new(),
-            disks: BTreeMap::new(),
-            paused: BTreeMap::new(),
-            cut: BTreeSet::new(),
+            hard: Hardware::default(),
             faults,
             check: Checker::default(),
-            hash: seed,
-            events: 0,
-            next_value: 1,
+            trace: Trace {
+                hash: seed,
+                events: 0,
+            },
+            load: Load {
+                next_value: 1,
+                ..Load::default()
+            },
             voters: BTreeSet::new(),
             // Nothing goes wrong before everything is there.
             healed: true,
             lives: 0,
             min_isr: 1 + rng.below(2) as usize,
-            tickets: BTreeMap::new(),
-            acks: 0,
-            reads: BTreeMap::new(),
             hinted: BTreeSet::new(),
             quiet: false,
             rng,
@@ -130,16 +151,18 @@ impl World {
     }
 
     pub fn now(&self, node: NodeId) -> Mono {
-        self.clocks[&node].now(self.at)
+        self.hard.clocks[&node].now(self.at)
     }
 
     pub fn later(&mut self, delay: u64, event: Event) {
-        self.seq += 1;
-        self.queue.insert((self.at + delay, self.seq), event);
+        self.queue.seq += 1;
+        self.queue
+            .events
+            .insert((self.at + delay, self.queue.seq), event);
     }
 
     pub fn note(&mut self, what: u64) {
-        self.hash = mix(self.hash ^ what).wrapping_add(self.at);
+        self.trace.hash = mix(self.trace.hash ^ what).wrapping_add(self.at);
     }
 
     /// Sends a packet, with what the network does to it.
@@ -148,7 +171,7 @@ impl World {
             self.later(1_000, Event::Arrives(from, to, packet));
             return;
         }
-        if self.cut.contains(&(from, to)) {
+        if self.hard.cut.contains(&(from, to)) {
             self.faults.fired("packets cut off");
             return;
         }
@@ -172,13 +195,13 @@ impl World {
 
     /// Carries out events until `end`.
     pub fn run(&mut self, end: u64) {
-        while let Some(entry) = self.queue.first_entry() {
+        while let Some(entry) = self.queue.events.first_entry() {
             if entry.key().0 > end {
                 break;
             }
             let ((at, _), event) = entry.remove_entry();
             self.at = at;
-            self.events += 1;
+            self.trace.events += 1;
             self.step(event);
         }
         self.at = end;
@@ -193,12 +216,12 @@ impl World {
         };
         if let Some((node, kind)) = node {
             // A process that is stopped sees everything later, all at once.
-            if let Some(until) = self.paused.get(&node).copied() {
+            if let Some(until) = self.hard.paused.get(&node).copied() {
                 if until > self.at {
                     self.later(until - self.at, event);
                     return;
                 }
-                self.paused.remove(&node);
+                self.hard.paused.remove(&node);
             }
             self.note(kind << 32 | node.0 as u64);
         }

@@ -6,14 +6,21 @@ use super::*;
 
 const RECORDS: &[u8] = b"batches, back to back";
 
+const PARTITION: Partition = Partition {
+    topic: TopicId([7; 16]),
+    index: 3,
+    epoch: 9,
+};
+const SESSION: (i64, u64) = (12, 34);
+
 fn samples() -> Vec<(Body<'static>, u16)> {
-    let partition = Partition {
-        topic: TopicId([7; 16]),
-        index: 3,
-        epoch: 9,
-    };
-    let session = (12, 34);
-    let answer = EpochAnswer { epoch: 2, end: 40 };
+    let mut all = greetings();
+    all.extend(stream());
+    all.extend(questions());
+    all
+}
+
+fn greetings() -> Vec<(Body<'static>, u16)> {
     let hello = Hello {
         versions: (1, 2),
         node: NodeId(4),
@@ -29,84 +36,83 @@ fn samples() -> Vec<(Body<'static>, u16)> {
         cluster: "a-cluster",
         mechanisms: "",
     };
+    vec![
+        (Body::Hello(hello), 0),
+        (Body::Welcome(welcome), FLAG_ANSWER),
+        (Body::Auth(b"PLAIN"), 0),
+    ]
+}
+
+/// What carries records, and what keeps a stream of them going.
+fn stream() -> Vec<(Body<'static>, u16)> {
+    let append = Append {
+        partition: PARTITION,
+        acks: -1,
+        records: RECORDS,
+    };
     let subscribe = Subscribe {
-        partition,
-        session,
+        partition: PARTITION,
+        session: SESSION,
         from: 100,
         last_epoch: -1,
         durable: -1,
         credit: u64::MAX,
     };
+    let subscribed = Subscribed {
+        epoch: 9,
+        start: 1,
+        high: 2,
+    };
     let data = Data {
         epoch: 9,
-        session,
+        session: SESSION,
         base: 100,
         high: 90,
         start: 0,
         records: RECORDS,
     };
+    let pulse = Data {
+        records: &[],
+        ..data
+    };
     let ack = Ack {
         epoch: 9,
-        session,
+        session: SESSION,
         durable: 110,
         taken: 5,
     };
-    let append = Append {
-        partition,
-        acks: -1,
-        records: RECORDS,
-    };
     vec![
-        (Body::Hello(hello), 0),
-        (Body::Welcome(welcome), FLAG_ANSWER),
-        (Body::Auth(b"PLAIN"), 0),
         (Body::Append(append), 0),
         (Body::Appended(Appended { base: 7, epoch: 9 }), FLAG_ANSWER),
         (Body::Subscribe(subscribe), 0),
-        (
-            Body::Subscribed(Subscribed {
-                epoch: 9,
-                start: 1,
-                high: 2,
-            }),
-            FLAG_ANSWER,
-        ),
+        (Body::Subscribed(subscribed), FLAG_ANSWER),
         (Body::Credit(Credit { taken: 1 << 40 }), 0),
         (Body::Data(data), 0),
-        (
-            Body::Data(Data {
-                records: &[],
-                ..data
-            }),
-            FLAG_LAST,
-        ),
+        (Body::Data(pulse), FLAG_LAST),
         (Body::Ack(ack), 0),
-        (
-            Body::EpochQuery(EpochQuery {
-                partition,
-                asked: 8,
-            }),
-            0,
-        ),
+    ]
+}
+
+fn questions() -> Vec<(Body<'static>, u16)> {
+    let query = EpochQuery {
+        partition: PARTITION,
+        asked: 8,
+    };
+    let answer = EpochAnswer { epoch: 2, end: 40 };
+    let diverged = Diverged {
+        epoch: 9,
+        session: SESSION,
+        at: answer,
+    };
+    let failure = Failure::new(ErrorCode::NotController, "node 3 is the controller");
+    vec![
+        (Body::EpochQuery(query), 0),
         (Body::EpochAnswer(answer), FLAG_ANSWER),
-        (
-            Body::Diverged(Diverged {
-                epoch: 9,
-                session,
-                at: answer,
-            }),
-            0,
-        ),
+        (Body::Diverged(diverged), 0),
         (Body::Raft(RECORDS), 0),
         (Body::Control(RECORDS), FLAG_ANSWER),
         (Body::Ping, 0),
-        (
-            Body::Error(Failure::new(
-                ErrorCode::NotController,
-                "node 3 is the controller",
-            )),
-            FLAG_ANSWER | FLAG_LAST,
-        ),
+        (Body::Error(failure), FLAG_ANSWER | FLAG_LAST),
     ]
 }
 
