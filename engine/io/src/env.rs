@@ -6,13 +6,14 @@
 use std::future::Future;
 use std::io;
 use std::net::SocketAddr;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::Duration;
 
 use streamd_model::Mono;
 
 use crate::buf::AlignedBuf;
 use crate::file::{File, OpenOptions};
+use crate::file_system::{self, FileSystem};
 #[cfg(any(test, feature = "sim"))]
 use crate::sim;
 use crate::stream::{Accepted, Listener, Stream};
@@ -157,27 +158,20 @@ impl Env {
         both!(self, e => e.sync_dir(path).await)
     }
 
-    /// Makes everything durable that was written before to the file system that holds `path`, by
-    /// whomever: contents and names. One call for thousands of files, where a sync of each takes
-    /// the device for each.
-    pub async fn sync_all(&self, path: &Path) -> io::Result<()> {
-        both!(self, e => e.sync_all(path).await)
+    /// The file system that holds the directory `path`, to sync all of it.
+    pub async fn file_system(&self, path: &Path) -> io::Result<FileSystem> {
+        let kind = match &self.0 {
+            Kind::Uring(e) => file_system::Kind::Uring(e.file_system(path).await?),
+            #[cfg(any(test, feature = "sim"))]
+            Kind::Sim(e) => file_system::Kind::Sim(e.file_system(path)),
+        };
+        Ok(FileSystem(kind))
     }
 
     /// The names of the directories in a directory, in no order. Looks at no entry itself, so it
     /// takes little also where there are very many. Names that are not UTF-8 are an error.
     pub async fn list_dirs(&self, path: &Path) -> io::Result<Vec<String>> {
         both!(self, e => e.list_dirs(path).await)
-    }
-
-    /// Replaces many files of the file system that holds `root` as [`Env::write_file_atomic`]
-    /// replaces one, with two calls of [`Env::sync_all`] for all of them.
-    pub async fn replace_files(
-        &self,
-        root: &Path,
-        files: Vec<(PathBuf, Vec<u8>)>,
-    ) -> io::Result<()> {
-        both!(self, e => e.replace_files(root, files).await)
     }
 
     /// The entries of a directory, sorted by name. Names that are not UTF-8 are an error.

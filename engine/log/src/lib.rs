@@ -67,7 +67,8 @@ impl LogError {
         }
     }
 
-    pub(crate) fn io(what: impl Into<String>) -> impl FnOnce(io::Error) -> LogError {
+    /// For all else.
+    pub fn io(what: impl Into<String>) -> impl FnOnce(io::Error) -> LogError {
         let what = what.into();
         move |error| LogError::Io { what, error }
     }

@@ -199,8 +199,8 @@ pub async fn settle(env: &Env, log: &RefCell<Log>) -> Result<(), LogError> {
     settled(env, log, written).await
 }
 
-/// Like [`settle`], after a call of [`Env::sync_all`] that began when everything before `written`
-/// (see [`Log::written`]) was written.
+/// Like [`settle`], after a call of [`streamd_io::FileSystem::sync`] that began when everything
+/// before `written` (see [`Log::written`]) was written.
 pub async fn settle_synced(env: &Env, log: &RefCell<Log>, written: Offset) -> Result<(), LogError> {
     let turn = log.borrow().back.turn.clone();
     let _turn = turn.acquire(1).await;

@@ -339,7 +339,12 @@ async fn stop(life: &Rc<Life>) {
             closed.expect("close works");
         }
     }
-    let replaced = life.env.replace_files(Path::new(DATA), files).await;
+    let all = life
+        .env
+        .file_system(Path::new(DATA))
+        .await
+        .expect("a file system");
+    let replaced = all.replace_files(files).await;
     replaced.expect("files are replaced");
     if let Some(file) = file {
         life.journal.release(&file);
@@ -423,7 +428,8 @@ fn drain(life: &Rc<Life>, file: Option<Rc<JournalFile>>) {
                 marks.push(one.log.borrow().written());
             }
             if together {
-                let synced = life.env.sync_all(Path::new(DATA)).await;
+                let all = life.env.file_system(Path::new(DATA)).await;
+                let synced = all.expect("a file system").sync().await;
                 synced.expect("the file system is synced");
             }
             for (one, mark) in life.logs.iter().zip(marks) {

@@ -13,7 +13,7 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use streamd_io::local::{Budget, Notify};
-use streamd_io::{Class, Env};
+use streamd_io::{Class, Env, FileSystem};
 use streamd_log::journal::{Flushed, Group, Journal, JournalFile, WriteError};
 use streamd_log::log::SharedLog;
 use streamd_log::{LogError, open_files, write_back};
@@ -86,7 +86,7 @@ struct Drain {
 pub struct Flusher {
     env: Env,
     tail: Rc<TailBudget>,
-    journal: OnceCell<Journal>,
+    disk: OnceCell<(Journal, FileSystem)>,
     queue: RefCell<VecDeque<Rc<dyn Owner>>>,
     writing: Cell<bool>,
     /// Logs whose directories are being made.
@@ -112,7 +112,7 @@ impl Flusher {
         Rc::new(Flusher {
             env: env.clone(),
             tail,
-            journal: OnceCell::new(),
+            disk: OnceCell::new(),
             queue: RefCell::default(),
             writing: Cell::new(false),
             making: Cell::new(0),
@@ -157,9 +157,9 @@ impl Flusher {
         self.all_from.set(logs);
     }
 
-    /// Takes the journal into use.
-    pub fn start(self: &Rc<Self>, journal: Journal) {
-        let first = self.journal.set(journal).is_ok();
+    /// Takes the journal into use, and the file system that it and all logs are on.
+    pub fn start(self: &Rc<Self>, journal: Journal, all: FileSystem) {
+        let first = self.disk.set((journal, all)).is_ok();
         assert!(first, "a flusher is started once");
         let this = self.clone();
         self.env
@@ -168,7 +168,13 @@ impl Flusher {
     }
 
     fn journal(&self) -> &Journal {
-        self.journal.get().expect("started before the first append")
+        let (journal, _) = self.disk.get().expect("started before the first append");
+        journal
+    }
+
+    /// The file system of the logs; `None` before the start.
+    pub fn file_system(&self) -> Option<&FileSystem> {
+        self.disk.get().map(|(_, all)| all)
     }
 
     /// A file of the journal that a replay had put off is free.
@@ -374,10 +380,12 @@ impl Flusher {
         }
         let written = |o: &Rc<dyn Owner>| o.log().borrow().written();
         let marks: Vec<Offset> = owners.iter().map(written).collect();
-        let dir = self.journal().data_dir();
-        if let Err(error) = self.env.sync_all(dir).await {
+        let Some(all) = self.file_system() else {
+            return;
+        };
+        if let Err(error) = all.sync().await {
             // Nobody knows whose bytes they are.
-            let what = format!("sync the file system of {}", dir.display());
+            let what = "sync the file system of the data directory".to_owned();
             let error = LogError::sync(what)(error);
             for owner in owners.iter().filter(|o| !o.is_gone()) {
                 owner.failed(&error);
@@ -454,7 +462,7 @@ impl Flusher {
     /// Waits until all that was appended is durable in the segments, or has failed. Nothing must be
     /// appended any more.
     pub async fn close(self: &Rc<Self>) -> Result<(), LogError> {
-        let Some(journal) = self.journal.get() else {
+        let Some((journal, _)) = self.disk.get() else {
             return Ok(());
         };
         self.closing.set(true);

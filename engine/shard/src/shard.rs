@@ -333,7 +333,9 @@ impl Shard {
         self.look_at_disk().await;
         let journal = Journal::open_without(&self.env, data_dir, held, options).await?;
         self.past.waits(backlog);
-        self.flusher.start(journal);
+        let all = self.env.file_system(data_dir).await;
+        let all = all.map_err(LogError::io(format!("open {}", data_dir.display())))?;
+        self.flusher.start(journal, all);
         Ok(())
     }
 
@@ -606,9 +608,11 @@ impl Shard {
                 continue;
             }
             // It makes the cuts durable as well, before anything says where the logs end.
-            let data_dir = &self.settings.data_dir;
-            if let Err(error) = self.env.replace_files(data_dir, files).await {
-                let what = format!("write checkpoints in {}", data_dir.display());
+            let Some(all) = self.flusher.file_system() else {
+                continue;
+            };
+            if let Err(error) = all.replace_files(files).await {
+                let what = format!("write checkpoints in {}", self.data_dir().display());
                 not_closed(&closing, &LogError::Io { what, error });
             }
         }

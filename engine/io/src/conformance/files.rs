@@ -258,11 +258,12 @@ async fn names(env: Env, dir: PathBuf) {
         (deep.join("1"), b"one".to_vec()),
         (deep.join("sub/new"), vec![]),
     ];
-    env.replace_files(&deep, two).await.unwrap();
+    let all = env.file_system(&dir).await.unwrap();
+    all.replace_files(two).await.unwrap();
     assert_eq!(env.read_file(&deep.join("1"), 3).await.unwrap(), b"one");
     assert!(env.list_dir(&deep.join("sub")).await.unwrap().len() == 1);
     env.remove_file(&deep.join("sub/new")).await.unwrap();
-    env.sync_all(&dir).await.unwrap();
+    all.sync().await.unwrap();
     env.rename(&deep.join("1"), &deep.join("2")).await.unwrap();
     env.remove_file(&deep.join("10")).await.unwrap();
     env.rename(&deep, &dir.join("a/moved")).await.unwrap();

@@ -221,6 +221,8 @@ pub(crate) struct DiskState {
     inodes: BTreeMap<u64, Inode>,
     next_ino: u64,
     next_change: u64,
+    /// Syncs of everything that failed.
+    lost_all: u64,
     pub(super) eio_per_million: u32,
     pub(super) capacity: Option<u64>,
     pub(super) faults: Vec<Fault>,
@@ -244,6 +246,7 @@ impl DiskState {
             inodes: BTreeMap::new(),
             next_ino: 1,
             next_change: 1,
+            lost_all: 0,
             eio_per_million: options.eio_per_million,
             capacity: options.capacity,
             faults: Vec::new(),
@@ -369,6 +372,12 @@ impl DiskState {
         for ino in all {
             self.fail_sync(ino, until, rng);
         }
+        self.lost_all += 1;
+    }
+
+    /// How often a sync of everything failed.
+    pub(super) fn lost_all(&self) -> u64 {
+        self.lost_all
     }
 
     pub(super) fn list_dir(&self, dir: &Path) -> io::Result<Vec<DirEntry>> {

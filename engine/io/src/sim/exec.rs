@@ -388,43 +388,17 @@ impl Env {
         self.0.disk.borrow_mut().sync_dir(path, until)
     }
 
-    pub(crate) async fn sync_all(&self, path: &Path) -> io::Result<()> {
-        let until = self.0.disk.borrow().marks();
-        let result = self.0.disk_op(DiskOp::Sync, path).await;
-        let mut disk = self.0.disk.borrow_mut();
-        match &result {
-            Ok(()) => disk.sync_all(until),
-            Err(_) => self.0.random(|r| disk.fail_sync_all(until.1, r)),
+    pub(crate) fn file_system(&self, path: &Path) -> FileSystem {
+        FileSystem {
+            env: self.clone(),
+            root: path.to_owned(),
+            told: Cell::new(self.0.disk.borrow().lost_all()),
         }
-        result
     }
 
     pub(crate) async fn list_dirs(&self, path: &Path) -> io::Result<Vec<String>> {
         let entries = self.list_dir(path).await?.into_iter();
         Ok(entries.filter(|e| e.is_dir).map(|e| e.name).collect())
-    }
-
-    pub(crate) async fn replace_files(
-        &self,
-        root: &Path,
-        files: Vec<(PathBuf, Vec<u8>)>,
-    ) -> io::Result<()> {
-        let mut names = Vec::new();
-        for (path, bytes) in files {
-            let mut temp = path.as_os_str().to_owned();
-            temp.push(".tmp");
-            let temp = PathBuf::from(temp);
-            let options = OpenOptions::new().create();
-            let file = super::File::open(self.0.clone(), &temp, &options).await?;
-            file.truncate(0).await?;
-            file.write_plain(bytes, 0).await?;
-            names.push((temp, path));
-        }
-        self.sync_all(root).await?;
-        for (temp, path) in names {
-            self.rename(&temp, &path).await?;
-        }
-        self.sync_all(root).await
     }
 
     pub(crate) async fn list_dir(&self, path: &Path) -> io::Result<Vec<DirEntry>> {
@@ -483,5 +457,51 @@ impl Env {
             .await;
         let stream = super::Stream::connect(self.0.clone(), addr)?;
         Ok(stream::Stream(stream::StreamKind::Sim(stream)))
+    }
+}
+
+/// The simulator's arm of [`crate::FileSystem`].
+pub(crate) struct FileSystem {
+    env: Env,
+    root: PathBuf,
+    /// Failures of write-back that were told here, or were before it was opened.
+    told: Cell<u64>,
+}
+
+impl FileSystem {
+    pub(crate) async fn sync(&self) -> io::Result<()> {
+        let world = &self.env.0;
+        let until = world.disk.borrow().marks();
+        let result = world.disk_op(DiskOp::Sync, &self.root).await;
+        let mut disk = world.disk.borrow_mut();
+        match &result {
+            Ok(()) => disk.sync_all(until),
+            Err(_) => world.random(|r| disk.fail_sync_all(until.1, r)),
+        }
+        // What another one has lost may be what was written here.
+        let told = self.told.replace(disk.lost_all());
+        match result {
+            Ok(()) if told < disk.lost_all() => Err(io::Error::from_raw_os_error(libc::EIO)),
+            result => result,
+        }
+    }
+
+    pub(crate) async fn replace_files(&self, files: Vec<(PathBuf, Vec<u8>)>) -> io::Result<()> {
+        let mut names = Vec::new();
+        for (path, bytes) in files {
+            let mut temp = path.as_os_str().to_owned();
+            temp.push(".tmp");
+            let temp = PathBuf::from(temp);
+            let options = OpenOptions::new().create();
+            let file = super::File::open(self.env.0.clone(), &temp, &options).await?;
+            file.truncate(0).await?;
+            file.write_plain(bytes, 0).await?;
+            names.push((temp, path));
+        }
+        self.sync().await?;
+        for (temp, path) in names {
+            self.env.rename(&temp, &path).await?;
+        }
+        self.sync().await
     }
 }

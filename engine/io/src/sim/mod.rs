@@ -21,7 +21,7 @@ use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::time::Duration;
 
-pub(crate) use exec::Env;
+pub(crate) use exec::{Env, FileSystem};
 pub(crate) use file::{File, SharedIno};
 pub(crate) use net::{Accepted, Listener, ReadHalf, Stream, WriteHalf};
 

@@ -431,3 +431,26 @@ fn what_a_process_had_under_way_is_over_before_the_next_begins() {
     }
     assert!((20..180).contains(&happened), "{happened}");
 }
+
+#[test]
+fn each_shard_hears_of_what_a_sync_of_everything_has_lost() {
+    let mut sim = Sim::new(1, SimOptions::default());
+    let disk = sim.disk();
+    sim.run(move |env| async move {
+        env.create_dir_all(&dir()).await.unwrap();
+        let [a, b] = [
+            env.file_system(&dir()).await.unwrap(),
+            env.file_system(&dir()).await.unwrap(),
+        ];
+        disk.set_faults(vec![Fault::eio("", DiskOp::Sync)]);
+        a.sync().await.unwrap_err();
+        disk.set_faults(Vec::new());
+        let c = env.file_system(&dir()).await.unwrap();
+        b.sync()
+            .await
+            .expect_err("what it wrote may be lost as well");
+        for all in [a, b, c] {
+            all.sync().await.expect("each is told once");
+        }
+    });
+}

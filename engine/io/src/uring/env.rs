@@ -10,6 +10,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::panic::Location;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
+use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use streamd_model::Mono;
@@ -105,23 +106,18 @@ impl Env {
             .await
     }
 
-    pub(crate) async fn sync_all(&self, path: &Path) -> io::Result<()> {
+    pub(crate) async fn file_system(&self, path: &Path) -> io::Result<FileSystem> {
         let path = path.to_owned();
-        self.0.pool.run(move || sync_all(&path)).await
+        let root = self.0.pool.run(move || fs::File::open(path)).await?;
+        Ok(FileSystem {
+            shard: self.0.clone(),
+            root: Arc::new(root),
+        })
     }
 
     pub(crate) async fn list_dirs(&self, path: &Path) -> io::Result<Vec<String>> {
         let path = path.to_owned();
         self.0.pool.run(move || list_dirs(&path)).await
-    }
-
-    pub(crate) async fn replace_files(
-        &self,
-        root: &Path,
-        files: Vec<(PathBuf, Vec<u8>)>,
-    ) -> io::Result<()> {
-        let root = root.to_owned();
-        self.0.pool.run(move || replace_files(&root, &files)).await
     }
 
     pub(crate) async fn list_dir(&self, path: &Path) -> io::Result<Vec<DirEntry>> {
@@ -169,16 +165,36 @@ impl Env {
     }
 }
 
-fn sync_all(path: &Path) -> io::Result<()> {
-    let file = fs::File::open(path)?;
+/// The kernel arm of [`crate::FileSystem`].
+pub(crate) struct FileSystem {
+    shard: Rc<Shard>,
+    root: Arc<fs::File>,
+}
+
+impl FileSystem {
+    pub(crate) async fn sync(&self) -> io::Result<()> {
+        let root = self.root.clone();
+        self.shard.pool.run(move || sync_all(&root)).await
+    }
+
+    pub(crate) async fn replace_files(&self, files: Vec<(PathBuf, Vec<u8>)>) -> io::Result<()> {
+        let root = self.root.clone();
+        self.shard
+            .pool
+            .run(move || replace_files(&root, &files))
+            .await
+    }
+}
+
+fn sync_all(root: &fs::File) -> io::Result<()> {
     // SAFETY: plain call on an open descriptor.
-    match unsafe { libc::syncfs(file.as_raw_fd()) } {
+    match unsafe { libc::syncfs(root.as_raw_fd()) } {
         0 => Ok(()),
         _ => Err(io::Error::last_os_error()),
     }
 }
 
-fn replace_files(root: &Path, files: &[(PathBuf, Vec<u8>)]) -> io::Result<()> {
+fn replace_files(root: &fs::File, files: &[(PathBuf, Vec<u8>)]) -> io::Result<()> {
     for (path, bytes) in files {
         fs::write(temporary(path), bytes)?;
     }

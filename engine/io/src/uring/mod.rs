@@ -24,7 +24,7 @@ mod waker;
 #[cfg(test)]
 mod tests;
 
-pub(crate) use env::Env;
+pub(crate) use env::{Env, FileSystem};
 pub(crate) use file::{File, SharedFd};
 pub(crate) use net::{Listener, ReadHalf, Stream, WriteHalf};
 pub(crate) use start::{executor, run};

@@ -122,11 +122,6 @@ impl Journal {
         })
     }
 
-    /// The directory that the journals' own one is in, as are those of all partitions.
-    pub fn data_dir(&self) -> &Path {
-        self.dir.parent().unwrap_or(&self.dir)
-    }
-
     /// Whether a group of `len` bytes goes into the current file.
     pub fn has_room(&self, len: usize) -> bool {
         let current = self.current.borrow();

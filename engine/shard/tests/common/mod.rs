@@ -97,7 +97,8 @@ pub async fn flusher(env: &Env, tail: Rc<TailBudget>, held: &[u32]) -> Rc<Flushe
     };
     let journal = Journal::open_without(env, Path::new(DATA), (0, held), options).await;
     let flusher = Flusher::new(env, tail);
-    flusher.start(journal.unwrap());
+    let all = env.file_system(Path::new(DATA)).await;
+    flusher.start(journal.unwrap(), all.unwrap());
     flusher
 }
 
