@@ -56,6 +56,8 @@ pub enum Anomaly {
     Unmoved,
     /// No member of a group read a record.
     GroupSkip,
+    /// What a transaction has committed for a group is not committed.
+    CommitLost,
 }
 
 /// One thing that is wrong.

@@ -6,8 +6,9 @@
 //! the words are `s:PLACE:VALUE` or, acknowledged, `s:PLACE:VALUE@OFFSET`; `r:PLACE:VALUE@OFFSET`
 //! for what was read; `c:TIME` for when a commit was asked for. A place is `TOPIC/PARTITION`.
 //! The other kinds are states: `owns PLACE...` (positions elsewhere are forgotten), `rewind` (all
-//! are), `group NAME TOPIC`, `moves FROM TO`, and `final PLACE@END...`: what this process read is
-//! all that there is. Lines that begin with `#` are notes.
+//! are), `group NAME TOPIC`, `moves FROM TO`, `committed c:TIME PLACE@OFFSET...`: what its group
+//! has committed, asked for at that time, and `final PLACE@END...`: what this process read is all
+//! that there is. Lines that begin with `#` are notes.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -63,6 +64,16 @@ pub enum Step {
     Rewind,
 }
 
+/// What the group of a process has committed.
+#[derive(Clone, Debug)]
+pub struct Look {
+    pub process: String,
+    /// When it was asked for.
+    pub began: u64,
+    pub place: String,
+    pub offset: u64,
+}
+
 /// All that the processes said.
 #[derive(Debug, Default)]
 pub struct History {
@@ -72,6 +83,7 @@ pub struct History {
     pub members: BTreeMap<String, (String, String)>,
     /// Topics whose records are moved to another one.
     pub moves: BTreeSet<(String, String)>,
+    pub looks: Vec<Look>,
     /// Who read all, and the ends that it reached.
     pub finals: BTreeSet<String>,
     pub ends: BTreeMap<String, u64>,
@@ -187,6 +199,18 @@ impl History {
             }
             ("moves", [from, to]) => {
                 self.moves.insert(((*from).to_owned(), (*to).to_owned()));
+            }
+            ("committed", [began, ends @ ..]) => {
+                let began = began.strip_prefix("c:")?.parse().ok()?;
+                for end in ends {
+                    let (place, offset) = end.split_once('@')?;
+                    self.looks.push(Look {
+                        process: process.clone(),
+                        began,
+                        place: place.to_owned(),
+                        offset: offset.parse().ok()?,
+                    });
+                }
             }
             ("final", ends) => {
                 for end in ends {

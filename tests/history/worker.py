@@ -340,7 +340,21 @@ def move(run):
             offsets_sent(producer, parts, metadata)
         if writer.run_op(sends, words, offsets, abort=random.random() < 0.1) != "ok":
             rewind(reader)
+        elif random.random() < 0.3:
+            say_committed(reader, ends)
     reader.consumer.close()
+
+
+def say_committed(reader, places):
+    """Says what the group has committed."""
+    began = now()
+    try:
+        parts = reader.consumer.committed([TopicPartition(*place) for place in places], 10)
+    except KafkaException as e:
+        return say("# committed", reader.process, e)
+    if not any(part.error for part in parts):
+        ends = (f"{part.topic}/{part.partition}@{max(part.offset, 0)}" for part in parts)
+        say(now(), reader.process, 0, "ok", "committed", f"c:{began}", *ends)
 
 
 def rewind(reader):

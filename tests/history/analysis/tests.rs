@@ -279,6 +279,31 @@ fn a_group_passes_over_a_record() {
 }
 
 #[test]
+fn what_a_transaction_commits_for_a_group_stays() {
+    let text = |fate: &str, began: u64, committed: u64| {
+        format!(
+            "
+            10 a 1 invoke send s:t/0:x
+            11 a 1 ok send s:t/0:x@0
+            16 m 0 ok group g t
+            16 n 0 ok group g t
+            20 m 1 invoke txn
+            23 m 1 {fate} txn r:t/0:x@0
+            27 n 0 ok committed c:{began} t/0@{committed}"
+        )
+    };
+    assert_eq!(found(&text("ok", 25, 0)), [Anomaly::CommitLost]);
+    for (fate, began, committed) in [
+        ("ok", 25, 1),
+        ("ok", 22, 0),
+        ("fail", 25, 0),
+        ("info", 25, 0),
+    ] {
+        assert_eq!(found(&text(fate, began, committed)), []);
+    }
+}
+
+#[test]
 fn what_has_no_form_is_refused() {
     for line in [
         "x",

@@ -9,6 +9,38 @@ pub fn check(world: &mut World<'_>) {
     torn(world);
     moves(world);
     groups(world);
+    commits(world);
+}
+
+/// Transactions that have read for a group have committed its offsets behind that; these only rise.
+fn commits(world: &mut World<'_>) {
+    let history = world.history;
+    for look in &history.looks {
+        let Some(group) = history.members.get(&look.process) else {
+            continue;
+        };
+        let before = history.ops.iter().filter(|op| {
+            op.kind == "txn"
+                && op.fate == Fate::Ok
+                && op.ended.is_some_and(|ended| ended < look.began)
+                && history.members.get(&op.process) == Some(group)
+        });
+        let ends = before.flat_map(|op| {
+            let here = op.read.iter().filter(|r| r.place == look.place);
+            here.map(move |r| (r.offset + 1, op))
+        });
+        let Some((end, op)) = ends.max_by_key(|(end, _)| *end) else {
+            continue;
+        };
+        if look.offset < end {
+            let (who, number) = (&op.process, op.number);
+            let text = format!(
+                "{} of {} has {} committed, and {who} {number} had committed {end}",
+                group.0, look.place, look.offset
+            );
+            world.find(Anomaly::CommitLost, text);
+        }
+    }
 }
 
 /// What is seen of a transaction at the end is all or nothing. While one is being committed its

@@ -9,6 +9,7 @@ import java.util.HashMap;
 import java.util.List;
 import java.util.Map;
 import java.util.Random;
+import java.util.Set;
 import java.util.TreeSet;
 import java.util.concurrent.ConcurrentHashMap;
 import java.util.concurrent.Semaphore;
@@ -240,6 +241,19 @@ public final class History {
             } catch (KafkaException | IllegalStateException e) {
                 say("# end " + process + " " + e);
                 return false;
+            }
+        }
+
+        /** Says what the group has committed. */
+        void sayCommitted(Set<TopicPartition> parts) {
+            long began = now();
+            try {
+                String ends = consumer.committed(parts).entrySet().stream()
+                        .map(e -> place(e.getKey()) + "@" + (e.getValue() == null ? 0 : e.getValue().offset()))
+                        .collect(Collectors.joining(" "));
+                say(process, 0, "ok", "committed", "c:" + began + " " + ends);
+            } catch (KafkaException e) {
+                say("# committed " + process + " " + e);
             }
         }
 
@@ -487,6 +501,8 @@ public final class History {
                 };
                 if (!writer.run(sends, reader.words, offsets, random.nextInt(10) == 0).equals("ok")) {
                     reader.rewind();
+                } else if (random.nextInt(3) == 0) {
+                    reader.sayCommitted(ends.keySet());
                 }
             }
         }
