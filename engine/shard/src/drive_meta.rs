@@ -1,182 +1,302 @@
-//! The cluster's metadata as a log on shard 0: a command is durable, then applied, then told to
-//! every shard, then answered. One at a time.
+//! The cluster's metadata on shard 0: what drives this node's member of the quorum. A command is
+//! durable, then committed, then told to every shard, then answered. One node is a quorum of one.
 //!
-//! The image is the fold of the log. A snapshot of it is the checkpoint's state, so a start reads
-//! the snapshot and the commands after it. With one node this is a quorum of one.
+//! Invariants: records go to the log in the order in which they come, and are reported in that
+//! order; every shard has an image before an answer that rests on it goes out. After a failed
+//! write nothing goes in or out any more, and whoever waits is told why; images go on to be read.
 
-use std::cell::RefCell;
-use std::path::Path;
-use std::rc::Rc;
+use std::cell::{Cell, RefCell};
+use std::collections::{BTreeMap, VecDeque};
+use std::rc::{Rc, Weak};
 use std::sync::Arc;
+use std::time::Duration;
 
-use streamd_core::meta::{ClusterImage, Command, Local};
-use streamd_io::Env;
-use streamd_io::local::{Budget, Notify, Permit};
-use streamd_log::batch::{NewRecord, Writer, build};
-use streamd_log::journal::Flushed;
-use streamd_log::log::SharedLog;
-use streamd_log::{
-    BatchHeader, LogConfig, LogError, NewBatch, records, recover, retain, write_back,
-};
-use streamd_model::{ErrorCode, Offset, ShardId};
+use streamd_core::control::{Ask, Metadata, Outcome, Output, Times, Token};
+use streamd_core::meta::{ClusterImage, Command};
+use streamd_core::raft::Options;
+use streamd_io::local::{Notify, OneSender, oneshot};
+use streamd_io::{Class, Env};
+use streamd_log::LogError;
+use streamd_model::{ErrorCode, Mono, Offset, ShardId};
 
 use crate::Refusal;
-use crate::flusher::{Flusher, Owner, Turn};
+use crate::flusher::{Flusher, Owner};
 use crate::mesh::{Reply, Request};
-use crate::shard::Shard;
+use crate::meta_log::{MetaLog, Put};
+use crate::shard::{Settings, Shard};
 
-/// The directory of the metadata log, named as Kafka's.
-pub const METADATA_DIR: &str = "__cluster_metadata-0";
+/// The clock of elections.
+const TICK: Duration = Duration::from_millis(100);
+/// Ticks without a leader until an election, at least.
+const ELECTION_TICKS: usize = 10;
+/// Ticks between a leader's heartbeats.
+const HEARTBEAT_TICKS: usize = 2;
 
-/// The metadata log.
-pub struct MetaLog {
-    log: SharedLog,
-    /// Held while a command is under way.
-    turn: Budget,
-    /// Set once a write failed: what is on the disk is not known, so nothing is taken any more.
-    failed: RefCell<Option<String>>,
-    flusher: Turn,
-    flushed: Notify,
+const STOPPING: &str = "this broker is stopping";
+
+/// A record that is not durable yet.
+struct Writing {
+    /// What the quorum knows it by; the very first has none.
+    number: Option<u64>,
+    put: Put,
 }
 
-impl Owner for MetaLog {
-    fn log(&self) -> &SharedLog {
-        &self.log
-    }
-
-    fn turn(&self) -> &Turn {
-        &self.flusher
-    }
-
-    fn flushed(&self, _before: Offset, _flushed: Flushed) {
-        self.flushed.notify_all();
-    }
-
-    fn failed(&self, error: &LogError) {
-        let why = format!("the metadata log failed: {error}");
-        eprintln!("error: {why}. Topics cannot be changed until the disk is mended");
-        *self.failed.borrow_mut() = Some(why);
-        self.log.borrow_mut().clear_tail();
-        self.flushed.notify_all();
-    }
-
-    fn is_gone(&self) -> bool {
-        self.failed.borrow().is_some()
-    }
-
-    fn is_deleted(&self) -> bool {
-        false
-    }
+/// This node's part in the metadata, and what it waits for.
+pub(crate) struct Meta {
+    env: Env,
+    flusher: Rc<Flusher>,
+    log: Rc<MetaLog>,
+    metadata: RefCell<Metadata>,
+    writing: RefCell<VecDeque<Writing>>,
+    /// Who asked.
+    waiting: RefCell<BTreeMap<Token, OneSender<Outcome>>>,
+    next: Cell<Token>,
+    /// Images and answers that are to go out, in order.
+    news: RefCell<Vec<Output>>,
+    /// Notified when there is news, when all were answered, and at the end.
+    changed: Notify,
+    ended: Cell<bool>,
 }
 
-impl MetaLog {
-    /// Opens the metadata log in `data_dir` and folds it.
-    pub async fn open(
+impl Meta {
+    /// Opens the metadata log. Nothing happens before [`Meta::begin`].
+    async fn open(
         env: &Env,
-        data_dir: &Path,
-        local: Local,
-    ) -> Result<(MetaLog, ClusterImage), LogError> {
-        let dir = data_dir.join(METADATA_DIR);
-        let config = LogConfig {
-            segment_bytes: 16 << 20,
-            segment_ms: i64::MAX,
-            checkpoint_bytes: 1 << 20,
-            ..LogConfig::default()
+        flusher: &Rc<Flusher>,
+        settings: &Settings,
+    ) -> Result<Rc<Meta>, LogError> {
+        let local = &settings.local;
+        let found = MetaLog::open(env, &settings.data_dir, local).await?;
+        let options = Options {
+            node: local.node,
+            seed: 0,
+            election_ticks: ELECTION_TICKS,
+            heartbeat_ticks: HEARTBEAT_TICKS,
         };
-        let mut commands = Vec::new();
-        let mut bad = None;
-        let now_ms = env.wall_ms();
-        let opened = recover::open(env, &dir, config, now_ms, &mut |header, bytes| {
-            if let Err(e) = collect(header, bytes, &mut commands) {
-                bad.get_or_insert(format!("offset {}: {e}", header.base_offset));
+        let records = found.records.iter().map(Vec::as_slice);
+        let metadata = Metadata::open(options, Times::default(), local.clone(), records);
+        let meta = Rc::new(Meta {
+            env: env.clone(),
+            flusher: flusher.clone(),
+            log: found.log,
+            metadata: RefCell::new(metadata.map_err(LogError::Corrupt)?),
+            writing: RefCell::default(),
+            waiting: RefCell::default(),
+            next: Cell::new(1),
+            news: RefCell::default(),
+            changed: Notify::default(),
+            ended: Cell::new(false),
+        });
+        if found.is_new {
+            for record in found.records {
+                meta.write(None, record, true);
             }
-        })
-        .await?;
-        let corrupt = |what: String| LogError::Corrupt(format!("{}: {what}", dir.display()));
-        if let Some(what) = bad {
-            return Err(corrupt(what));
         }
-        let mut image = if opened.state.is_empty() {
-            ClusterImage::new(local)
-        } else {
-            ClusterImage::decode(&opened.state, local).map_err(|e| corrupt(e.to_string()))?
-        };
-        for command in &commands {
-            image.apply(command);
-        }
-        let log = Rc::new(RefCell::new(opened.log));
-        Ok((
-            MetaLog {
-                log,
-                turn: Budget::new(1),
-                failed: RefCell::new(None),
-                flusher: Turn::default(),
-                flushed: Notify::default(),
-            },
-            image,
-        ))
+        Ok(meta)
     }
 
-    /// Makes a command durable. `before` is the image without it. After an error see `failed`.
-    async fn store(
-        self: &Rc<Self>,
-        (env, flusher): (&Env, &Rc<Flusher>),
-        before: &ClusterImage,
-        command: &Command,
-    ) -> Result<(), LogError> {
-        let value = command.encode();
-        let now_ms = env.wall_ms();
-        let record = NewRecord {
-            timestamp: now_ms,
-            key: None,
-            value: Some(&value),
-        };
-        let bytes = build(&[record], Writer::default());
-        let batch = NewBatch::own(bytes, now_ms).map_err(|e| LogError::Corrupt(e.text))?;
-        let mut drop_before = None;
-        {
-            let mut log = self.log.borrow_mut();
-            if log.will_roll(batch.bytes.len(), 1, now_ms) {
-                drop_before = Some(log.end());
-                log.roll(now_ms);
-                log.plan_checkpoint(before.encode());
-            } else if log.wants_checkpoint() {
-                log.plan_checkpoint(before.encode());
-            }
-            log.append(batch, 0, now_ms);
-        }
-        let end = self.log.borrow().end();
-        flusher.kick(self.clone());
-        while self.log.borrow().flushed() < end && !self.is_gone() {
-            self.flushed.wait().await;
-        }
-        if let Some(offset) = drop_before {
-            retain::delete_before(env, &self.log, offset).await?;
-        }
-        Ok(())
+    fn image(&self) -> Arc<ClusterImage> {
+        Arc::new(self.metadata.borrow().image().clone())
     }
 
-    /// Waits for the command that is under way; no other begins while the permit is held.
-    pub async fn end(&self) -> Permit {
-        self.turn.acquire(1).await
+    /// Begins: a node that is alone leads at once. The shards have the image as it is.
+    fn begin(self: &Rc<Self>, shard: &Rc<Shard>) {
+        let told = self.metadata.borrow().image().version();
+        self.input(|m, now| m.campaign(now));
+        let (env, weak) = (&self.env, Rc::downgrade(shard));
+        let meta = self.clone();
+        let tell = async move { meta.tell(weak, told).await };
+        env.spawn(Class::Latency, tell).detach();
+        let meta = self.clone();
+        let disk = async move { meta.follow_disk().await };
+        env.spawn(Class::Latency, disk).detach();
+        let meta = self.clone();
+        env.spawn(Class::Latency, async move { meta.tick().await })
+            .detach();
     }
 
-    /// Writes the last snapshot.
-    pub async fn close(&self, env: &Env, image: &ClusterImage) {
-        if self.failed.borrow().is_some() {
+    fn is_over(&self) -> bool {
+        self.ended.get() || self.log.is_gone()
+    }
+
+    /// Gives the member something to do, and does what comes of it.
+    fn input(&self, input: impl FnOnce(&mut Metadata, Mono) -> Result<(), String>) {
+        if self.is_over() {
             return;
         }
-        if let Err(e) = write_back::close(env, &self.log, image.encode()).await {
-            eprintln!("error: close the metadata log: {e}; the next start reads it from before");
+        let done = input(&mut self.metadata.borrow_mut(), self.env.now());
+        if let Err(why) = done {
+            self.log.give_up(why);
+        }
+        loop {
+            let outputs = self.metadata.borrow_mut().outputs();
+            if outputs.is_empty() {
+                break;
+            }
+            outputs.into_iter().for_each(|output| self.output(output));
         }
     }
-}
 
-fn collect(header: &BatchHeader, bytes: &[u8], into: &mut Vec<Command>) -> Result<(), String> {
-    for range in records::values(bytes, header).map_err(|e| e.text)? {
-        into.push(Command::decode(&bytes[range]).map_err(|e| e.to_string())?);
+    fn output(&self, output: Output) {
+        match output {
+            Output::Persist {
+                number,
+                record,
+                anew,
+            } => self.write(Some(number), record, anew),
+            Output::Image(_) | Output::Answer(..) => {
+                self.news.borrow_mut().push(output);
+                self.changed.notify_all();
+            }
+            Output::Broken(why) => self.log.give_up(why),
+            // There is no way to other nodes yet: it is as if the message was lost.
+            Output::Send { .. } => {}
+            // The quorum is asked for them by whoever needs them.
+            Output::Read(_) | Output::Role(_) | Output::Members(_) => {}
+        }
     }
-    Ok(())
+
+    fn write(&self, number: Option<u64>, record: Vec<u8>, anew: bool) {
+        if self.log.is_gone() {
+            return;
+        }
+        match self.log.put(record, anew, self.env.wall_ms()) {
+            Ok(put) => {
+                let mut writing = self.writing.borrow_mut();
+                writing.push_back(Writing { number, put });
+                self.flusher.kick(self.log.clone());
+            }
+            Err(error) => self.log.failed(&error),
+        }
+    }
+
+    /// Reports what is durable, until the end.
+    async fn follow_disk(&self) {
+        loop {
+            let news = self.log.news().wait();
+            let mut drop_before = None;
+            let durable = self.log.durable();
+            while let Some(done) = self.take_durable(durable) {
+                drop_before = done.put.drop_before.or(drop_before);
+                if let Some(number) = done.number {
+                    self.input(|m, now| m.persisted(number, now));
+                }
+            }
+            if let Some(offset) = drop_before {
+                self.log.drop_before(&self.env, offset).await;
+            }
+            if self.log.is_gone() {
+                self.refuse_all();
+            }
+            if self.is_over() {
+                return;
+            }
+            news.await;
+        }
+    }
+
+    fn take_durable(&self, durable: Offset) -> Option<Writing> {
+        let mut writing = self.writing.borrow_mut();
+        let is_durable = writing.front().is_some_and(|w| w.put.end <= durable);
+        is_durable.then(|| writing.pop_front()).flatten()
+    }
+
+    /// Tells every shard the images, and who asked what came of it, until the end. `told` is the
+    /// version that the shards have.
+    async fn tell(&self, shard: Weak<Shard>, mut told: u64) {
+        loop {
+            let changed = self.changed.wait();
+            let (mut image, mut answers) = (None, Vec::new());
+            for news in self.news.take() {
+                match news {
+                    Output::Image(newer) => image = Some(newer),
+                    Output::Answer(token, outcome) => answers.push((token, outcome)),
+                    _ => {}
+                }
+            }
+            let Some(shard) = shard.upgrade() else { return };
+            if let Some(image) = image.filter(|i| i.version() > told) {
+                told = image.version();
+                shard.publish(image).await;
+            }
+            drop(shard);
+            let none = answers.is_empty();
+            for (token, outcome) in answers {
+                self.answer(token, outcome);
+            }
+            if none {
+                if self.ended.get() {
+                    return;
+                }
+                changed.await;
+            }
+        }
+    }
+
+    fn answer(&self, token: Token, outcome: Outcome) {
+        let asked = self.waiting.borrow_mut().remove(&token);
+        if let Some(asked) = asked {
+            // Who asked may be gone.
+            let _ = asked.send(outcome);
+        }
+        self.changed.notify_all();
+    }
+
+    /// The log failed: nobody gets another answer.
+    fn refuse_all(&self) {
+        let why = self.log.why().unwrap_or_default();
+        let waiting = self.waiting.take();
+        for (_, asked) in waiting {
+            let _ = asked.send(Err((ErrorCode::KafkaStorageError, why.clone())));
+        }
+        self.changed.notify_all();
+    }
+
+    async fn tick(&self) {
+        while !self.is_over() {
+            self.env.sleep(TICK).await;
+            self.input(Metadata::tick);
+        }
+    }
+
+    /// Asks the controller.
+    async fn ask(&self, ask: Ask) -> Outcome {
+        if let Some(why) = self.log.why() {
+            return Err((ErrorCode::KafkaStorageError, why));
+        }
+        let token = self.next.replace(self.next.get() + 1);
+        let (sender, answer) = oneshot();
+        self.waiting.borrow_mut().insert(token, sender);
+        self.input(|m, now| {
+            m.ask(token, ask, now);
+            Ok(())
+        });
+        if self.log.is_gone() {
+            self.refuse_all();
+        }
+        let stopping = || Err((ErrorCode::NotController, STOPPING.to_owned()));
+        answer.await.unwrap_or_else(|_| stopping())
+    }
+
+    /// Waits until everybody who asked was answered, and takes nothing any more.
+    pub async fn end(&self) {
+        loop {
+            let changed = self.changed.wait();
+            if self.waiting.borrow().is_empty() {
+                break;
+            }
+            changed.await;
+        }
+        self.ended.set(true);
+        self.changed.notify_all();
+        self.log.news().notify_all();
+    }
+
+    /// Ends the log. Everything is flushed.
+    pub async fn close(&self) {
+        let whole = self.metadata.borrow_mut().whole();
+        self.log.close(&self.env, whole).await;
+    }
 }
 
 impl Shard {
@@ -190,12 +310,10 @@ impl Shard {
             }
         }
         self.start().await?;
-        let (meta, image) = {
-            let settings = &self.settings;
-            MetaLog::open(&self.env, &settings.data_dir, settings.local.clone()).await?
-        };
-        *self.meta.borrow_mut() = Some(Rc::new(meta));
-        self.publish(Arc::new(image)).await;
+        let meta = Meta::open(&self.env, &self.flusher, &self.settings).await?;
+        *self.meta.borrow_mut() = Some(meta.clone());
+        self.publish(meta.image()).await;
+        meta.begin(self);
         Ok(())
     }
 
@@ -211,37 +329,20 @@ impl Shard {
         }
     }
 
-    /// Changes the metadata: checked against the image, durable, known to every shard. Gives the
+    /// Changes the metadata: checked against the image, durable, known to every shard. Gives an
     /// image with the change in it.
     pub async fn propose(self: &Rc<Self>, command: Command) -> Result<Arc<ClusterImage>, Refusal> {
         let meta = self.meta.borrow().clone();
         let Some(meta) = meta else {
-            return Err(Refusal::new(
-                ErrorCode::NotController,
-                "this broker is stopping",
-            ));
+            return Err(Refusal::new(ErrorCode::NotController, STOPPING));
         };
-        let _turn = meta.turn.acquire(1).await;
-        if let Some(why) = &*meta.failed.borrow() {
-            return Err(Refusal::new(ErrorCode::KafkaStorageError, why.clone()));
+        let ask = Ask::Propose {
+            commands: vec![command],
+            replication: None,
+        };
+        match meta.ask(ask).await {
+            Ok(_) => Ok(self.image()),
+            Err((code, text)) => Err(Refusal::new(code, text)),
         }
-        let before = self.image();
-        before
-            .admit(&command)
-            .map_err(|(code, text)| Refusal::new(code, text))?;
-        if let Err(error) = meta
-            .store((&self.env, &self.flusher), &before, &command)
-            .await
-        {
-            meta.failed(&error);
-        }
-        if let Some(why) = &*meta.failed.borrow() {
-            return Err(Refusal::new(ErrorCode::KafkaStorageError, why.clone()));
-        }
-        let mut image = ClusterImage::clone(&before);
-        image.apply(&command);
-        let image = Arc::new(image);
-        self.publish(image.clone()).await;
-        Ok(image)
     }
 }

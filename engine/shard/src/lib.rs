@@ -17,6 +17,7 @@ pub mod host;
 mod internal;
 mod keeper;
 pub mod mesh;
+mod meta_log;
 mod open;
 pub mod partition;
 pub mod read;

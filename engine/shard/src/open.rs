@@ -23,9 +23,9 @@ use streamd_log::journal::replay::{self, Backlog, PutOff};
 use streamd_log::{Log, LogError, recover, scrub};
 use streamd_model::{Map, PartitionId, ShardId, TopicId};
 
-use crate::drive_meta::METADATA_DIR;
 use crate::flusher::Owner;
 use crate::keeper::Keeper;
+use crate::meta_log::METADATA_DIR;
 use crate::partition::Partition;
 use crate::shard::Shard;
 

@@ -20,7 +20,7 @@ use streamd_model::{ErrorCode, Map, PartitionId, ShardId};
 
 use crate::Refusal;
 use crate::disk::DiskGuard;
-use crate::drive_meta::MetaLog;
+use crate::drive_meta::Meta;
 use crate::flusher::Flusher;
 use crate::keeper::{self, Keeper};
 use crate::mesh::{Envelope, Mesh, Reply, Request, owner};
@@ -74,7 +74,7 @@ pub struct Shard {
     pub(crate) past: Past,
     pub(crate) closing: Cell<bool>,
     closed: Cell<bool>,
-    pub(crate) meta: RefCell<Option<Rc<MetaLog>>>,
+    pub(crate) meta: RefCell<Option<Rc<Meta>>>,
     me: Weak<Shard>,
 }
 
@@ -570,18 +570,16 @@ impl Shard {
             partition.stop_host();
         }
         let meta = self.meta.borrow_mut().take();
-        let meta_turn = match &meta {
-            Some(meta) => Some(meta.end().await),
-            None => None,
-        };
+        if let Some(meta) = &meta {
+            meta.end().await;
+        }
         if let Err(error) = self.flusher.close().await {
             eprintln!("error: close the journal: {error}; the next start reads it again");
         }
         self.close_logs(mine).await;
         if let Some(meta) = meta {
-            meta.close(&self.env, &self.image()).await;
+            meta.close().await;
         }
-        drop(meta_turn);
         self.closed.set(true);
     }
 

@@ -278,6 +278,10 @@ fn propose(image: &ClusterImage, commands: &[Command], replication: Option<i16>)
         after.apply(command);
         all.push(command.clone());
     }
+    if after.cluster().brokers().len() == 0 {
+        // They get places as those of before there were any: when the first broker is there.
+        return Ok((all, Answer::Done));
+    }
     let replication = match replication {
         None | Some(-1) => after.broker().replication_factor,
         Some(n) => n,

@@ -18,7 +18,7 @@ use crate::raft::{self, Change, Members, NotTaken, Options, Quorum, Role};
 const WAITING_MAX: usize = 10_000;
 /// The most commands of one batch, but for those of one question.
 const BATCH_MAX: usize = 1_000;
-/// Bytes of the quorum's log that make it begin anew.
+/// Bytes of the quorum's log that make it begin anew, if a snapshot is not longer.
 const LOG_BYTES_MAX: u64 = 4 << 20;
 
 /// What a driver knows a question by.
@@ -132,6 +132,12 @@ impl Metadata {
     /// The image, as far as this node has it.
     pub fn image(&self) -> &ClusterImage {
         &self.image
+    }
+
+    /// One record with all that is here: a log that ends may begin anew with it.
+    pub fn whole(&mut self) -> Vec<u8> {
+        self.quorum.compact(self.image.encode());
+        self.quorum.whole()
     }
 
     /// The member of the quorum.
@@ -338,7 +344,7 @@ impl Metadata {
             self.out.push(Output::Image(Arc::new(self.image.clone())));
         }
         self.confirmed();
-        if self.quorum.log_bytes() > LOG_BYTES_MAX {
+        if self.quorum.is_long(LOG_BYTES_MAX) {
             self.quorum.compact(self.image.encode());
         }
         Ok(())

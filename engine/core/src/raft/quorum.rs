@@ -144,7 +144,9 @@ pub struct Quorum {
     broken: bool,
     /// A snapshot that is not durable yet, and its number: it is applied when it is.
     arriving: Option<(u64, Snapshot)>,
-    /// Bytes of records since the log began anew.
+    /// Bytes of the record that the log began anew with,
+    base: u64,
+    /// and of all records since, that one among them.
     bytes: u64,
     anew: bool,
 }
@@ -157,7 +159,8 @@ impl Quorum {
     }
 
     /// Opens a member with the records that it has, oldest first. Without any it waits until a
-    /// leader sends it a snapshot. Outputs begin with the state of the last snapshot.
+    /// leader sends it a snapshot. Outputs begin with the state of the last snapshot; the only
+    /// voter of a quorum has all of its log applied at once.
     ///
     /// # Errors
     /// A sentence, if the records are not those that a member wrote.
@@ -166,11 +169,17 @@ impl Quorum {
         records: impl IntoIterator<Item = &'a [u8]>,
     ) -> Result<Quorum, String> {
         let mut store = Store::default();
-        let mut bytes = 0;
+        let (mut base, mut bytes) = (0, 0);
         for record in records {
-            bytes += record.len() as u64;
-            store.replay(Record::decode(record).map_err(|e| e.to_string())?)?;
+            let len = record.len() as u64;
+            let record = Record::decode(record).map_err(|e| e.to_string())?;
+            if record.snapshot.is_some() {
+                (base, bytes) = (len, 0);
+            }
+            bytes += len;
+            store.replay(record)?;
         }
+        store.commit_alone(raft_id(options.node));
         let snapshot = store.snapshot_now().clone();
         let applied = snapshot.get_metadata().index;
         if applied == 0 && store.last() > 0 {
@@ -202,6 +211,7 @@ impl Quorum {
             applied,
             broken: false,
             arriving: None,
+            base,
             bytes,
             anew: false,
         };
@@ -232,9 +242,15 @@ impl Quorum {
         self.applied
     }
 
-    /// Bytes of the records since the log began anew: what a start has to read.
-    pub fn log_bytes(&self) -> u64 {
-        self.bytes
+    /// Whether a start would have to read much more than what the log began anew with: more than
+    /// `more` bytes, and more than that itself. Time for [`Quorum::compact`].
+    pub fn is_long(&self, more: u64) -> bool {
+        !self.anew && self.bytes - self.base > more.max(self.base)
+    }
+
+    /// One record with all that is here, durable or not: the log may go on behind it.
+    pub fn whole(&self) -> Vec<u8> {
+        self.raw.store().checkpoint().encode()
     }
 
     /// How far the log of each other member is durable there, for a leader.
@@ -505,7 +521,10 @@ impl Quorum {
         };
         let record = record.encode();
         let len = record.len() as u64;
-        self.bytes = if anew { len } else { self.bytes + len };
+        if anew {
+            (self.base, self.bytes) = (len, 0);
+        }
+        self.bytes += len;
         self.out.push(Output::Persist {
             number,
             record,

@@ -6,7 +6,7 @@
 use std::cell::Cell;
 use std::collections::VecDeque;
 
-use ::raft::eraftpb::{ConfState, Entry, HardState, Snapshot};
+use ::raft::eraftpb::{ConfState, Entry, EntryType, HardState, Snapshot};
 use ::raft::{GetEntriesContext, RaftState, Result, Storage, StorageError};
 
 use super::record::Record;
@@ -133,6 +133,19 @@ impl Store {
         }
         self.hard = record.hard;
         Ok(())
+    }
+
+    /// Takes everything for committed if `id` is the only voter: what it has is what a majority
+    /// has. Not so when a change of the members may have been committed meanwhile.
+    pub fn commit_alone(&mut self, id: u64) {
+        let metadata = self.snapshot.get_metadata();
+        let conf = metadata.get_conf_state();
+        let alone = conf.voters == [id] && conf.voters_outgoing.is_empty();
+        let after = metadata.index;
+        let mut entries = self.entries.iter().filter(|e| e.index > after);
+        if alone && entries.all(|e| e.get_entry_type() == EntryType::EntryNormal) {
+            self.hard.commit = self.last();
+        }
     }
 
     fn term_at(&self, index: u64) -> Option<u64> {

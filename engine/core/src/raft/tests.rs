@@ -153,11 +153,29 @@ fn a_quorum_of_one_leads_itself_and_finds_its_state_again() {
     assert_eq!(bench.members[&0].disk.len(), 1, "it began anew");
     bench.restart(0);
     assert_eq!(
-        bench.members[&0].state, "0ab",
-        "what was committed is learnt again by leading"
+        bench.members[&0].state, "0abc",
+        "what it has is committed: nobody else votes"
     );
     bench.at(0, Quorum::campaign);
-    assert_eq!(bench.members[&0].state, "0abc");
+    bench.propose("d");
+    let whole = bench.members[&0].quorum.whole();
+    bench.start(0, vec![whole]);
+    assert_eq!(bench.members[&0].state, "0abcd");
+}
+
+#[test]
+fn who_was_alone_once_does_not_take_its_log_for_committed() {
+    let mut bench = Bench::new(&[0]);
+    bench.at(0, Quorum::campaign);
+    bench.propose("a");
+    bench.at(0, |q| q.change(&[Change::Voter(NodeId(1))]).unwrap());
+    bench.propose("b");
+    assert_eq!(
+        bench.members[&0].state, "0a",
+        "the other one has to have it"
+    );
+    bench.restart(0);
+    assert!(!bench.members[&0].state.contains('b'));
 }
 
 #[test]

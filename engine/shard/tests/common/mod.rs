@@ -75,6 +75,7 @@ impl Owner for One {
     }
 }
 
+#[allow(dead_code, reason = "not every test has many logs")]
 pub fn dir(i: usize) -> PathBuf {
     Path::new(DATA).join(format!("t-{i}"))
 }
