@@ -1,13 +1,14 @@
 //! What has to be right: plain state machines over (event, now).
 //!
-//! Invariant: nothing here awaits, reads a clock, draws a random number or touches a file; this
-//! crate depends on `streamd-model` alone. Whoever drives a machine hands it the time and the
+//! Invariant: nothing here awaits, reads a clock, draws a random number or touches a file; of our
+//! crates it depends on `streamd-model` alone. Whoever drives a machine hands it the time and the
 //! ids, and carries out what it says.
 
 pub mod codec;
 pub mod config;
 pub mod control;
 pub mod group;
+mod kafka_codec;
 pub mod machine;
 pub mod meta;
 mod outbox;

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use streamd_model::{Offset, TopicId};
 
 use crate::codec::Damaged;
-use crate::group::record::{In, Out};
+use crate::kafka_codec::{In, Out};
 use crate::machine::Record;
 
 /// A partition as one share group has it.

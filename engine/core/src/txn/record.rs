@@ -9,7 +9,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use crate::codec::Damaged;
-use crate::group::record::{In, Out};
+use crate::kafka_codec::{In, Out};
 use crate::machine::Record;
 
 /// What a transactional id is doing; the numbers are Kafka's.

@@ -9,8 +9,9 @@ use std::sync::Arc;
 
 use streamd_model::TopicId;
 
-use super::{Blob, In, Out};
+use super::Blob;
 use crate::codec::Damaged;
+use crate::kafka_codec::{In, Out};
 
 /// Partitions of topics.
 pub type Parts = BTreeSet<(TopicId, i32)>;

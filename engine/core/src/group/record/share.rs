@@ -9,8 +9,8 @@ use std::sync::Arc;
 use streamd_model::TopicId;
 
 use super::consumer::{GroupEpoch, Parts, count, get_epoch, get_parts, put_parts};
-use super::{In, Out};
 use crate::codec::Damaged;
+use crate::kafka_codec::{In, Out};
 
 /// One change of a share group.
 #[derive(Clone, Debug, PartialEq, Eq)]
