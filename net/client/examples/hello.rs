@@ -1,4 +1,5 @@
-//! Appends to a topic and reads it: `cargo run -p streamd-client --example hello -- HOST:PORT TOPIC`.
+//! Appends to a topic and reads it:
+//! `cargo run -p streamd-client --example hello -- HOST:PORT TOPIC`.
 
 use streamd_client::{Client, Error, Record, Start};
 

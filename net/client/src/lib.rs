@@ -1,8 +1,10 @@
-#![doc = include_str!("../README.md")]
+//! A client of the native protocol, for programs that want records pushed to them.
 //!
 //! Invariants: what `append` returned for is durable and there once; a subscription hands out
 //! each record once and in order for as long as it lives, over any number of connections.
 //! Deliberately absent: a runtime, and transactions that write.
+#![doc = "\n"]
+#![doc = include_str!("../README.md")]
 
 mod client;
 mod error;
