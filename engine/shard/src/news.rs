@@ -6,7 +6,8 @@
 use std::cell::RefCell;
 use std::rc::Rc;
 
-use streamd_model::{Map, Offset, PartitionId};
+use streamd_io::Class;
+use streamd_model::{Map, Offset, PartitionId, ShardId};
 
 use crate::mesh::{Reply, Request};
 use crate::partition::Partition;
@@ -46,8 +47,21 @@ impl Awaited {
 }
 
 impl Shard {
+    /// Begins to wait for shard `from`. In a task that holds no more than that takes: there may be
+    /// many, for long.
+    pub(crate) fn wait_for(self: Rc<Self>, from: ShardId, id: u64, ask: NewsAsk) {
+        self.awaited.begin(ask.token);
+        let env = self.env.clone();
+        let wait = async move {
+            self.tell_news(ask).await;
+            // Boxed, what an answer takes is not held meanwhile.
+            Box::pin(self.mesh.answer(from, id, Reply::Done)).await;
+        };
+        env.spawn(Class::Latency, wait).detach();
+    }
+
     /// Waits for another shard, until it withdraws that.
-    pub(crate) async fn tell_news(&self, ask: NewsAsk) {
+    async fn tell_news(&self, ask: NewsAsk) {
         let gone = self.awaited.0.borrow().get(&ask.token).cloned();
         let Some(gone) = gone else { return };
         futures_lite::future::or(self.news(ask), gone.done()).await;
@@ -59,7 +73,8 @@ impl Shard {
         match request {
             Request::ReadWhole(item) => return Reply::Read(vec![self.read_whole(&item).await]),
             Request::Watch(ask) => self.watch(ask).await,
-            Request::News(ask) => self.tell_news(ask).await,
+            // That of another shard does not come here: see [`Shard::wait_for`].
+            Request::News(ask) => self.news(ask).await,
             Request::NewsGone(token) => self.awaited.withdraw(token),
             _ => {}
         }

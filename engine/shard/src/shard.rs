@@ -218,8 +218,8 @@ impl Shard {
             let ticket = match request {
                 Request::Append(items) => Ok(self.append(items)),
                 Request::News(ask) => {
-                    self.awaited.begin(ask.token);
-                    Err(request)
+                    self.clone().wait_for(from, id, ask);
+                    continue;
                 }
                 other => Err(other),
             };

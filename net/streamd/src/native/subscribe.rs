@@ -27,7 +27,7 @@ const DATA_MAX: u64 = 256 << 10;
 /// Parts of up to so many bytes are copied beside the header: cheaper than a call of their own.
 const COPY_MAX: usize = 4096;
 /// What is reserved for a subscription that waits, bytes; about what it takes.
-const IDLE_BYTES: usize = 2 << 10;
+const IDLE_BYTES: usize = 4 << 10;
 /// How long a subscription rests that was told of records and found none.
 const REST: Duration = Duration::from_millis(5);
 /// How often the log's start is looked for while it moves.
@@ -103,10 +103,10 @@ pub fn begin(conn: &Rc<Conn>, (stream, correlation): (u32, u64), ask: &Subscribe
     let run = {
         let (conn, credit) = (conn.clone(), credit.clone());
         async move {
-            let refusal = match start(&conn, source, (correlation, from)).await {
+            // Boxed here and below: what is only needed at times is not held while it waits.
+            let refusal = match Box::pin(start(&conn, source, (correlation, from))).await {
                 Ok((source, from)) => {
-                    // Boxed, what it takes to begin is free again while it waits.
-                    let refusal = Box::pin(push_on(&conn, &credit, source, from)).await;
+                    let refusal = push_on(&conn, &credit, source, from).await;
                     let failure = Failure::new(refusal.code, &refusal.text);
                     let end = frame((stream, 0, FLAG_LAST), &Body::Error(failure));
                     conn.out.push(end, Vec::new());
@@ -227,7 +227,7 @@ async fn push_on(conn: &Conn, credit: &Account, source: Source, mut at: Offset) 
         credit.room_for(needed).await;
         let max = credit.left().clamp(1, DATA_MAX);
         let mut permit = conn.pushes.acquire(max as usize).await;
-        let done = read(broker, source, (at, max as usize)).await;
+        let done = Box::pin(read(broker, source, (at, max as usize))).await;
         let plan = match &done.result {
             Ok(plan) => plan,
             Err(refusal) => return refusal.clone(),
@@ -337,7 +337,7 @@ async fn news(broker: &Rc<Broker>, source: Source, seen: Offset) {
         broker: broker.clone(),
         asked: Some((owner, ask.token)),
     };
-    let answer = broker.shard.mesh.call(owner, Request::News(ask)).await;
+    let answer = Box::pin(broker.shard.mesh.call(owner, Request::News(ask))).await;
     answer.await;
     wait.asked = None;
 }
