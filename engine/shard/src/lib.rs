@@ -18,6 +18,7 @@ mod internal;
 mod keeper;
 pub mod mesh;
 mod meta_log;
+mod news;
 mod open;
 pub mod partition;
 pub mod read;
@@ -27,6 +28,7 @@ pub mod shard;
 pub mod tail_budget;
 pub mod txn;
 pub mod waiters;
+mod whole;
 
 use std::fmt;
 
@@ -39,6 +41,7 @@ pub use drive_share::{ShareAsk, ShareDone};
 pub use drive_txn::{TxnAsk, TxnDone};
 pub use host::{Ask, Done};
 pub use mesh::{Envelope, Mesh, Reply, Request, owner};
+pub use news::NewsAsk;
 pub use partition::Partition;
 pub use read::{
     EpochQuery, OffsetFound, OffsetQuery, PartitionSize, ReadDone, ReadItem, ReadRequest,

@@ -25,6 +25,7 @@ use crate::disk::Candidate;
 use crate::drive_group::{GroupAsk, GroupDone};
 use crate::drive_share::{ShareAsk, ShareDone};
 use crate::drive_txn::{TxnAsk, TxnDone};
+use crate::news::NewsAsk;
 use crate::read::{
     EpochEnd, EpochQuery, OffsetFound, OffsetQuery, PartitionSize, ReadDone, ReadItem, ReadRequest,
     WatchRequest,
@@ -38,8 +39,14 @@ pub enum Request {
     Append(Vec<AppendItem>),
     /// Plan these reads.
     Read(ReadRequest),
+    /// Plan a read that ends where a batch ends.
+    ReadWhole(ReadItem),
     /// Answer when there is more to read, or at the deadline.
     Watch(WatchRequest),
+    /// Answer when there is more to read.
+    News(NewsAsk),
+    /// Nobody waits for it any more.
+    NewsGone(u64),
     /// Offsets by time.
     Offsets(Vec<OffsetQuery>),
     /// Where leader epochs end.
@@ -88,7 +95,7 @@ pub enum Request {
 pub enum Reply {
     /// To [`Request::Append`], in the order of its items.
     Append(Vec<AppendDone>),
-    /// To [`Request::Read`], in the order of its items.
+    /// To [`Request::Read`], in the order of its items, and to [`Request::ReadWhole`].
     Read(Vec<ReadDone>),
     /// To [`Request::Offsets`].
     Offsets(Vec<Result<OffsetFound, Refusal>>),
@@ -141,8 +148,9 @@ pub enum Envelope {
     },
     /// The process is to end; from the main thread.
     Stop,
-    /// A connection that another shard accepted, for this one to serve.
-    Connection(Accepted),
+    /// A connection that another shard accepted, for this one to serve, and the number of the
+    /// listener that it came through.
+    Connection(Accepted, u8),
     /// An answer.
     Answer {
         /// The id of the call.
@@ -159,7 +167,7 @@ pub struct Mesh {
     endpoint: Endpoint<Envelope>,
     stopping: Cell<bool>,
     stop: Notify,
-    connections: RefCell<VecDeque<Accepted>>,
+    connections: RefCell<VecDeque<(Accepted, u8)>>,
     connected: Notify,
     waiting: RefCell<(u64, Map<u64, OneSender<Reply>>)>,
 }
@@ -242,15 +250,15 @@ impl Mesh {
             .await;
     }
 
-    /// Has shard `to` serve a connection.
-    pub async fn hand_over(&self, to: ShardId, accepted: Accepted) {
+    /// Has shard `to` serve a connection that came through a listener of this number.
+    pub async fn hand_over(&self, to: ShardId, (accepted, door): (Accepted, u8)) {
         self.endpoint
-            .send(usize::from(to.0), Envelope::Connection(accepted))
+            .send(usize::from(to.0), Envelope::Connection(accepted, door))
             .await;
     }
 
     /// The next connection that another shard has handed over.
-    pub async fn next_connection(&self) -> Accepted {
+    pub async fn next_connection(&self) -> (Accepted, u8) {
         loop {
             let next = self.connections.borrow_mut().pop_front();
             if let Some(accepted) = next {
@@ -269,8 +277,8 @@ impl Mesh {
                     self.stopping.set(true);
                     self.stop.notify_all();
                 }
-                Envelope::Connection(accepted) => {
-                    self.connections.borrow_mut().push_back(accepted);
+                Envelope::Connection(accepted, door) => {
+                    self.connections.borrow_mut().push_back((accepted, door));
                     self.connected.notify_all();
                 }
                 Envelope::Answer { id, reply } => {

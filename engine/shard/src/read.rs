@@ -12,6 +12,7 @@ use crate::Refusal;
 use crate::partition::Partition;
 use crate::shard::Shard;
 use crate::waiters::Countdown;
+use crate::whole::Ending;
 
 /// A long poll is looked after for so long at a time; the connection asks again.
 const WATCH_MAX: Duration = Duration::from_secs(5);
@@ -151,7 +152,7 @@ impl Shard {
         let mut done = Vec::with_capacity(request.items.len());
         let mut left = request.bytes_max;
         for item in &request.items {
-            let one = self.read_one(item, left).await;
+            let one = self.read_one(item, (left, false)).await;
             if let Ok(plan) = &one.result {
                 left = left.saturating_sub(plan.bytes);
             }
@@ -160,7 +161,8 @@ impl Shard {
         done
     }
 
-    pub(crate) async fn read_one(&self, item: &ReadItem, left: usize) -> ReadDone {
+    /// At most `room.0` bytes; with `room.1`, see [`Shard::read_whole`].
+    pub(crate) async fn read_one(&self, item: &ReadItem, room: (usize, bool)) -> ReadDone {
         let usable = |p: &Rc<Partition>| {
             p.usable()?;
             p.check_epoch(item.leader_epoch)
@@ -181,7 +183,7 @@ impl Shard {
                 aborted: Vec::new(),
             };
         }
-        let result = self.plan(&partition, item, left).await;
+        let result = self.plan(&partition, item, room).await;
         let aborted = match &result {
             Ok(plan) if item.committed && plan.bytes > 0 => {
                 let producers = partition.producers.borrow();
@@ -201,7 +203,7 @@ impl Shard {
         &self,
         partition: &Partition,
         item: &ReadItem,
-        left: usize,
+        (left, exact): (usize, bool),
     ) -> Result<ReadPlan, Refusal> {
         // While there is room the first batch comes whole, however large (KIP-74).
         let whole = left > 0 && item.bytes_max > 0;
@@ -220,8 +222,15 @@ impl Shard {
                     if let Err(error) = begin::can_be_read(log, item.offset, &plan) {
                         return Err(self.damaged(partition, &error));
                     }
+                    let of = (item.offset, limit);
+                    let ending = exact.then(|| Ending::of(&log.borrow(), of, &plan));
                     match begin::begin_at(&self.env, log, item.offset, &mut plan).await {
-                        Ok(right) if right || checked => return Ok(plan),
+                        Ok(right) if right || checked => {
+                            if let Some(ending) = ending {
+                                ending.settle(&mut plan, max).await?;
+                            }
+                            return Ok(plan);
+                        }
                         // Once: an index that was made anew is right.
                         Ok(_) => checked = true,
                         Err(error) => return Err(self.damaged(partition, &error)),
@@ -259,7 +268,7 @@ impl Shard {
     /// Waits until there are `bytes` more to read, or the time is over.
     pub async fn watch(&self, request: WatchRequest) {
         let countdown = Countdown::new(request.bytes.min(i64::MAX as usize / 8) as i64);
-        let mut watched: Vec<(Rc<Partition>, u64)> = Vec::with_capacity(request.items.len());
+        let mut watched = Vec::with_capacity(request.items.len());
         for (id, seen) in &request.items {
             // A partition that is gone or has failed is something to tell at once.
             let Ok(partition) = self.open_partition(*id).await else {
@@ -269,14 +278,10 @@ impl Shard {
             if partition.usable().is_err() || partition.log.borrow().flushed() > *seen {
                 countdown.take(i64::MAX / 4);
             }
-            let key = partition.waiters.watch(countdown.clone());
-            watched.push((partition, key));
+            watched.push(partition.waiters.watch(countdown.clone()));
         }
         let wait = request.wait.min(WATCH_MAX);
         futures_lite::future::or(countdown.done(), self.env.sleep(wait)).await;
-        for (partition, key) in watched {
-            partition.waiters.unwatch(key);
-        }
     }
 
     /// Answers questions about offsets.

@@ -36,7 +36,7 @@ impl Shard {
             result,
             aborted,
             ..
-        } = self.read_one(item, item.bytes_max).await;
+        } = self.read_one(item, (item.bytes_max, false)).await;
         let bytes = match result {
             Ok(plan) => self.gather(item, plan.parts).await,
             Err(refusal) => Err(refusal),

@@ -24,6 +24,7 @@ use crate::drive_meta::Meta;
 use crate::flusher::Flusher;
 use crate::keeper::{self, Keeper};
 use crate::mesh::{Envelope, Mesh, Reply, Request, owner};
+use crate::news::Awaited;
 use crate::open::{self, Past};
 use crate::partition::Partition;
 use crate::read::PartitionSize;
@@ -74,6 +75,7 @@ pub struct Shard {
     pub(crate) past: Past,
     pub(crate) closing: Cell<bool>,
     closed: Cell<bool>,
+    pub(crate) awaited: Awaited,
     pub(crate) meta: RefCell<Option<Rc<Meta>>>,
     me: Weak<Shard>,
 }
@@ -102,6 +104,7 @@ impl Shard {
             past: Past::default(),
             closing: Cell::new(false),
             closed: Cell::new(false),
+            awaited: Awaited::default(),
             meta: RefCell::new(None),
         })
     }
@@ -214,6 +217,10 @@ impl Shard {
             // Appends are accepted here and now, in the order in which they came.
             let ticket = match request {
                 Request::Append(items) => Ok(self.append(items)),
+                Request::News(ask) => {
+                    self.clone().wait_for(from, id, ask);
+                    continue;
+                }
                 other => Err(other),
             };
             let shard = self.clone();
@@ -234,9 +241,8 @@ impl Shard {
         match request {
             Request::Append(items) => Reply::Append(self.append(items).settled().await),
             Request::Read(r) => Reply::Read(self.read(r).await),
-            Request::Watch(r) => {
-                self.watch(r).await;
-                Reply::Done
+            Request::ReadWhole(_) | Request::Watch(_) | Request::News(_) | Request::NewsGone(_) => {
+                self.serve_reader(request).await
             }
             Request::Offsets(queries) => Reply::Offsets(self.offsets(queries).await),
             Request::EpochEnds(queries) => Reply::EpochEnds(self.epoch_ends(queries).await),

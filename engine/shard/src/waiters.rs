@@ -4,7 +4,7 @@
 //! counts it down, and the last one wakes it.
 
 use std::cell::{Cell, RefCell};
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::future::poll_fn;
 use std::rc::Rc;
 use std::task::{Poll, Waker};
@@ -60,12 +60,37 @@ impl Countdown {
     }
 }
 
+/// Someone's interest in what becomes readable; ends when it is dropped.
+pub struct Watch {
+    all: Rc<RefCell<BTreeMap<u64, Rc<Countdown>>>>,
+    key: u64,
+    countdown: Rc<Countdown>,
+}
+
+impl Watch {
+    /// Of the next change of a partition.
+    pub fn of(waiters: &Waiters) -> Watch {
+        waiters.watch(Countdown::new(1))
+    }
+
+    /// Waits for it.
+    pub async fn changed(&self) {
+        self.countdown.done().await;
+    }
+}
+
+impl Drop for Watch {
+    fn drop(&mut self) {
+        self.all.borrow_mut().remove(&self.key);
+    }
+}
+
 /// The waiters of one partition.
 #[derive(Default)]
 pub struct Waiters {
     /// In the order of their offsets.
     acks: RefCell<VecDeque<(Offset, Rc<Countdown>)>>,
-    watches: RefCell<Vec<(u64, Rc<Countdown>)>>,
+    watches: Rc<RefCell<BTreeMap<u64, Rc<Countdown>>>>,
     next_watch: Cell<u64>,
 }
 
@@ -80,17 +105,16 @@ impl Waiters {
         acks.push_back((offset, countdown));
     }
 
-    /// `countdown` goes down by the bytes that become readable, until [`Waiters::unwatch`].
-    pub fn watch(&self, countdown: Rc<Countdown>) -> u64 {
+    /// `countdown` goes down by the bytes that become readable, for as long as the watch lives.
+    pub fn watch(&self, countdown: Rc<Countdown>) -> Watch {
         let key = self.next_watch.get();
         self.next_watch.set(key + 1);
-        self.watches.borrow_mut().push((key, countdown));
-        key
-    }
-
-    /// Ends a watch.
-    pub fn unwatch(&self, key: u64) {
-        self.watches.borrow_mut().retain(|(k, _)| *k != key);
+        self.watches.borrow_mut().insert(key, countdown.clone());
+        Watch {
+            all: self.watches.clone(),
+            key,
+            countdown,
+        }
     }
 
     /// The partition is durable and readable up to `high`; `bytes` became readable.
@@ -106,7 +130,7 @@ impl Waiters {
                 countdown.take(1);
             }
         }
-        for (_, countdown) in self.watches.borrow().iter() {
+        for countdown in self.watches.borrow().values() {
             countdown.take(bytes as i64);
         }
     }
@@ -116,7 +140,7 @@ impl Waiters {
         for (_, countdown) in self.acks.borrow_mut().drain(..) {
             countdown.take(1);
         }
-        for (_, countdown) in self.watches.borrow().iter() {
+        for countdown in self.watches.borrow().values() {
             countdown.take(i64::MAX / 4);
         }
     }

@@ -23,6 +23,7 @@ use crate::broker::{Broker, Identity, Limits};
 use crate::config::Config;
 use crate::conn;
 use crate::crowd::{Crowd, Seat};
+use crate::native;
 
 /// Messages that may wait for one shard from each other.
 const MAILBOX: usize = 1024;
@@ -60,6 +61,15 @@ enum Report {
     Failed(String),
 }
 
+/// Which protocol a connection speaks: that of the listener that it came through.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Door {
+    Kafka = 0,
+    Native = 1,
+}
+
+type Doors = Vec<(Door, Listener)>;
+
 /// What every shard is started with.
 struct Plan {
     config: Config,
@@ -86,7 +96,13 @@ pub fn run(mut config: Config) -> Result<(), String> {
     })?;
     let _lock = lock(dir)?;
     probe(dir, config.cores.len()).map_err(|e| e.to_string())?;
-    take_port(&mut config)?;
+    config.listen = take_port(config.listen, "--listen")?;
+    if config.advertise.1 == 0 {
+        config.advertise.1 = config.listen.port();
+    }
+    if let Some(native) = &mut config.native_listen {
+        *native = take_port(*native, "--native-listen")?;
+    }
     let identity = Arc::new(identity(&config)?);
     announce(&config, &identity);
     let admin = config.admin_listen.map(Admin::start).transpose()?;
@@ -165,8 +181,7 @@ fn segments_open(limit: u64, shards: usize) -> usize {
 
 /// Makes sure that nobody listens there, and chooses a port when 0 is asked for. The shards share
 /// the port among themselves, so the system would let another process of this user share it too.
-fn take_port(config: &mut Config) -> Result<(), String> {
-    let listen = config.listen;
+fn take_port(listen: SocketAddr, option: &str) -> Result<SocketAddr, String> {
     let until = Instant::now() + PORT_WAIT;
     let bound = loop {
         let bound = TcpListener::bind(listen).and_then(|l| l.local_addr());
@@ -176,18 +191,13 @@ fn take_port(config: &mut Config) -> Result<(), String> {
         }
         std::thread::sleep(PORT_POLL);
     };
-    let bound = bound.map_err(|e| match e.kind() {
+    bound.map_err(|e| match e.kind() {
         io::ErrorKind::AddrInUse => format!(
             "{listen} is in use by another program. Stop that one, or choose another address \
-             with --listen HOST:PORT"
+             with {option} HOST:PORT"
         ),
-        _ => format!("cannot listen on {listen}: {e}. Choose another with --listen HOST:PORT"),
-    })?;
-    if config.advertise.1 == 0 {
-        config.advertise.1 = bound.port();
-    }
-    config.listen = bound;
-    Ok(())
+        _ => format!("cannot listen on {listen}: {e}. Choose another with {option} HOST:PORT"),
+    })
 }
 
 fn lock(dir: &Path) -> Result<DirLock, String> {
@@ -293,6 +303,9 @@ fn announce(config: &Config, identity: &Identity) {
 
 fn say_ready(plan: &Plan, listen: SocketAddr, took: Duration) {
     eprintln!("ready in {} ms listen={listen}", took.as_millis());
+    if let Some(native) = plan.config.native_listen {
+        eprintln!("  native protocol on {native}");
+    }
     eprintln!("  try: streamctl --bootstrap {listen} topic create greetings");
     eprintln!("       echo hello | streamctl --bootstrap {listen} produce greetings");
     eprintln!("       streamctl --bootstrap {listen} consume greetings -n 1");
@@ -322,12 +335,13 @@ async fn run_shard(env: Env, index: usize, plan: Arc<Plan>) {
         }
     };
     match start_shard(&env, index, &plan).await {
-        Ok((broker, listener)) => {
-            tell(Report::Listening(
-                listener.local_addr().unwrap_or(plan.config.listen),
-            ));
-            let accept = accept(broker.clone(), listener, plan.crowd.clone());
-            let accepting = env.spawn(Class::Latency, accept);
+        Ok((broker, doors)) => {
+            tell(Report::Listening(plan.config.listen));
+            let mut accepting = Vec::new();
+            for (door, listener) in doors {
+                let accept = accept(broker.clone(), (door, listener), plan.crowd.clone());
+                accepting.push(env.spawn(Class::Latency, accept));
+            }
             let take_over = take_over(broker.clone(), plan.crowd.clone());
             let taking_over = env.spawn(Class::Latency, take_over);
             env.spawn(Class::Background, conn::sweep(broker.clone()))
@@ -343,11 +357,7 @@ async fn run_shard(env: Env, index: usize, plan: Arc<Plan>) {
     }
 }
 
-async fn start_shard(
-    env: &Env,
-    index: usize,
-    plan: &Plan,
-) -> Result<(Rc<Broker>, Listener), String> {
+async fn start_shard(env: &Env, index: usize, plan: &Plan) -> Result<(Rc<Broker>, Doors), String> {
     let endpoint = plan
         .endpoints
         .lock()
@@ -397,16 +407,24 @@ async fn start_shard(
         sessions: config.broker.fetch_sessions_max.div_ceil(plan.shards),
     };
     let broker = Broker::new(shard, plan.identity.clone(), limits);
+    let mut doors = vec![(Door::Kafka, open_door(env, config, config.listen).await?)];
+    if let Some(native) = config.native_listen {
+        doors.push((Door::Native, open_door(env, config, native).await?));
+    }
+    Ok((broker, doors))
+}
+
+async fn open_door(env: &Env, config: &Config, at: SocketAddr) -> Result<Listener, String> {
     let listener = env
-        .listen(config.listen)
+        .listen(at)
         .await
-        .map_err(|e| format!("cannot listen on {}: {e}", config.listen))?;
+        .map_err(|e| format!("cannot listen on {at}: {e}"))?;
     if let Some(bytes) = config.broker.connections.send_buffer {
         listener
             .set_send_buffer(bytes)
             .map_err(|e| format!("cannot set socket.send.buffer.bytes={bytes}: {e}"))?;
     }
-    Ok((broker, listener))
+    Ok(listener)
 }
 
 /// Begins what a shard does behind the scenes for as long as it lives.
@@ -431,7 +449,7 @@ fn request_memory(config: &Config, shards: usize) -> usize {
 }
 
 /// Takes connections, for ever, and gives each to the shard that has the fewest.
-async fn accept(broker: Rc<Broker>, listener: Listener, crowd: Arc<Crowd>) {
+async fn accept(broker: Rc<Broker>, (door, listener): (Door, Listener), crowd: Arc<Crowd>) {
     let env = broker.shard.env.clone();
     let here = usize::from(broker.shard.mesh.id().0);
     loop {
@@ -448,10 +466,14 @@ async fn accept(broker: Rc<Broker>, listener: Listener, crowd: Arc<Crowd>) {
         let max = broker.shard.image().broker().connections.max;
         match crowd.seat(here, max) {
             None => broker.complain_text(&format!("{max} are open (max.connections)")),
-            Some(seat) if seat.shard() == here => serve(&broker, accepted, seat),
+            Some(seat) if seat.shard() == here => serve(&broker, (accepted, door), seat),
             Some(seat) => {
                 let to = ShardId(seat.pass_on() as u16);
-                broker.shard.mesh.hand_over(to, accepted).await;
+                broker
+                    .shard
+                    .mesh
+                    .hand_over(to, (accepted, door as u8))
+                    .await;
             }
         }
     }
@@ -461,12 +483,16 @@ async fn accept(broker: Rc<Broker>, listener: Listener, crowd: Arc<Crowd>) {
 async fn take_over(broker: Rc<Broker>, crowd: Arc<Crowd>) {
     let here = usize::from(broker.shard.mesh.id().0);
     loop {
-        let accepted = broker.shard.mesh.next_connection().await;
-        serve(&broker, accepted, crowd.passed_on(here));
+        let (accepted, door) = broker.shard.mesh.next_connection().await;
+        let door = match door == Door::Native as u8 {
+            true => Door::Native,
+            false => Door::Kafka,
+        };
+        serve(&broker, (accepted, door), crowd.passed_on(here));
     }
 }
 
-fn serve(broker: &Rc<Broker>, accepted: Accepted, seat: Seat) {
+fn serve(broker: &Rc<Broker>, (accepted, door): (Accepted, Door), seat: Seat) {
     let env = &broker.shard.env;
     // The peer may be gone by now.
     let Ok(stream) = env.adopt(accepted) else {
@@ -474,7 +500,10 @@ fn serve(broker: &Rc<Broker>, accepted: Accepted, seat: Seat) {
     };
     let broker = broker.clone();
     let serve = async move {
-        conn::serve(broker, stream).await;
+        match door {
+            Door::Kafka => conn::serve(broker, stream).await,
+            Door::Native => native::serve(broker, stream).await,
+        }
         drop(seat);
     };
     env.spawn(Class::Latency, serve).detach();

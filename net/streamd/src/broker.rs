@@ -22,6 +22,9 @@ use crate::kafka::share::session::ShareSessions;
 /// At most one line about bad clients in this time; the others are counted.
 const COMPLAIN_EVERY: Duration = Duration::from_secs(1);
 
+/// Subscriptions may take one such part of what requests may.
+const STREAMS: usize = 4;
+
 /// What every connection of a shard works with.
 pub struct Broker {
     /// This core's shard.
@@ -30,6 +33,8 @@ pub struct Broker {
     pub identity: Arc<Identity>,
     /// Memory for requests that are being read or handled, bytes.
     pub requests: Budget,
+    /// Memory for subscriptions, bytes.
+    pub streams: Budget,
     /// The largest frame, bytes (`socket.request.max.bytes`).
     pub request_bytes_max: usize,
     /// The most that one fetch gets, bytes (`fetch.max.bytes`).
@@ -84,6 +89,7 @@ impl Broker {
             shard,
             identity,
             requests: Budget::new(limits.request_memory),
+            streams: Budget::new(limits.request_memory / STREAMS),
             request_bytes_max: limits.request_bytes_max,
             fetch_bytes_max: limits.fetch_bytes_max,
             sessions: RefCell::new(Sessions::new(limits.sessions)),
@@ -122,8 +128,10 @@ impl Broker {
 
     /// Says, not too often, why a connection was closed.
     pub fn complain(&self, why: &Hangup) {
-        if let Hangup::Bad(text) = why {
-            self.complain_text(text);
+        match why {
+            Hangup::Gone => {}
+            Hangup::Bad(text) => self.complain_text(text),
+            Hangup::Malformed(what) => self.complain_text(&what.to_string()),
         }
     }
 

@@ -67,6 +67,15 @@ struct Args {
         hide_env_values = true
     )]
     advertise: Option<String>,
+    /// Where to listen for the native protocol, which streamd's own clients speak (off: nowhere)
+    /// [default: off]
+    #[arg(
+        long,
+        value_name = "HOST:PORT",
+        env = "STREAMD_NATIVE_LISTEN",
+        hide_env_values = true
+    )]
+    native_listen: Option<String>,
     /// Where to answer the operator over HTTP: health, profiles, stalls. Whoever reaches it may
     /// use it (off: nowhere) [default: off]
     #[arg(
@@ -118,6 +127,8 @@ struct Args {
 pub struct Config {
     /// Where to listen.
     pub listen: SocketAddr,
+    /// Where to listen for the native protocol; `None`: nowhere.
+    pub native_listen: Option<SocketAddr>,
     /// Where to answer the operator; `None`: nowhere.
     pub admin_listen: Option<SocketAddr>,
     /// The data directory.
@@ -177,9 +188,10 @@ impl Given {
 }
 
 /// The names of the options that the file may have.
-const OPTIONS: [&str; 7] = [
+const OPTIONS: [&str; 8] = [
     "listen",
     "advertise",
+    "native-listen",
     "admin-listen",
     "data-dir",
     "cores",
@@ -234,6 +246,7 @@ fn settle(args: Args, from_env: &dyn Fn(&str) -> bool, set: &str) -> Result<Conf
     };
     let listen = pick("listen", &args.listen);
     let advertise = pick("advertise", &args.advertise);
+    let native_listen = pick("native-listen", &args.native_listen);
     let admin_listen = pick("admin-listen", &args.admin_listen);
     let data_dir = pick("data-dir", &args.data_dir);
     let cores = pick("cores", &args.cores);
@@ -247,7 +260,8 @@ fn settle(args: Args, from_env: &dyn Fn(&str) -> bool, set: &str) -> Result<Conf
         Some(g) => host_port(&g)?,
         None => default_advertise(listen)?,
     };
-    let admin_listen = admin_listen.map(|g| admin_address(&g)).transpose()?;
+    let native_listen = native_listen.map(|g| may_be_off(&g)).transpose()?;
+    let admin_listen = admin_listen.map(|g| may_be_off(&g)).transpose()?;
     let cores = match cores {
         Some(g) => read_cores(&g)?,
         None => streamd_io::available_cores(),
@@ -264,6 +278,7 @@ fn settle(args: Args, from_env: &dyn Fn(&str) -> bool, set: &str) -> Result<Conf
     });
     Ok(Config {
         listen,
+        native_listen: native_listen.flatten(),
         admin_listen: admin_listen.flatten(),
         data_dir: data_dir.map_or_else(|| "streamd-data".into(), |g| g.text.into()),
         cores,
@@ -422,7 +437,7 @@ fn address(given: &Given) -> Result<SocketAddr, String> {
 }
 
 /// The word `off` takes back what the file says.
-fn admin_address(given: &Given) -> Result<Option<SocketAddr>, String> {
+fn may_be_off(given: &Given) -> Result<Option<SocketAddr>, String> {
     if given.text == "off" {
         return Ok(None);
     }
@@ -566,13 +581,13 @@ mod tests {
         assert_eq!(c.advertise, ("127.0.0.1".to_owned(), 9092));
         assert_eq!(c.cores, streamd_io::available_cores());
         assert!(c.broker.durable && c.node_id == 1);
-        assert_eq!(c.admin_listen, None);
+        assert_eq!((c.admin_listen, c.native_listen), (None, None));
     }
 
     #[test]
     fn a_flag_wins_over_the_file() {
         let (_dir, path) = file(
-            "listen = \"127.0.0.1:7000\"\nnode-id = 5\n\
+            "listen = \"127.0.0.1:7000\"\nnode-id = 5\nnative-listen = \"127.0.0.1:7001\"\n\
              admin-listen = \"127.0.0.1:0\"\n[kafka]\nnum.partitions = 4\n\
              log.retention.ms = 60000\n",
         );
@@ -591,8 +606,13 @@ mod tests {
         );
         assert_eq!(c.local.configs["log.retention.ms"], "60000");
         assert_eq!(c.admin_listen, Some(SocketAddr::from(([127, 0, 0, 1], 0))));
-        let c = read(&["--config", &path, "--admin-listen", "off"]).unwrap();
-        assert_eq!(c.admin_listen, None);
+        assert_eq!(
+            c.native_listen,
+            Some(SocketAddr::from(([127, 0, 0, 1], 7001)))
+        );
+        let off = ["--admin-listen", "off", "--native-listen", "off"];
+        let c = read(&[&["--config", &path], &off[..]].concat()).unwrap();
+        assert_eq!((c.admin_listen, c.native_listen), (None, None));
     }
 
     #[test]

@@ -16,9 +16,10 @@ use streamd_io::local::{Notify, Permit};
 use streamd_io::{Class, Env, Part, Stream, WriteHalf};
 use streamd_model::Mono;
 use streamd_wire::kafka::{ApiKey, Frame};
+use streamd_wire::native::Malformed;
 
 use crate::broker::Broker;
-use crate::frames::Frames;
+use crate::frames::{Frames, Shape};
 use crate::kafka;
 
 /// How often a shard looks for dead connections.
@@ -131,7 +132,7 @@ pub struct Life {
     pub partial: Cell<bool>,
     /// Whether a request is being worked on.
     busy: Cell<bool>,
-    kill: Notify,
+    pub kill: Notify,
 }
 
 impl Life {
@@ -179,7 +180,7 @@ pub async fn serve(broker: Rc<Broker>, stream: Stream) {
         env.spawn(Class::Latency, send)
     };
     let budget = (&broker.requests, broker.request_bytes_max);
-    let mut frames = Frames::new(read, &env, budget, &life);
+    let mut frames = Frames::new(read, &env, Shape::Kafka, budget, &life);
     let served = async {
         if let Err(e) = read_loop(&broker, (&host, key), &mut frames, &queue).await {
             broker.complain(&e);
@@ -202,6 +203,8 @@ pub enum Hangup {
     Gone,
     /// What it sent is no request.
     Bad(String),
+    /// What it sent is no frame of the native protocol.
+    Malformed(Malformed),
 }
 
 /// Answers the frames of `peer`: its address as Kafka writes it, and the connection's key.

@@ -1,5 +1,5 @@
-//! Cuts the bytes of a connection into frames: four bytes of length, big endian, and as many bytes
-//! as that says.
+//! Cuts the bytes of a connection into frames. Those of Kafka's protocol are four bytes of length,
+//! big endian, and as many bytes as that says; those of the native one have a header.
 //!
 //! Memory is reserved before it is got, and got as the bytes come: a peer that announces much and
 //! sends little holds little. What was read beyond a frame is kept for the next ones, and is within
@@ -12,6 +12,7 @@ use bytes::Bytes;
 use futures_lite::future;
 use streamd_io::local::{Budget, Permit};
 use streamd_io::{AlignedBuf, Env, ReadHalf, class_len};
+use streamd_wire::native::{HEADER_BYTES, Header};
 
 use crate::conn::{Hangup, Life};
 
@@ -28,8 +29,57 @@ const SECOND_ALLOC: usize = 2 << 20;
 /// How long a frame waits for memory before its connection is given up.
 const RESERVE_WAIT: Duration = Duration::from_secs(10);
 
-/// A frame without its length, and the memory that is reserved for it.
+/// A frame, and the memory that is reserved for it.
 pub type Reserved = (Bytes, Vec<Permit>);
+
+/// How frames begin.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Shape {
+    /// With four bytes of length, which are not handed on.
+    Kafka,
+    /// With a header, which is.
+    Native,
+}
+
+impl Shape {
+    /// The bytes that say how long a frame is.
+    fn head(self) -> usize {
+        match self {
+            Shape::Kafka => 4,
+            Shape::Native => HEADER_BYTES,
+        }
+    }
+
+    /// Where what is handed on begins.
+    fn begin(self) -> usize {
+        match self {
+            Shape::Kafka => 4,
+            Shape::Native => 0,
+        }
+    }
+
+    /// The bytes behind the head that `frame` begins with; `max` are taken.
+    fn length(self, frame: &[u8], max: usize) -> Result<usize, Hangup> {
+        match self {
+            Shape::Kafka => {
+                let length = i32::from_be_bytes([frame[0], frame[1], frame[2], frame[3]]);
+                match usize::try_from(length) {
+                    Ok(len) if len > 0 && len <= max => Ok(len),
+                    _ => Err(Hangup::Bad(format!(
+                        "a frame of {length} bytes; 1 to {max} are allowed \
+                         (socket.request.max.bytes)"
+                    ))),
+                }
+            }
+            Shape::Native => {
+                let head = frame.first_chunk().ok_or(Hangup::Gone)?;
+                let max = u32::try_from(max).unwrap_or(u32::MAX);
+                let header = Header::decode(head, max).map_err(Hangup::Malformed)?;
+                Ok(header.length as usize)
+            }
+        }
+    }
+}
 
 /// The incoming half of a connection.
 pub struct Frames {
@@ -37,6 +87,7 @@ pub struct Frames {
     rest: Rest,
     /// Bytes of the last frame with its length, if it was a large one: the next one may be like it.
     last: usize,
+    shape: Shape,
     /// The largest frame, bytes.
     max: usize,
     budget: Budget,
@@ -89,6 +140,7 @@ impl Frames {
     pub fn new(
         stream: ReadHalf,
         env: &Env,
+        shape: Shape,
         (budget, max): (&Budget, usize),
         life: &Rc<Life>,
     ) -> Self {
@@ -96,11 +148,17 @@ impl Frames {
             stream,
             rest: Rest::default(),
             last: 0,
+            shape,
             max,
             budget: budget.clone(),
             env: env.clone(),
             life: life.clone(),
         }
+    }
+
+    /// Takes frames of up to so many bytes from now on.
+    pub fn set_max(&mut self, max: usize) {
+        self.max = max;
     }
 
     /// The next frame. `None` at the end of the stream.
@@ -109,28 +167,29 @@ impl Frames {
         if self.rest.left().is_empty() && self.last > 0 {
             return self.like_the_last().await;
         }
-        if !self.fill(4).await? {
+        let (head, begin) = (self.shape.head(), self.shape.begin());
+        if !self.fill(head).await? {
             return Ok(None);
         }
-        let len = self.length(self.rest.left())?;
+        let len = self.shape.length(self.rest.left(), self.max)?;
         if len <= SMALL {
-            let permit = self.reserve(len).await?;
-            if !self.fill(4 + len).await? {
+            let permit = self.reserve(head - begin + len).await?;
+            if !self.fill(head + len).await? {
                 return Ok(None);
             }
-            let frame = Bytes::copy_from_slice(&self.rest.left()[4..4 + len]);
-            self.rest.take(4 + len);
+            let frame = Bytes::copy_from_slice(&self.rest.left()[begin..head + len]);
+            self.rest.take(head + len);
             self.life.partial.set(false);
             return Ok(Some((frame, vec![permit])));
         }
         // Of a frame behind a larger one, more than the first piece may have come already.
-        let have = self.rest.left().len().min(4 + len);
-        let size = have.max(4 + len.min(FIRST_ALLOC));
+        let have = self.rest.left().len().min(head + len);
+        let size = have.max(head + len.min(FIRST_ALLOC));
         let permits = vec![self.reserve(class_len(size)).await?];
         let mut body = self.env.alloc(size);
         body[..have].copy_from_slice(&self.rest.left()[..have]);
         self.rest.take(have);
-        self.large(4 + len, (body, have), permits).await
+        self.large(head + len, (body, have), permits).await
     }
 
     /// A frame from a peer whose last one was large: with luck all of it comes with one system
@@ -141,13 +200,14 @@ impl Frames {
         let permits = vec![self.reserve(class_len(want)).await?];
         let mut body = self.env.alloc(want);
         let mut at = 0;
-        while at < 4 {
+        let head = self.shape.head();
+        while at < head {
             match self.read(&mut body[at..want]).await? {
                 0 => return Ok(None),
                 n => at += n,
             }
         }
-        let total = 4 + self.length(&body)?;
+        let total = head + self.shape.length(&body, self.max)?;
         if total > at {
             return self.large(total, (body, at), permits).await;
         }
@@ -157,19 +217,10 @@ impl Frames {
         self.rest.bytes.extend_from_slice(&body[total..at]);
         self.last = if total > SMALL { total } else { 0 };
         self.life.partial.set(false);
-        Ok(Some((body.freeze().slice(4..total), permits)))
-    }
-
-    /// The length that a frame begins with, bytes.
-    fn length(&self, frame: &[u8]) -> Result<usize, Hangup> {
-        let length = i32::from_be_bytes([frame[0], frame[1], frame[2], frame[3]]);
-        let max = self.max;
-        match usize::try_from(length) {
-            Ok(len) if len > 0 && len <= max => Ok(len),
-            _ => Err(Hangup::Bad(format!(
-                "a frame of {length} bytes; 1 to {max} are allowed (socket.request.max.bytes)"
-            ))),
-        }
+        Ok(Some((
+            body.freeze().slice(self.shape.begin()..total),
+            permits,
+        )))
     }
 
     /// Reads the rest of a large frame, of which `at` bytes, with its length, are in `body`.
@@ -196,7 +247,10 @@ impl Frames {
         }
         self.last = total;
         self.life.partial.set(false);
-        Ok(Some((body.freeze().slice(4..total), permits)))
+        Ok(Some((
+            body.freeze().slice(self.shape.begin()..total),
+            permits,
+        )))
     }
 
     async fn read(&mut self, into: &mut [u8]) -> Result<usize, Hangup> {
@@ -245,6 +299,7 @@ mod tests {
 
     use streamd_io::sim::{Sim, SimOptions, each_seed};
     use streamd_io::{Class, Part, Stream};
+    use streamd_wire::native::Op;
 
     use super::*;
 
@@ -272,7 +327,26 @@ mod tests {
         frames
     }
 
-    async fn cut(env: Env) {
+    /// A frame of either shape around these bytes.
+    fn wrap(shape: Shape, payload: &[u8]) -> Vec<u8> {
+        let mut bytes = match shape {
+            Shape::Kafka => (payload.len() as i32).to_be_bytes().to_vec(),
+            Shape::Native => {
+                let header = Header {
+                    op: Op::Append,
+                    flags: 0,
+                    stream: 0,
+                    correlation: 7,
+                    length: payload.len() as u32,
+                };
+                header.encode().to_vec()
+            }
+        };
+        bytes.extend(payload);
+        bytes
+    }
+
+    async fn cut(env: Env, shape: Shape) {
         let addr = SocketAddr::from(([127, 0, 0, 1], 9092));
         let listener = env.listen(addr).await.unwrap();
         let sent = frames(&env);
@@ -282,8 +356,7 @@ mod tests {
             env.spawn(Class::Latency, async move {
                 let (_read, mut write) = env_.connect(addr).await.unwrap().split();
                 for frame in sent {
-                    let mut bytes = (frame.len() as i32).to_be_bytes().to_vec();
-                    bytes.extend(frame);
+                    let bytes = wrap(shape, &frame);
                     write.send(vec![Part::Bytes(bytes.into())]).await.unwrap();
                 }
             })
@@ -291,12 +364,13 @@ mod tests {
         let stream: Stream = env.adopt(listener.accept().await.unwrap()).unwrap();
         let budget = Budget::new(MEMORY);
         let life = Rc::new(Life::new(env.now()));
-        let mut frames = Frames::new(stream.split().0, &env, (&budget, MAX), &life);
+        let mut frames = Frames::new(stream.split().0, &env, shape, (&budget, MAX), &life);
         for (i, wanted) in expected.iter().enumerate() {
             // Others come while this one is not looked for.
             env.sleep(Duration::from_millis(below(&env, 3))).await;
             let (frame, permits) = frames.next().await.unwrap().unwrap();
-            assert!(frame == wanted[..], "frame {i} of {} bytes", wanted.len());
+            let wanted = &wrap(shape, wanted)[shape.begin()..];
+            assert!(frame == wanted, "frame {i} of {} bytes", wanted.len());
             let held: usize = permits.iter().map(Permit::bytes).sum();
             assert!(held >= frame.len(), "{held} for {}", frame.len());
         }
@@ -308,6 +382,10 @@ mod tests {
 
     #[test]
     fn frames_come_as_they_were_sent_however_the_bytes_come() {
-        each_seed(40, |seed| Sim::new(seed, SimOptions::default()).run(cut));
+        for shape in [Shape::Kafka, Shape::Native] {
+            each_seed(40, |seed| {
+                Sim::new(seed, SimOptions::default()).run(move |env| cut(env, shape));
+            });
+        }
     }
 }

@@ -11,6 +11,7 @@ mod conn;
 mod crowd;
 mod frames;
 mod kafka;
+mod native;
 
 use std::process::ExitCode;
 

@@ -135,7 +135,7 @@ pub async fn init_producer_id(
 }
 
 /// An id that nobody had. Blocks come from the metadata log, one for each shard that asks.
-pub(super) async fn next_producer_id(broker: &Rc<Broker>) -> Result<i64, ErrorCode> {
+pub async fn next_producer_id(broker: &Rc<Broker>) -> Result<i64, ErrorCode> {
     // Another connection may take the block that this one got, so it may have to ask again.
     for _ in 0..100 {
         if let Some(id) = broker.producer_ids.borrow_mut().take() {

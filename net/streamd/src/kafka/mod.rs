@@ -4,7 +4,7 @@ pub mod cluster;
 pub mod configs;
 pub mod fetch;
 pub mod group;
-mod internal;
+pub mod internal;
 pub mod metadata;
 pub mod offsets;
 pub mod produce;
@@ -14,7 +14,7 @@ pub mod topics;
 pub mod txn;
 
 #[cfg(test)]
-mod tests;
+pub mod tests;
 
 use std::rc::Rc;
 

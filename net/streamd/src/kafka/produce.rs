@@ -47,33 +47,71 @@ enum Group {
 
 /// Accepts a produce request; `frame` is the whole frame without its length.
 pub async fn accept(broker: &Rc<Broker>, bytes: Bytes) -> Result<Accepted, String> {
-    let throttle_ms = broker.shard.disk.throttle_ms();
-    if throttle_ms > 0 {
-        // Not every client waits when it is asked to: this connection does.
-        let pause = Duration::from_millis(throttle_ms.unsigned_abs().into());
-        broker.shard.env.sleep(pause).await;
-    }
+    hold_back(broker).await;
     let frame = Frame::parse(&bytes).map_err(|e| e.to_string())?;
     let request: ProduceRequest<'_> = frame.decode().map_err(|e| format!("Produce: {e}"))?;
     let version = frame.header.version;
     let acks = request.acks;
     let mut checked = Vec::new();
-    let mut items: Vec<Vec<AppendItem>> = (0..broker.shard.mesh.shards()).map(|_| vec![]).collect();
     for topic in &request.topic_data {
         let found = find_topic(broker, &topic, version);
         for partition in &topic.partition_data {
             let records = partition.records.map(|r| bytes.slice_ref(r.bytes()));
             checked.push(match (&found, acks) {
-                (_, acks) if !(-1..=1).contains(&acks) => Err(Refusal::new(
-                    ErrorCode::InvalidRequiredAcks,
-                    format!("acks={acks}; -1 (all), 0 and 1 are allowed"),
-                )),
+                (_, acks) if !(-1..=1).contains(&acks) => Err(wrong_acks(acks)),
                 (Err(refusal), _) => Err(refusal.clone()),
                 (Ok(topic), _) => check(broker, topic, partition.index, (records, version)).await,
             });
         }
     }
     confirm(broker, request.transactional_id, version, &mut checked).await;
+    let placing = place(broker, checked).await;
+    let broker = broker.clone();
+    let reply = async move {
+        let outcomes = placing.settled().await;
+        if acks == 0 {
+            return outcomes.iter().all(Result::is_ok).then(Vec::new);
+        }
+        encode(&broker, &bytes, &outcomes)
+    };
+    Ok(Accepted {
+        reply: Box::pin(reply),
+        answered: acks != 0,
+    })
+}
+
+/// Slows a connection down while the disk is nearly full: not every client waits when it is asked
+/// to.
+pub async fn hold_back(broker: &Broker) {
+    let throttle_ms = broker.shard.disk.throttle_ms();
+    if throttle_ms > 0 {
+        let pause = Duration::from_millis(throttle_ms.unsigned_abs().into());
+        broker.shard.env.sleep(pause).await;
+    }
+}
+
+/// Why these acks are refused.
+pub fn wrong_acks(acks: i16) -> Refusal {
+    let text = format!("acks={acks}; -1 (all), 0 and 1 are allowed");
+    Refusal::new(ErrorCode::InvalidRequiredAcks, text)
+}
+
+/// Batches that have their place in the order.
+pub struct Placing {
+    groups: Vec<Group>,
+    slots: Vec<Slot>,
+}
+
+impl Placing {
+    /// What became of each, in order, when all is durable.
+    pub async fn settled(self) -> Vec<AppendDone> {
+        settle(self.groups, self.slots).await
+    }
+}
+
+/// Hands batches that were checked to those who own their partitions, in order.
+pub async fn place(broker: &Rc<Broker>, checked: Vec<Result<AppendItem, Refusal>>) -> Placing {
+    let mut items: Vec<Vec<AppendItem>> = (0..broker.shard.mesh.shards()).map(|_| vec![]).collect();
     let mut slots = Vec::with_capacity(checked.len());
     for one in checked {
         slots.push(match one {
@@ -89,18 +127,7 @@ pub async fn accept(broker: &Rc<Broker>, bytes: Bytes) -> Result<Accepted, Strin
     for (owner, items) in items.into_iter().enumerate() {
         groups.push(send(broker, ShardId(owner as u16), items).await);
     }
-    let broker = broker.clone();
-    let reply = async move {
-        let outcomes = settle(groups, slots).await;
-        if acks == 0 {
-            return outcomes.iter().all(Result::is_ok).then(Vec::new);
-        }
-        encode(&broker, &bytes, &outcomes)
-    };
-    Ok(Accepted {
-        reply: Box::pin(reply),
-        answered: acks != 0,
-    })
+    Placing { groups, slots }
 }
 
 fn find_topic(
@@ -122,7 +149,7 @@ fn find_topic(
 }
 
 /// Validates the batch for one partition.
-async fn check(
+pub async fn check(
     broker: &Broker,
     topic: &TopicMeta,
     index: i32,
@@ -166,7 +193,7 @@ async fn check(
 }
 
 /// Has the coordinator confirm what belongs to a transaction and begins it in its partition.
-async fn confirm(
+pub async fn confirm(
     broker: &Rc<Broker>,
     id: Option<&str>,
     version: i16,

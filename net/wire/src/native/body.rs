@@ -3,7 +3,11 @@
 
 use streamd_model::{Epoch, ErrorCode, NodeId, Offset, TopicId};
 
+use super::client::{
+    Aborted, Append, Appended, Committed, Kept, OfGroup, Producer, ToCommit, Topic,
+};
 use super::header::{Header, Op};
+use super::list::{Item, List};
 use super::read::{In, put_str};
 use super::{FLAG_ANSWER, Malformed};
 
@@ -50,26 +54,6 @@ pub struct Partition {
     pub epoch: Epoch,
 }
 
-/// Record batches for a partition.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Append<'a> {
-    /// Where to.
-    pub partition: Partition,
-    /// 0, 1, or -1 for all in sync.
-    pub acks: i16,
-    /// Batches (magic 2), back to back.
-    pub records: &'a [u8],
-}
-
-/// Where they are.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Appended {
-    /// The offset of the first record.
-    pub base: Offset,
-    /// The leader epoch that they were written in.
-    pub epoch: Epoch,
-}
-
 /// A stream is wanted. Its number is that of the frame.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Subscribe {
@@ -77,7 +61,8 @@ pub struct Subscribe {
     pub partition: Partition,
     /// What makes the subscription one of a kind: broker epoch and count; zeros for a client.
     pub session: (i64, u64),
-    /// From which offset on: for a follower, where its log ends.
+    /// From which offset on: for a follower, where its log ends. A client may say [`EARLIEST`] or
+    /// [`LATEST`].
     pub from: Offset,
     /// The epoch of the last batch of the subscriber's log; -1 if it has none.
     pub last_epoch: Epoch,
@@ -85,7 +70,14 @@ pub struct Subscribe {
     pub durable: Offset,
     /// Bytes that it takes before it gives more credit.
     pub credit: u64,
+    /// Nothing of transactions that are open, and those that were aborted are named.
+    pub committed: bool,
 }
+
+/// To subscribe from the log's start on.
+pub const EARLIEST: Offset = -2;
+/// To subscribe to what is written from now on.
+pub const LATEST: Offset = -1;
 
 /// The stream is open.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -96,6 +88,8 @@ pub struct Subscribed {
     pub start: Offset,
     /// The high watermark.
     pub high: Offset,
+    /// The offset that the stream begins with.
+    pub from: Offset,
 }
 
 /// More bytes are taken.
@@ -112,12 +106,14 @@ pub struct Data<'a> {
     pub epoch: Epoch,
     /// The subscription.
     pub session: (i64, u64),
-    /// The first offset.
+    /// The first offset. The first batch may begin before it: a client passes over those records.
     pub base: Offset,
     /// The leader's high watermark.
     pub high: Offset,
     /// The leader's log start.
     pub start: Offset,
+    /// Aborted transactions with records in this frame.
+    pub aborted: List<'a, Aborted>,
     /// Batches, back to back; empty in a pulse.
     pub records: &'a [u8],
 }
@@ -187,7 +183,7 @@ pub enum Body<'a> {
     /// See there.
     Append(Append<'a>),
     /// See there.
-    Appended(Appended),
+    Appended(List<'a, Appended<'a>>),
     /// See there.
     Subscribe(Subscribe),
     /// See there.
@@ -212,6 +208,24 @@ pub enum Body<'a> {
     Ping,
     /// See there.
     Error(Failure<'a>),
+    /// The name of a topic.
+    TopicOf(&'a str),
+    /// See there.
+    Topic(Topic<'a>),
+    /// An id for a producer is wanted.
+    NewProducer,
+    /// See there.
+    Producer(Producer),
+    /// A stream is not wanted any more, or has ended.
+    Unsubscribe,
+    /// See there.
+    Commit(OfGroup<'a, ToCommit<'a>>),
+    /// To a commit.
+    Kept(List<'a, Kept>),
+    /// Which offsets are asked for.
+    OffsetsOf(OfGroup<'a, Partition>),
+    /// See there.
+    Offsets(List<'a, Committed<'a>>),
 }
 
 impl<'a> Body<'a> {
@@ -228,20 +242,12 @@ impl<'a> Body<'a> {
             (Op::Hello, false) => hello(&mut r)?,
             (Op::Hello, true) => welcome(&mut r)?,
             (Op::Auth, _) => Body::Auth(r.rest()),
-            (Op::Append, false) => Body::Append(Append {
-                partition: partition(&mut r)?,
-                acks: r.i16("the acks of an append")?,
-                records: r.rest(),
-            }),
-            (Op::Append, true) => Body::Appended(Appended {
-                base: r.i64("the offset of what was appended")?,
-                epoch: r.i32("the epoch of what was appended")?,
-            }),
             (Op::Subscribe, false) => subscribe(&mut r)?,
             (Op::Subscribe, true) => Body::Subscribed(Subscribed {
                 epoch: r.i32("a leader epoch")?,
                 start: r.i64("a log start")?,
                 high: r.i64("a high watermark")?,
+                from: r.i64("where a stream begins")?,
             }),
             (Op::Credit, _) => Body::Credit(Credit {
                 taken: r.u64("a credit")?,
@@ -252,6 +258,10 @@ impl<'a> Body<'a> {
                 base: offset(&mut r, "the offset of records")?,
                 high: offset(&mut r, "a high watermark")?,
                 start: offset(&mut r, "a log start")?,
+                aborted: {
+                    let bytes = r.u32("the length of aborted transactions")? as usize;
+                    List::decode(r.take(bytes, "aborted transactions")?)?
+                },
                 records: r.rest(),
             }),
             (Op::Ack, _) => Body::Ack(Ack {
@@ -278,6 +288,8 @@ impl<'a> Body<'a> {
                 epoch: r.i32("an error's epoch")?,
                 text: r.str("an error's text")?,
             }),
+            (Op::Append | Op::Topic | Op::Producer, _)
+            | (Op::Unsubscribe | Op::Commit | Op::Offsets, _) => of_clients(header, &mut r)?,
         };
         r.end("what stands behind a body")?;
         Ok(body)
@@ -303,6 +315,15 @@ impl<'a> Body<'a> {
             Body::Control(_) => (Op::Control, 0),
             Body::Ping => (Op::Ping, 0),
             Body::Error(_) => (Op::Error, 0),
+            Body::TopicOf(_) => (Op::Topic, 0),
+            Body::Topic(_) => (Op::Topic, FLAG_ANSWER),
+            Body::NewProducer => (Op::Producer, 0),
+            Body::Producer(_) => (Op::Producer, FLAG_ANSWER),
+            Body::Unsubscribe => (Op::Unsubscribe, 0),
+            Body::Commit(_) => (Op::Commit, 0),
+            Body::Kept(_) => (Op::Commit, FLAG_ANSWER),
+            Body::OffsetsOf(_) => (Op::Offsets, 0),
+            Body::Offsets(_) => (Op::Offsets, FLAG_ANSWER),
         }
     }
 
@@ -311,15 +332,25 @@ impl<'a> Body<'a> {
     ///
     /// # Panics
     /// If those are longer than 4 GiB.
-    pub fn encode(
+    pub fn encode(&self, ids: (u32, u64, u16), out: &mut Vec<u8>) -> &'a [u8] {
+        self.encode_before(ids, 0, out)
+    }
+
+    /// Like [`Body::encode`], for a frame that has so many bytes more behind that, which are not
+    /// in memory.
+    ///
+    /// # Panics
+    /// As [`Body::encode`].
+    pub fn encode_before(
         &self,
         (stream, correlation, flags): (u32, u64, u16),
+        more: usize,
         out: &mut Vec<u8>,
     ) -> &'a [u8] {
         let begin = out.len();
         out.extend_from_slice(&[0; super::HEADER_BYTES]);
         let tail = self.put(out);
-        let length = out.len() - begin - super::HEADER_BYTES + tail.len();
+        let length = out.len() - begin - super::HEADER_BYTES + tail.len() + more;
         let (op, own) = self.op();
         let header = Header {
             op,
@@ -336,15 +367,6 @@ impl<'a> Body<'a> {
         match *self {
             Body::Hello(ref hello) => put_hello(out, hello),
             Body::Welcome(ref welcome) => put_welcome(out, welcome),
-            Body::Append(append) => {
-                put_partition(out, append.partition);
-                out.extend_from_slice(&append.acks.to_le_bytes());
-                return append.records;
-            }
-            Body::Appended(appended) => {
-                out.extend_from_slice(&appended.base.to_le_bytes());
-                out.extend_from_slice(&appended.epoch.to_le_bytes());
-            }
             Body::Subscribe(s) => {
                 put_partition(out, s.partition);
                 put_session(out, s.session);
@@ -352,11 +374,13 @@ impl<'a> Body<'a> {
                 out.extend_from_slice(&s.last_epoch.to_le_bytes());
                 out.extend_from_slice(&s.durable.to_le_bytes());
                 out.extend_from_slice(&s.credit.to_le_bytes());
+                out.push(u8::from(s.committed));
             }
             Body::Subscribed(s) => {
                 out.extend_from_slice(&s.epoch.to_le_bytes());
                 out.extend_from_slice(&s.start.to_le_bytes());
                 out.extend_from_slice(&s.high.to_le_bytes());
+                out.extend_from_slice(&s.from.to_le_bytes());
             }
             Body::Credit(credit) => out.extend_from_slice(&credit.taken.to_le_bytes()),
             Body::Data(data) => {
@@ -365,6 +389,9 @@ impl<'a> Body<'a> {
                 for offset in [data.base, data.high, data.start] {
                     out.extend_from_slice(&offset.to_le_bytes());
                 }
+                let aborted = data.aborted.bytes();
+                out.extend_from_slice(&(aborted.len() as u32).to_le_bytes());
+                out.extend_from_slice(aborted);
                 return data.records;
             }
             Body::Ack(ack) => {
@@ -390,9 +417,77 @@ impl<'a> Body<'a> {
                 out.extend_from_slice(&failure.epoch.to_le_bytes());
                 put_str(out, failure.text);
             }
+            Body::NewProducer | Body::Unsubscribe => {}
+            Body::TopicOf(_)
+            | Body::Topic(_)
+            | Body::Producer(_)
+            | Body::Commit(_)
+            | Body::Kept(_)
+            | Body::OffsetsOf(_)
+            | Body::Offsets(_)
+            | Body::Append(_)
+            | Body::Appended(_) => return put_of_clients(self, out),
         }
         &[]
     }
+}
+
+/// The bodies that only clients ask for, and what answers them.
+fn of_clients<'a>(header: &Header, r: &mut In<'a>) -> Result<Body<'a>, Malformed> {
+    Ok(match (header.op, header.is_answer()) {
+        (Op::Append, false) => Body::Append(Append {
+            acks: r.i16("the acks of an append")?,
+            batches: List::decode(r.rest())?,
+        }),
+        (Op::Append, true) => Body::Appended(List::decode(r.rest())?),
+        (Op::Topic, false) => Body::TopicOf(r.str("a topic's name")?),
+        (Op::Topic, true) => Body::Topic(Topic {
+            id: TopicId(r.array("a topic's id")?),
+            partitions: List::decode(r.rest())?,
+        }),
+        (Op::Producer, false) => Body::NewProducer,
+        (Op::Producer, true) => Body::Producer(Producer {
+            id: r.i64("a producer's id")?,
+            epoch: r.i16("a producer's epoch")?,
+        }),
+        (Op::Unsubscribe, _) => Body::Unsubscribe,
+        (Op::Commit, false) => Body::Commit(of_group(r)?),
+        (Op::Commit, true) => Body::Kept(List::decode(r.rest())?),
+        (Op::Offsets, false) => Body::OffsetsOf(of_group(r)?),
+        (Op::Offsets, true) => Body::Offsets(List::decode(r.rest())?),
+        _ => return Err(Malformed::Op(header.op as u8)),
+    })
+}
+
+fn put_of_clients<'a>(body: &Body<'a>, out: &mut Vec<u8>) -> &'a [u8] {
+    match *body {
+        Body::Append(append) => {
+            out.extend_from_slice(&append.acks.to_le_bytes());
+            return append.batches.bytes();
+        }
+        Body::Appended(list) => return list.bytes(),
+        Body::TopicOf(name) => put_str(out, name),
+        Body::Topic(topic) => {
+            out.extend_from_slice(&topic.id.0);
+            return topic.partitions.bytes();
+        }
+        Body::Producer(producer) => {
+            out.extend_from_slice(&producer.id.to_le_bytes());
+            out.extend_from_slice(&producer.epoch.to_le_bytes());
+        }
+        Body::Commit(OfGroup { group, items }) => {
+            put_str(out, group);
+            return items.bytes();
+        }
+        Body::OffsetsOf(OfGroup { group, items }) => {
+            put_str(out, group);
+            return items.bytes();
+        }
+        Body::Kept(list) => return list.bytes(),
+        Body::Offsets(list) => return list.bytes(),
+        _ => {}
+    }
+    &[]
 }
 
 impl<'a> Failure<'a> {
@@ -452,14 +547,29 @@ fn subscribe<'a>(r: &mut In<'a>) -> Result<Body<'a>, Malformed> {
     Ok(Body::Subscribe(Subscribe {
         partition: partition(r)?,
         session: session(r)?,
-        from: offset(r, "where a subscription begins")?,
+        from: match r.i64("where a subscription begins")? {
+            from @ EARLIEST.. => from,
+            _ => return Err(Malformed::Body("where a subscription begins")),
+        },
         last_epoch: r.i32("a last epoch")?,
         durable: match r.i64("what is durable")? {
             durable @ -1.. => durable,
             _ => return Err(Malformed::Body("what is durable")),
         },
         credit: r.u64("a credit")?,
+        committed: match r.u8("what a subscription is of")? {
+            0 => false,
+            1 => true,
+            _ => return Err(Malformed::Body("what a subscription is of")),
+        },
     }))
+}
+
+fn of_group<'a, T: Item<'a>>(r: &mut In<'a>) -> Result<OfGroup<'a, T>, Malformed> {
+    Ok(OfGroup {
+        group: r.str("a group's name")?,
+        items: List::decode(r.rest())?,
+    })
 }
 
 fn node(r: &mut In<'_>) -> Result<NodeId, Malformed> {
@@ -485,7 +595,7 @@ fn put_session(out: &mut Vec<u8>, session: (i64, u64)) {
     out.extend_from_slice(&session.1.to_le_bytes());
 }
 
-fn partition(r: &mut In<'_>) -> Result<Partition, Malformed> {
+pub(super) fn partition(r: &mut In<'_>) -> Result<Partition, Malformed> {
     let topic = TopicId(r.array("a topic's id")?);
     let index = match r.i32("a partition's index")? {
         index @ 0.. => index,
@@ -499,7 +609,7 @@ fn partition(r: &mut In<'_>) -> Result<Partition, Malformed> {
     })
 }
 
-fn put_partition(out: &mut Vec<u8>, partition: Partition) {
+pub(super) fn put_partition(out: &mut Vec<u8>, partition: Partition) {
     out.extend_from_slice(&partition.topic.0);
     out.extend_from_slice(&partition.index.to_le_bytes());
     out.extend_from_slice(&partition.epoch.to_le_bytes());

@@ -49,9 +49,19 @@ pub enum Op {
     Ping = 12,
     /// A request or a stream failed.
     Error = 13,
+    /// What a topic is: its id and its partitions.
+    Topic = 14,
+    /// An id for an idempotent producer.
+    Producer = 15,
+    /// The receiver of a stream wants no more of it.
+    Unsubscribe = 16,
+    /// Offsets that a group has read up to.
+    Commit = 17,
+    /// Where a group is.
+    Offsets = 18,
 }
 
-const OPS: [Op; 13] = [
+const OPS: [Op; 18] = [
     Op::Hello,
     Op::Auth,
     Op::Append,
@@ -65,6 +75,11 @@ const OPS: [Op; 13] = [
     Op::Control,
     Op::Ping,
     Op::Error,
+    Op::Topic,
+    Op::Producer,
+    Op::Unsubscribe,
+    Op::Commit,
+    Op::Offsets,
 ];
 
 impl Op {
@@ -78,6 +93,7 @@ impl Op {
             Op::Hello | Op::Auth | Op::Append | Op::EpochQuery | Op::Control | Op::Ping => {
                 FLAG_ANSWER
             }
+            Op::Topic | Op::Producer | Op::Unsubscribe | Op::Commit | Op::Offsets => FLAG_ANSWER,
             Op::Data => FLAG_LAST,
             Op::Subscribe | Op::Error => FLAG_ANSWER | FLAG_LAST,
             Op::Credit | Op::Ack | Op::Diverged | Op::Raft => 0,

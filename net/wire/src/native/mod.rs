@@ -6,7 +6,9 @@
 //! of it is understood; records are never looked into.
 
 mod body;
+mod client;
 mod header;
+mod list;
 mod read;
 #[cfg(test)]
 mod tests;
@@ -14,10 +16,14 @@ mod tests;
 use std::fmt;
 
 pub use body::{
-    Ack, Append, Appended, Body, Credit, Data, Diverged, EpochAnswer, EpochQuery, Failure, Hello,
+    Ack, Body, Credit, Data, Diverged, EARLIEST, EpochAnswer, EpochQuery, Failure, Hello, LATEST,
     Partition, Subscribe, Subscribed, Welcome,
 };
+pub use client::{
+    Aborted, Append, Appended, Batch, Committed, Kept, Leader, OfGroup, Producer, ToCommit, Topic,
+};
 pub use header::{FLAG_ANSWER, FLAG_LAST, HEADER_BYTES, Header, MAGIC, Op, VERSION};
+pub use list::{Item, List};
 
 /// The largest payload of any operation, bytes. Receivers may take less, and say so in `Welcome`.
 pub const PAYLOAD_BYTES_MAX: u32 = 256 << 20;

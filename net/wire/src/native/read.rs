@@ -38,9 +38,14 @@ impl<'a> In<'a> {
     /// At most 64 KiB of text behind its length.
     pub fn str(&mut self, what: &'static str) -> Result<&'a str, Malformed> {
         let len = usize::from(u16::from_le_bytes(self.array(what)?));
+        std::str::from_utf8(self.take(len, what)?).map_err(|_| Malformed::Body(what))
+    }
+
+    /// So many bytes.
+    pub fn take(&mut self, len: usize, what: &'static str) -> Result<&'a [u8], Malformed> {
         let (head, rest) = self.0.split_at_checked(len).ok_or(Malformed::Body(what))?;
         self.0 = rest;
-        std::str::from_utf8(head).map_err(|_| Malformed::Body(what))
+        Ok(head)
     }
 
     /// All that is left.

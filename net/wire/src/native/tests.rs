@@ -6,21 +6,26 @@ use super::*;
 
 const RECORDS: &[u8] = b"batches, back to back";
 
-const PARTITION: Partition = Partition {
-    topic: TopicId([7; 16]),
-    index: 3,
-    epoch: 9,
-};
-const SESSION: (i64, u64) = (12, 34);
+/// How many samples there are.
+const SAMPLES: usize = 27;
 
-fn samples() -> Vec<(Body<'static>, u16)> {
-    let mut all = greetings();
-    all.extend(stream());
-    all.extend(questions());
-    all
+fn leak<T: Item<'static>>(items: Vec<T>) -> List<'static, T> {
+    List::decode(Vec::leak(List::encode(items))).unwrap()
 }
 
-fn greetings() -> Vec<(Body<'static>, u16)> {
+fn samples() -> Vec<(Body<'static>, u16)> {
+    [handshakes(), streams(), others(), of_clients()].concat()
+}
+
+fn partition() -> Partition {
+    Partition {
+        topic: TopicId([7; 16]),
+        index: 3,
+        epoch: 9,
+    }
+}
+
+fn handshakes() -> Vec<(Body<'static>, u16)> {
     let hello = Hello {
         versions: (1, 2),
         node: NodeId(4),
@@ -43,76 +48,150 @@ fn greetings() -> Vec<(Body<'static>, u16)> {
     ]
 }
 
-/// What carries records, and what keeps a stream of them going.
-fn stream() -> Vec<(Body<'static>, u16)> {
-    let append = Append {
-        partition: PARTITION,
-        acks: -1,
-        records: RECORDS,
-    };
+fn streams() -> Vec<(Body<'static>, u16)> {
+    let partition = partition();
+    let session = (12, 34);
+    let answer = EpochAnswer { epoch: 2, end: 40 };
     let subscribe = Subscribe {
-        partition: PARTITION,
-        session: SESSION,
+        partition,
+        session,
         from: 100,
         last_epoch: -1,
         durable: -1,
         credit: u64::MAX,
-    };
-    let subscribed = Subscribed {
-        epoch: 9,
-        start: 1,
-        high: 2,
+        committed: true,
     };
     let data = Data {
         epoch: 9,
-        session: SESSION,
+        session,
         base: 100,
         high: 90,
         start: 0,
+        aborted: leak(vec![Aborted {
+            producer: 4,
+            first: 2,
+        }]),
         records: RECORDS,
-    };
-    let pulse = Data {
-        records: &[],
-        ..data
     };
     let ack = Ack {
         epoch: 9,
-        session: SESSION,
+        session,
         durable: 110,
         taken: 5,
     };
     vec![
-        (Body::Append(append), 0),
-        (Body::Appended(Appended { base: 7, epoch: 9 }), FLAG_ANSWER),
         (Body::Subscribe(subscribe), 0),
-        (Body::Subscribed(subscribed), FLAG_ANSWER),
+        (
+            Body::Subscribed(Subscribed {
+                epoch: 9,
+                start: 1,
+                high: 2,
+                from: 2,
+            }),
+            FLAG_ANSWER,
+        ),
         (Body::Credit(Credit { taken: 1 << 40 }), 0),
         (Body::Data(data), 0),
-        (Body::Data(pulse), FLAG_LAST),
+        (
+            Body::Data(Data {
+                records: &[],
+                ..data
+            }),
+            FLAG_LAST,
+        ),
         (Body::Ack(ack), 0),
+        (
+            Body::EpochQuery(EpochQuery {
+                partition,
+                asked: 8,
+            }),
+            0,
+        ),
+        (Body::EpochAnswer(answer), FLAG_ANSWER),
+        (
+            Body::Diverged(Diverged {
+                epoch: 9,
+                session,
+                at: answer,
+            }),
+            0,
+        ),
     ]
 }
 
-fn questions() -> Vec<(Body<'static>, u16)> {
-    let query = EpochQuery {
-        partition: PARTITION,
-        asked: 8,
-    };
-    let answer = EpochAnswer { epoch: 2, end: 40 };
-    let diverged = Diverged {
-        epoch: 9,
-        session: SESSION,
-        at: answer,
-    };
-    let failure = Failure::new(ErrorCode::NotController, "node 3 is the controller");
+fn others() -> Vec<(Body<'static>, u16)> {
     vec![
-        (Body::EpochQuery(query), 0),
-        (Body::EpochAnswer(answer), FLAG_ANSWER),
-        (Body::Diverged(diverged), 0),
         (Body::Raft(RECORDS), 0),
         (Body::Control(RECORDS), FLAG_ANSWER),
         (Body::Ping, 0),
-        (Body::Error(failure), FLAG_ANSWER | FLAG_LAST),
+        (
+            Body::Error(Failure::new(
+                ErrorCode::NotController,
+                "node 3 is the controller",
+            )),
+            FLAG_ANSWER | FLAG_LAST,
+        ),
+    ]
+}
+
+fn of_clients() -> Vec<(Body<'static>, u16)> {
+    let partition = partition();
+    let batch = Batch {
+        partition,
+        records: RECORDS,
+    };
+    let append = Append {
+        acks: -1,
+        batches: leak(vec![batch, batch]),
+    };
+    let appended = Appended {
+        code: 2,
+        base: 7,
+        epoch: 9,
+        text: "wröng",
+    };
+    let to_commit = ToCommit {
+        partition,
+        offset: 5,
+        metadata: "m",
+    };
+    let committed = Committed {
+        code: 0,
+        offset: 5,
+        epoch: -1,
+        metadata: "m",
+    };
+    let topic = Topic {
+        id: partition.topic,
+        partitions: leak(vec![Leader { node: 1, epoch: 0 }]),
+    };
+    vec![
+        (Body::Append(append), 0),
+        (Body::Appended(leak(vec![appended, appended])), FLAG_ANSWER),
+        (Body::TopicOf("a-topic"), 0),
+        (Body::Topic(topic), FLAG_ANSWER),
+        (Body::NewProducer, 0),
+        (Body::Producer(Producer { id: 5, epoch: 0 }), FLAG_ANSWER),
+        (Body::Unsubscribe, 0),
+        (
+            Body::Commit(OfGroup {
+                group: "g",
+                items: leak(vec![to_commit]),
+            }),
+            0,
+        ),
+        (
+            Body::Kept(leak(vec![Kept { code: 0 }, Kept { code: 3 }])),
+            FLAG_ANSWER,
+        ),
+        (
+            Body::OffsetsOf(OfGroup {
+                group: "g",
+                items: leak(vec![partition]),
+            }),
+            0,
+        ),
+        (Body::Offsets(leak(vec![committed])), FLAG_ANSWER),
     ]
 }
 
@@ -133,6 +212,7 @@ fn parse(frame: &[u8]) -> Result<(Header, Body<'_>), Malformed> {
 
 #[test]
 fn round_trip() {
+    assert_eq!(samples().len(), SAMPLES);
     for (body, flags) in samples() {
         let bytes = frame(&body, flags);
         let (header, back) = parse(&bytes).unwrap();
@@ -218,7 +298,7 @@ fn what_is_not_understood_is_named() {
     };
     assert_eq!(with(4, 2), Err(Malformed::Version(2)));
     assert_eq!(with(5, 0), Err(Malformed::Op(0)));
-    assert_eq!(with(5, 14), Err(Malformed::Op(14)));
+    assert_eq!(with(5, 19), Err(Malformed::Op(19)));
     assert_eq!(with(6, 2), Err(Malformed::Flags(2)));
     assert!(matches!(with(24, 1), Err(Malformed::Body(_))));
     assert_eq!(with(12, 1), Ok(good));
@@ -234,7 +314,7 @@ fn garbage_never_panics_and_reserves_nothing() {
         rng
     };
     for round in 0..20_000u64 {
-        for (body, flags) in samples().into_iter().skip(round as usize % 18).take(1) {
+        for (body, flags) in samples().into_iter().skip(round as usize % SAMPLES).take(1) {
             let mut bytes = frame(&body, flags);
             let payload = HEADER_BYTES..bytes.len();
             for _ in 0..=next() % 4 {

@@ -30,7 +30,7 @@ pub(super) fn check_items(what: &str, count: usize) -> Result<(), String> {
 }
 
 /// What became of a request to a coordinator.
-pub(super) type Done = Result<Reply, ErrorCode>;
+pub type Done = Result<Reply, ErrorCode>;
 
 /// Requests that wait; withdrawn when this is dropped before the answers came.
 struct Waiting {
@@ -58,7 +58,7 @@ impl Drop for Waiting {
 }
 
 /// Asks the coordinator of one group.
-pub(super) async fn ask(broker: &Rc<Broker>, group: &str, request: Request) -> Done {
+pub async fn ask(broker: &Rc<Broker>, group: &str, request: Request) -> Done {
     let mut done = ask_all(broker, vec![(group.into(), request)]).await;
     done.pop()
         .unwrap_or(Err(ErrorCode::CoordinatorNotAvailable))
@@ -115,7 +115,7 @@ pub(super) async fn ask_all(broker: &Rc<Broker>, requests: Vec<(Arc<str>, Reques
 }
 
 /// The code of an answer that is nothing but a code.
-pub(super) fn code_of(done: &Done) -> ErrorCode {
+pub fn code_of(done: &Done) -> ErrorCode {
     match done {
         Ok(Reply::Code(code) | Reply::Refused(code, _)) | Err(code) => *code,
         Ok(_) => ErrorCode::None,

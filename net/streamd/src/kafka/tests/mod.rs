@@ -32,6 +32,8 @@ use streamd_model::{ErrorCode, NodeId, ShardId};
 use streamd_shard::{Settings, Shard};
 use streamd_wire::kafka::generated::create_topics_request::{CreatableTopic, CreateTopicsRequest};
 use streamd_wire::kafka::generated::create_topics_response::CreateTopicsResponse;
+use streamd_wire::kafka::generated::delete_topics_request::DeleteTopicsRequest;
+use streamd_wire::kafka::generated::delete_topics_response::DeleteTopicsResponse;
 use streamd_wire::kafka::versions::served;
 use streamd_wire::kafka::{
     ApiKey, Decode, Frame, Message, Request, ResponseHeader, Writer, frame::encode_request,
@@ -43,7 +45,7 @@ const NODE: i32 = 1;
 const CORRELATION: i32 = 77;
 
 /// Runs `test` on a fresh broker that was started with these of Kafka's settings.
-fn with_broker<F, Fut>(configs: &[(&str, &str)], test: F)
+pub fn with_broker<F, Fut>(configs: &[(&str, &str)], test: F)
 where
     F: FnOnce(Rc<Broker>) -> Fut + 'static,
     Fut: Future<Output = ()> + 'static,
@@ -58,7 +60,7 @@ where
     });
 }
 
-async fn start(env: &Env, configs: Configs) -> Rc<Broker> {
+pub async fn start(env: &Env, configs: Configs) -> Rc<Broker> {
     let settings = Settings {
         data_dir: "/data".into(),
         tail_bytes: 1 << 20,
@@ -143,7 +145,7 @@ fn versions(api: ApiKey) -> RangeInclusive<i16> {
 }
 
 /// Creates a topic that must not exist yet.
-async fn create(broker: &Rc<Broker>, name: &str, num_partitions: i32) {
+pub async fn create(broker: &Rc<Broker>, name: &str, num_partitions: i32) {
     let topic = CreatableTopic {
         name,
         num_partitions,
@@ -157,6 +159,18 @@ async fn create(broker: &Rc<Broker>, name: &str, num_partitions: i32) {
     let answer = ask(broker, 7, &request).await;
     let response: CreateTopicsResponse<'_> = answer.decode();
     let codes: Vec<_> = response.topics.iter().map(|t| t.error_code).collect();
+    assert_eq!(codes, [0], "{name}");
+}
+
+/// Deletes a topic that is there.
+pub async fn delete(broker: &Rc<Broker>, name: &str) {
+    let request = DeleteTopicsRequest {
+        topic_names: vec![name].into(),
+        ..DeleteTopicsRequest::default()
+    };
+    let answer = ask(broker, 5, &request).await;
+    let response: DeleteTopicsResponse<'_> = answer.decode();
+    let codes: Vec<_> = response.responses.iter().map(|t| t.error_code).collect();
     assert_eq!(codes, [0], "{name}");
 }
 
