@@ -71,8 +71,10 @@ impl Log {
         if offset < self.start || offset > self.flushed {
             return Planned::OutOfRange;
         }
+        // While the log is being cut its segments have more.
+        let limit = limit.min(self.flushed);
         let empty = Planned::Ready(ReadPlan::default());
-        if offset >= limit.min(self.flushed) || (max == 0 && !at_least_one) {
+        if offset >= limit || (max == 0 && !at_least_one) {
             return empty;
         }
         let Some(segment) = self.segment_of(offset) else {
@@ -127,7 +129,8 @@ impl Log {
 
     /// Whether `limit` lies in what a file holds of the segment.
     fn limit_lies(&self, segment: &Segment, limit: Offset, tail_from: Option<u64>) -> bool {
-        if limit >= self.flushed || segment.next() <= limit {
+        let at_end = limit >= self.flushed && !self.is_cutting();
+        if at_end || segment.next() <= limit {
             return false;
         }
         let first = tail_from.and_then(|at| {
