@@ -100,18 +100,11 @@ pub async fn locate(
     let position = segment.index().map_or(0, |i| i.borrow().find(relative).0);
     let generation = log.borrow().sealed.generation;
     let mut cursor = Cursor::new((env, log), segment, position);
-    let mut at = position;
-    while let Some((header, _)) = cursor.batch(|_| false).await? {
-        if header.base_offset >= limit {
-            break;
-        }
-        at = cursor.position;
-        env.yield_if_needed().await;
-    }
+    let found = cursor.before(limit).await;
     let mut log = log.borrow_mut();
-    // The segment may have been replaced by another with its base.
-    if log.sealed.generation == generation {
-        log.sealed.prepared.located = Some((limit, segment.base, at));
+    // The segment may have been replaced by another with its base, or cut.
+    if log.sealed.generation == generation && !log.is_cutting() {
+        log.sealed.prepared.located = Some((limit, segment.base, found?));
     }
     Ok(())
 }
@@ -207,6 +200,19 @@ impl<'a> Cursor<'a> {
             buf: Bytes::new(),
             buf_at: position,
         }
+    }
+
+    /// Goes on to the first batch at or after `limit`; its position.
+    async fn before(&mut self, limit: Offset) -> Result<u64, LogError> {
+        let mut at = self.position;
+        while let Some((header, _)) = self.batch(|_| false).await? {
+            if header.base_offset >= limit {
+                break;
+            }
+            at = self.position;
+            self.env.yield_if_needed().await;
+        }
+        Ok(at)
     }
 
     /// The batch at the cursor; `None` at the durable end. With `whole` its records are read too.

@@ -71,7 +71,6 @@ impl Log {
         if offset < self.start || offset > self.flushed {
             return Planned::OutOfRange;
         }
-        // While the log is being cut its segments have more.
         let limit = limit.min(self.flushed);
         let empty = Planned::Ready(ReadPlan::default());
         if offset >= limit || (max == 0 && !at_least_one) {
@@ -86,6 +85,10 @@ impl Log {
             && let Some(plan) = self.plan_tail(segment, (offset, limit), at, (max, at_least_one))
         {
             return Planned::Ready(plan);
+        }
+        if self.is_cutting() {
+            // What the files have may be what goes: a reader stands still meanwhile.
+            return empty;
         }
         let (Some(index), Some(file)) = (segment.index(), segment.shared()) else {
             return Planned::Prepare(segment.clone());
@@ -129,8 +132,7 @@ impl Log {
 
     /// Whether `limit` lies in what a file holds of the segment.
     fn limit_lies(&self, segment: &Segment, limit: Offset, tail_from: Option<u64>) -> bool {
-        let at_end = limit >= self.flushed && !self.is_cutting();
-        if at_end || segment.next() <= limit {
+        if limit >= self.flushed || segment.next() <= limit {
             return false;
         }
         let first = tail_from.and_then(|at| {
