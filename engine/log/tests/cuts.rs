@@ -259,6 +259,29 @@ async fn read(env: &Env, log: &SharedLog, model: &Shared, offset: i64) -> i64 {
     next
 }
 
+async fn read_some(env: &Env, one: &One) {
+    let (start, end) = (one.log.borrow().start(), one.log.borrow().flushed());
+    if end > start {
+        let at = start + (env.random_u64() % (end - start) as u64) as i64;
+        read(env, &one.log, &one.model, at).await;
+    }
+}
+
+/// Rolls and plans checkpoints as work behind the scenes does, whatever else goes on.
+fn roll_some(env: &Env, one: &One) {
+    let mut log = one.log.borrow_mut();
+    let all = retain::Retention {
+        ms: None,
+        bytes: Some(0),
+    };
+    if env.random_u64().is_multiple_of(2) && retain::wants_roll(&log, all, 0) {
+        log.roll(0);
+    }
+    if log.checkpoint_lags() {
+        log.plan_checkpoint(bytes_of(&one.state.borrow()));
+    }
+}
+
 async fn live(env: Env, models: Rc<Vec<Shared>>) {
     let life = Rc::new(start(&env, &models).await);
     for _ in 0..env.random_u64() % 50 {
@@ -268,13 +291,7 @@ async fn live(env: Env, models: Rc<Vec<Shared>>) {
             0..=3 if !one.cutting.get() => append_stamped(&life, i).await,
             4..=6 if !one.cutting.get() => append_kept(&life, i).await,
             7 | 8 if !one.cutting.get() => cut_some(&life, i),
-            9 => {
-                let (start, end) = (one.log.borrow().start(), one.log.borrow().flushed());
-                if end > start {
-                    let at = start + (env.random_u64() % (end - start) as u64) as i64;
-                    read(&env, &one.log, &one.model, at).await;
-                }
-            }
+            9 => read_some(&env, one).await,
             10 => {
                 let all = one.log.borrow().flushed();
                 one.log.borrow_mut().drop_tail(all);
@@ -287,6 +304,7 @@ async fn live(env: Env, models: Rc<Vec<Shared>>) {
                 let found = lookup::latest(&env, &one.log).await.unwrap();
                 assert!(found.is_none_or(|f| f.0 < one.log.borrow().end().max(1)));
             }
+            15 => roll_some(&env, one),
             _ => {}
         }
         if env.random_u64().is_multiple_of(3) {
@@ -554,6 +572,18 @@ fn cut_some(life: &Rc<Life>, i: usize) {
     let life2 = life.clone();
     let cut = async move { cut(&life2, i, asked).await };
     life.env.spawn(Class::Latency, cut).detach();
+    let life = life.clone();
+    let env = life.env.clone();
+    let look_on = async move {
+        while life.logs[i].cutting.get() {
+            if life.env.random_u64().is_multiple_of(3) {
+                roll_some(&life.env, &life.logs[i]);
+            }
+            read_some(&life.env, &life.logs[i]).await;
+            life.env.yield_now().await;
+        }
+    };
+    env.spawn(Class::Background, look_on).detach();
 }
 
 /// What does not fit is refused, and changes nothing.
