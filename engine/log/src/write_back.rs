@@ -303,6 +303,15 @@ async fn store_ready_checkpoint(env: &Env, log: &RefCell<Log>) -> Result<(), Log
     }
 }
 
+/// Stores the high watermark (and the log's start) now, not with the next checkpoint.
+pub async fn store_high(env: &Env, log: &RefCell<Log>) -> Result<(), LogError> {
+    let has_dir = log.borrow().has_dir;
+    match has_dir {
+        true => store_checkpoint(env, log, None).await,
+        false => Ok(()),
+    }
+}
+
 /// Replaces the checkpoint file: by `new`, or by what it says now; with today's log start. One at
 /// a time, so that an older one never comes after a newer one.
 pub(crate) async fn store_checkpoint(

@@ -296,7 +296,7 @@ async fn live(env: Env, models: Rc<Vec<Shared>>) {
                 let all = one.log.borrow().flushed();
                 one.log.borrow_mut().drop_tail(all);
             }
-            11 => tell_high(&env, one),
+            11 => tell_high(&env, one).await,
             12 if life.writing.get() => drain(&life, None),
             12 => drain(&life, life.journal.close_current()),
             13 => delete_some(&env, one).await,
@@ -514,7 +514,20 @@ fn drain(life: &Rc<Life>, file: Option<Rc<JournalFile>>) {
     env.spawn(Class::Background, drain).detach();
 }
 
-fn tell_high(env: &Env, one: &One) {
+async fn tell_high(env: &Env, one: &One) {
+    let told = set_high(env, one);
+    if told.is_some() && env.random_u64().is_multiple_of(3) {
+        let resets = one.model.borrow().resets;
+        let stored = write_back::store_high(env, &one.log).await;
+        stored.expect("a high watermark is stored");
+        let mut model = one.model.borrow_mut();
+        if model.resets == resets {
+            model.stored = model.stored.max(told);
+        }
+    }
+}
+
+fn set_high(env: &Env, one: &One) -> Option<i64> {
     let mut model = one.model.borrow_mut();
     let flushed = one.log.borrow().flushed();
     if let Some(high) = model.high.filter(|&h| h < flushed && !one.cutting.get()) {
@@ -525,7 +538,9 @@ fn tell_high(env: &Env, one: &One) {
         one.log.borrow_mut().set_high(high);
         assert_eq!(one.log.borrow().high(), Some(high));
         model.high = Some(high);
+        return model.high;
     }
+    None
 }
 
 async fn delete_some(env: &Env, one: &One) {
