@@ -7,7 +7,7 @@ use bytes::Bytes;
 use streamd_io::{Env, Part};
 use streamd_model::{ErrorCode, Offset};
 
-use crate::batch::{BatchHeader, crc_matches};
+use crate::batch::{BatchHeader, build_empty, crc_matches};
 use crate::begin::begin_at;
 use crate::log::{Appended, Log, NewBatch};
 use crate::read_plan::Planned;
@@ -17,7 +17,8 @@ use crate::{BatchError, LogError, lookup};
 /// Whole batches for a follower.
 #[derive(Clone, Debug, Default)]
 pub struct Push {
-    /// Whole batches back to back; the first one holds the offset that was asked for.
+    /// Whole batches back to back; the first one holds the offset that was asked for. Where records
+    /// were compacted away batches without records stand for them, so no offset is missing.
     pub parts: Vec<Bytes>,
     /// Their bytes in all.
     pub bytes: usize,
@@ -150,7 +151,7 @@ pub async fn read_push(
                 }
                 (Part::File { .. }, None) => Bytes::new(),
             };
-            push.add(bytes);
+            push.add(&log.borrow(), bytes);
         }
         return Ok(Some(push));
     }
@@ -158,17 +159,75 @@ pub async fn read_push(
 
 impl Push {
     /// Takes the whole batches at the front of `bytes`.
-    fn add(&mut self, bytes: Bytes) {
-        let mut len = 0;
+    fn add(&mut self, log: &Log, bytes: Bytes) {
+        let (mut from, mut len) = (0, 0);
         while let Ok(header) = BatchHeader::parse(&bytes[len..])
             && header.size <= bytes.len() - len
         {
+            if header.base_offset > self.next {
+                self.put(bytes.slice(from..len));
+                from = len;
+                self.fill(log, &header);
+            }
             len += header.size;
             self.next = header.next_offset();
         }
-        if len > 0 {
-            self.parts.push(bytes.slice(..len));
-            self.bytes += len;
+        self.put(bytes.slice(from..len));
+    }
+
+    /// A follower's log is dense: a hole in it would be a loss. So what stands before `header` and
+    /// was compacted away gets batches without records, each of the epoch that had its offsets.
+    fn fill(&mut self, log: &Log, header: &BatchHeader) {
+        while self.next < header.base_offset {
+            let later = log.epochs.partition_point(|e| e.1 <= self.next);
+            let epoch = later
+                .checked_sub(1)
+                .map_or(header.epoch, |i| log.epochs[i].0);
+            let ends = log.epochs.get(later).map_or(header.base_offset, |e| e.1);
+            let ends = ends.min(header.base_offset);
+            self.put(build_empty(self.next, ends, epoch).into());
+            self.next = ends;
         }
+    }
+
+    fn put(&mut self, batches: Bytes) {
+        if !batches.is_empty() {
+            self.bytes += batches.len();
+            self.parts.push(batches);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::log::LogConfig;
+    use std::path::Path;
+    use streamd_io::sim::{Sim, SimOptions};
+
+    #[test]
+    fn what_was_compacted_away_is_filled_epoch_by_epoch() {
+        Sim::new(1, SimOptions::default()).run(|env| async move {
+            let mut leader = Log::new(&env, Path::new("/l"), LogConfig::default(), 0);
+            leader.epochs = vec![(1, 0), (4, 10), (6, 15)];
+            let mut bytes = build_empty(2, 5, 1);
+            bytes.extend(build_empty(18, 20, 6));
+            let mut push = Push::default();
+            push.add(&leader, bytes.into());
+            let bytes: Bytes = push.parts.concat().into();
+            assert_eq!((bytes.len(), push.next), (push.bytes, 20));
+            let mut log = Log::new(&env, Path::new("/f"), LogConfig::default(), 0);
+            let batches = log.check_kept(&bytes).expect("they follow");
+            let places: Vec<_> = (batches.iter())
+                .map(|b| (b.facts.header.base_offset, b.facts.header.epoch))
+                .collect();
+            let expected = [(0, 1), (2, 1), (5, 1), (10, 4), (15, 6), (18, 6)];
+            assert_eq!(places, expected);
+            for batch in batches {
+                log.append_kept(batch, 0).expect("it follows");
+            }
+            assert_eq!(log.end, 20);
+            assert_eq!(log.epochs, leader.epochs);
+        });
     }
 }
