@@ -356,6 +356,26 @@ pub(crate) fn put_varint(out: &mut Vec<u8>, v: i64) {
 /// A record's header: key and value.
 pub type NewHeader<'a> = (&'a str, &'a [u8]);
 
+/// A batch without records that has the offsets from `base` up to `next`: what stands for records
+/// that were compacted away.
+pub fn build_empty(base: Offset, next: Offset, epoch: Epoch) -> Vec<u8> {
+    let delta = next - base - 1;
+    assert!(
+        (0..=i64::from(i32::MAX)).contains(&delta),
+        "offsets of one batch"
+    );
+    let mut out = vec![0u8; HEADER];
+    out[8..12].copy_from_slice(&((HEADER - LOG_OVERHEAD) as i32).to_be_bytes());
+    out[16] = 2;
+    out[23..27].copy_from_slice(&(delta as i32).to_be_bytes());
+    out[27..35].copy_from_slice(&(-1i64).to_be_bytes());
+    // No producer, and no sequence number.
+    out[43..57].fill(0xff);
+    stamp(&mut out, base, epoch);
+    restamp_time(&mut out, -1, false);
+    out
+}
+
 /// Builds an uncompressed batch with base offset 0, for what the broker itself writes and for
 /// tests. `records` must not be empty.
 pub fn build(records: &[NewRecord<'_>], writer: Writer) -> Vec<u8> {

@@ -12,8 +12,10 @@ pub const FILE: &str = "checkpoint";
 pub const BYTES_MAX: usize = 64 << 20;
 
 const MAGIC: &[u8; 4] = b"SDCP";
-const VERSION: u16 = 1;
-const FIXED: usize = 4 + 2 + 8 * 5 + 4;
+/// Version 1 had no high watermark.
+const VERSION: u16 = 2;
+const FIXED_V1: usize = 4 + 2 + 8 * 5 + 4;
+const FIXED: usize = FIXED_V1 + 8;
 
 /// What the file says.
 #[derive(Clone, Debug, PartialEq, Eq, Default)]
@@ -28,6 +30,9 @@ pub struct Checkpoint {
     pub next: Offset,
     /// The greatest timestamp in that segment before `position`, ms; -1 for none.
     pub max_timestamp: i64,
+    /// A high watermark that the owner gave: what lies before it is committed. `None` if it never
+    /// gave one, or the file is of a version that had none.
+    pub high: Option<Offset>,
     /// Leader epochs with their first offsets, rising.
     pub epochs: Vec<(Epoch, Offset)>,
     /// The owner's state at `next`.
@@ -61,6 +66,7 @@ impl Checkpoint {
             out.extend_from_slice(&v.to_le_bytes());
         }
         out.extend_from_slice(&self.max_timestamp.to_le_bytes());
+        out.extend_from_slice(&self.high.unwrap_or(-1).to_le_bytes());
         out.extend_from_slice(&(self.epochs.len() as u32).to_le_bytes());
         for &(epoch, from) in &self.epochs {
             out.extend_from_slice(&epoch.to_le_bytes());
@@ -80,22 +86,28 @@ impl Checkpoint {
         if crc32c::crc32c(body) != u32::from_le_bytes(*crc) {
             return Err("its CRC does not match".to_owned());
         }
-        if body.len() < FIXED || &body[..4] != MAGIC {
+        if body.len() < FIXED_V1 || &body[..4] != MAGIC {
             return Err("it does not begin like a checkpoint".to_owned());
         }
         let version = u16::from_le_bytes([body[4], body[5]]);
-        if version != VERSION {
-            return Err(format!(
-                "version {version}; this program reads version {VERSION}"
-            ));
-        }
+        let fixed = match version {
+            1 => FIXED_V1,
+            VERSION if body.len() >= FIXED => FIXED,
+            VERSION => return Err(format!("{} bytes are too few", bytes.len())),
+            _ => {
+                return Err(format!(
+                    "version {version}; this program reads versions 1 to {VERSION}"
+                ));
+            }
+        };
         let long = |at: usize| {
             let mut w = [0u8; 8];
             w.copy_from_slice(&body[at..at + 8]);
             i64::from_le_bytes(w)
         };
-        let count = u32::from_le_bytes([body[46], body[47], body[48], body[49]]) as usize;
-        let rest = &body[FIXED..];
+        let high = (fixed == FIXED).then(|| long(46)).filter(|&h| h >= 0);
+        let (head, rest) = body.split_at(fixed);
+        let count = head.last_chunk::<4>().map_or(0, |c| u32::from_le_bytes(*c)) as usize;
         if count > rest.len() / 12 {
             return Err(format!("{count} epochs do not fit {} bytes", rest.len()));
         }
@@ -116,6 +128,7 @@ impl Checkpoint {
             position: long(22) as u64,
             next: long(30),
             max_timestamp: long(38),
+            high,
             epochs,
             state: rest[count * 12..].to_vec(),
         })
@@ -134,6 +147,7 @@ mod tests {
             position: 77,
             next: 19,
             max_timestamp: -1,
+            high: Some(18),
             epochs: vec![(0, 0), (4, 12)],
             state: vec![1, 2, 3],
         };
@@ -147,5 +161,21 @@ mod tests {
         for n in 0..bytes.len() {
             assert!(Checkpoint::decode(&bytes[..n]).is_err());
         }
+    }
+
+    #[test]
+    fn what_was_written_before_there_was_a_high_watermark_is_read() {
+        let c = Checkpoint {
+            epochs: vec![(2, 7)],
+            state: vec![9; 20],
+            ..Checkpoint::empty(5)
+        };
+        let mut old = c.encode();
+        old.truncate(old.len() - 4);
+        old.drain(46..54);
+        old[4] = 1;
+        let crc = crc32c::crc32c(&old);
+        old.extend_from_slice(&crc.to_le_bytes());
+        assert_eq!(Checkpoint::decode(&old), Ok(c));
     }
 }

@@ -5,14 +5,14 @@
 //! offsets are dense; `start <= flushed`; `synced <= written <= flushed <= taken <= end`; nothing
 //! beyond `flushed` is ever read.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 
 use bytes::Bytes;
 use streamd_io::Env;
-use streamd_io::local::Budget;
+use streamd_io::local::{Budget, Notify};
 use streamd_model::{Epoch, Offset};
 
 use crate::BatchError;
@@ -113,6 +113,16 @@ pub(crate) struct Queue {
     pub bytes: usize,
     /// Everything before it was taken for a group.
     pub taken: Offset,
+    /// Whether a group with something of the log is being written,
+    pub in_flight: bool,
+    /// or was written in vain: then the log must not be used any more.
+    pub lost: bool,
+    /// Told when a group has ended.
+    pub landed: Notify,
+    /// How often the log was cut: what is taken for a group now is of this generation.
+    pub generation: u32,
+    /// Where the log is being cut: whatever lies there or behind is none of it any more.
+    pub cut: Option<Offset>,
 }
 
 /// What is on its way from the journal to the segments.
@@ -127,6 +137,8 @@ pub(crate) struct Back {
     pub to_seal: VecDeque<(Rc<Segment>, Offset)>,
     /// Held while pieces are written.
     pub turn: Budget,
+    /// Whether `written` was asked for since the log was cut last.
+    pub marked: Cell<bool>,
 }
 
 /// Where a recovery begins.
@@ -137,6 +149,8 @@ pub(crate) struct Checkpoints {
     pub next: Option<Checkpoint>,
     /// Bytes appended since the newer of the two: what a recovery would scan.
     pub since: u64,
+    /// The high watermark, if the owner gives one.
+    pub high: Option<Offset>,
     /// Held while the file is replaced.
     pub turn: Budget,
 }
@@ -221,6 +235,7 @@ impl Log {
                 last_block: Bytes::new(),
                 to_seal: VecDeque::new(),
                 turn: Budget::new(1),
+                marked: Cell::new(false),
             },
             tail: Tail::default(),
             has_dir: false,
@@ -238,6 +253,7 @@ impl Log {
                 last: Checkpoint::empty(base),
                 next: None,
                 since: 0,
+                high: None,
                 turn: Budget::new(1),
             },
         }
@@ -296,7 +312,8 @@ impl Log {
     /// Drops from the tail what lies before `next`. False when that is not in its segments yet:
     /// then nothing is dropped.
     pub fn drop_tail(&mut self, next: Offset) -> bool {
-        let may = next <= self.back.written;
+        // What is beyond the end was cut.
+        let may = next.min(self.flushed) <= self.back.written;
         if may {
             self.tail.drop_before(next);
         }
@@ -309,14 +326,16 @@ impl Log {
         self.tail.clear();
     }
 
-    /// Everything before it is in the segments, though perhaps not durable there.
+    /// Everything before it is in the segments, though perhaps not durable there: a mark for
+    /// [`crate::write_back::settle_synced`].
     pub fn written(&self) -> Offset {
+        self.back.marked.set(true);
         self.back.written
     }
 
     /// Whether everything that is durable in the journal is durable in the segments.
     pub fn is_settled(&self) -> bool {
-        self.back.synced == self.flushed
+        self.back.synced >= self.flushed
     }
 
     /// The name of the directory.
@@ -341,7 +360,8 @@ impl Log {
 
     /// Whether the segment is one of the log's: it may have gone, or been replaced, meanwhile.
     pub fn has_segment(&self, segment: &Rc<Segment>) -> bool {
-        self.segments.iter().any(|s| Rc::ptr_eq(s, segment))
+        let is_cut = self.queue.cut.is_some_and(|to| segment.next() > to);
+        !is_cut && self.segments.iter().any(|s| Rc::ptr_eq(s, segment))
     }
 
     /// Waits until no file of a sealed segment is being removed or replaced, and sees to it that
@@ -373,6 +393,19 @@ impl Log {
             .get(after)
             .map_or(self.flushed, |&(_, from)| from);
         Some((found, end.min(self.flushed)))
+    }
+
+    /// The high watermark that was given last, in this life or as far as a checkpoint has it;
+    /// `None` if none ever was. At most the flushed end.
+    pub fn high(&self) -> Option<Offset> {
+        self.points.high
+    }
+
+    /// What lies before `high` is committed: it is never cut. The next checkpoint keeps it, and
+    /// from now on none lies behind it. It never goes back.
+    pub fn set_high(&mut self, high: Offset) {
+        let high = high.clamp(self.start, self.flushed.max(self.start));
+        self.points.high = Some(self.points.high.map_or(high, |h| h.max(high)));
     }
 
     /// Whether recovery would have much to scan: time to call [`Log::plan_checkpoint`].
@@ -429,6 +462,9 @@ impl Log {
         let Some(active) = self.segments.back() else {
             return;
         };
+        if self.is_cutting() {
+            return;
+        }
         self.points.since = 0;
         let max_timestamp = active.index().map_or(-1, |i| i.borrow().max_timestamp);
         self.points.next = Some(Checkpoint {
@@ -437,13 +473,18 @@ impl Log {
             position: self.position,
             next: self.end,
             max_timestamp,
+            high: None,
             epochs: self.epochs.clone(),
             state,
         });
     }
 
-    /// Begins a new segment at the end of the log. Call it when [`Log::will_roll`] says so.
+    /// Begins a new segment at the end of the log. Call it when [`Log::will_roll`] says so. Not
+    /// while the log is being cut.
     pub fn roll(&mut self, now_ms: i64) {
+        if self.is_cutting() {
+            return;
+        }
         if let Some(old) = self.segments.back() {
             self.back.to_seal.push_back((old.clone(), self.end));
         }
@@ -462,8 +503,10 @@ impl Log {
         };
     }
 
-    /// Gives the batch its offsets and queues it for writing. The caller has validated it.
+    /// Gives the batch its offsets and queues it for writing. The caller has validated it. Not
+    /// while the log is being cut: see [`Log::is_cutting`].
     pub fn append(&mut self, batch: NewBatch, epoch: Epoch, now_ms: i64) -> Appended {
+        assert!(!self.is_cutting(), "nothing is appended before the cut");
         let header = batch.facts.header;
         assert!(header.size == batch.bytes.len(), "one whole batch");
         if self.segments.is_empty() {
@@ -540,7 +583,7 @@ impl Log {
     /// The checkpoint of the whole log as it stands, for a clean stop. Nothing may be pending.
     pub fn final_checkpoint(&mut self, state: Vec<u8>) -> Checkpoint {
         assert!(
-            self.back.synced == self.end,
+            self.back.synced >= self.end,
             "everything is in the segments before a log is closed"
         );
         self.plan_checkpoint(state);

@@ -28,7 +28,7 @@ pub async fn at_or_after(env: &Env, log: &RefCell<Log>, timestamp: i64) -> Resul
         let found = first_from(env, log, timestamp).await;
         // Segments that were replaced meanwhile may have been read half old, half new.
         if log.borrow().sealed.generation == generation {
-            return found;
+            return still_there(&log.borrow(), found);
         }
     }
 }
@@ -39,8 +39,16 @@ pub async fn latest(env: &Env, log: &RefCell<Log>) -> Result<Found, LogError> {
         let generation = log.borrow().sealed.generation;
         let found = latest_of_all(env, log).await;
         if log.borrow().sealed.generation == generation {
-            return found;
+            return still_there(&log.borrow(), found);
         }
+    }
+}
+
+/// While the log is being cut its files may end anywhere behind what counts.
+fn still_there(log: &Log, found: Result<Found, LogError>) -> Result<Found, LogError> {
+    match found {
+        Err(_) if log.is_cutting() => Ok(None),
+        found => Ok(found?.filter(|f| f.0 < log.flushed)),
     }
 }
 
@@ -92,20 +100,37 @@ pub async fn locate(
     let position = segment.index().map_or(0, |i| i.borrow().find(relative).0);
     let generation = log.borrow().sealed.generation;
     let mut cursor = Cursor::new((env, log), segment, position);
-    let mut at = position;
-    while let Some((header, _)) = cursor.batch(|_| false).await? {
-        if header.base_offset >= limit {
-            break;
-        }
-        at = cursor.position;
-        env.yield_if_needed().await;
-    }
+    let found = cursor.before(limit).await;
     let mut log = log.borrow_mut();
-    // The segment may have been replaced by another with its base.
-    if log.sealed.generation == generation {
-        log.sealed.prepared.located = Some((limit, segment.base, at));
+    // The segment may have been replaced by another with its base, or cut.
+    if log.sealed.generation == generation && !log.is_cutting() {
+        log.sealed.prepared.located = Some((limit, segment.base, found?));
     }
     Ok(())
+}
+
+/// The position in `segment` of the batch that begins at `offset`, or of the end that lies there;
+/// `None` if neither does.
+pub(crate) async fn position_of(
+    env: &Env,
+    log: &RefCell<Log>,
+    segment: &Rc<Segment>,
+    offset: Offset,
+) -> Result<Option<u64>, LogError> {
+    prepare(env, log, segment).await?;
+    let relative = u32::try_from(offset - segment.base).unwrap_or(0);
+    let position = segment.index().map_or(0, |i| i.borrow().find(relative).0);
+    let mut cursor = Cursor::new((env, log), segment, position);
+    let (mut at, mut ends) = (position, None);
+    while let Some((header, _)) = cursor.batch(|_| false).await? {
+        if header.base_offset >= offset {
+            ends = Some(header.base_offset);
+            break;
+        }
+        (at, ends) = (cursor.position, Some(header.next_offset()));
+        env.yield_if_needed().await;
+    }
+    Ok((ends == Some(offset)).then_some(at))
 }
 
 async fn latest_in(
@@ -175,6 +200,19 @@ impl<'a> Cursor<'a> {
             buf: Bytes::new(),
             buf_at: position,
         }
+    }
+
+    /// Goes on to the first batch at or after `limit`; its position.
+    async fn before(&mut self, limit: Offset) -> Result<u64, LogError> {
+        let mut at = self.position;
+        while let Some((header, _)) = self.batch(|_| false).await? {
+            if header.base_offset >= limit {
+                break;
+            }
+            at = self.position;
+            self.env.yield_if_needed().await;
+        }
+        Ok(at)
     }
 
     /// The batch at the cursor; `None` at the durable end. With `whole` its records are read too.

@@ -71,8 +71,9 @@ impl Log {
         if offset < self.start || offset > self.flushed {
             return Planned::OutOfRange;
         }
+        let limit = limit.min(self.flushed);
         let empty = Planned::Ready(ReadPlan::default());
-        if offset >= limit.min(self.flushed) || (max == 0 && !at_least_one) {
+        if offset >= limit || (max == 0 && !at_least_one) {
             return empty;
         }
         let Some(segment) = self.segment_of(offset) else {
@@ -84,6 +85,10 @@ impl Log {
             && let Some(plan) = self.plan_tail(segment, (offset, limit), at, (max, at_least_one))
         {
             return Planned::Ready(plan);
+        }
+        if self.is_cutting() {
+            // What the files have may be what goes: a reader stands still meanwhile.
+            return empty;
         }
         let (Some(index), Some(file)) = (segment.index(), segment.shared()) else {
             return Planned::Prepare(segment.clone());

@@ -16,6 +16,7 @@ use crate::LogError;
 use crate::batch::{BatchHeader, HEADER, crc_matches};
 use crate::checkpoint::{self, Checkpoint};
 use crate::compact::swap::{self, CleanedTo};
+use crate::cut;
 use crate::index::Index;
 use crate::log::{Log, LogConfig};
 use crate::segment::{Segment, file_name};
@@ -66,7 +67,7 @@ pub async fn open(
     visit: &mut dyn FnMut(&BatchHeader, &[u8]),
 ) -> Result<Recovered, LogError> {
     let mut notes = Vec::new();
-    let Some((files, has_metadata, cleaned)) = list_segments(env, dir).await? else {
+    let Some(listed) = list_segments(env, dir).await? else {
         let log = Log::new(env, dir, config, 0);
         return Ok(Recovered {
             log,
@@ -76,14 +77,10 @@ pub async fn open(
             notes,
         });
     };
+    let files = listed.files;
     let mut point = read_checkpoint(env, dir, &mut notes).await?;
-    // A checkpoint may name the start of a segment whose file was not made yet.
-    let is_there = |c: &Checkpoint| match files.iter().find(|f| f.0 == c.segment) {
-        Some(file) => file.1 >= c.position,
-        None => c.position == 0 && files.last().is_none_or(|f| f.0 < c.segment),
-    };
     if let Some(c) = &point
-        && !is_there(c)
+        && !is_there(c, &files)
     {
         notes.push(format!(
             "the checkpoint in {} names segment {} at byte {}, which is not there: \
@@ -96,8 +93,9 @@ pub async fn open(
     }
     let mut log = Log::new(env, dir, config, 0);
     // The directory may have been made, and not its metadata.
-    log.has_dir = has_metadata || log.config.metadata.is_empty();
+    log.has_dir = listed.has_metadata || log.config.metadata.is_empty();
     log.roll.made_ms = now_ms;
+    log.queue.generation = listed.generation;
     let mut checkpoint =
         point.unwrap_or_else(|| Checkpoint::empty(files.first().map_or(0, |f| f.0)));
     log.start = checkpoint.log_start.max(files.first().map_or(0, |f| f.0));
@@ -109,12 +107,13 @@ pub async fn open(
     };
     let state = std::mem::take(&mut checkpoint.state);
     log.epochs = checkpoint.epochs.clone();
-    log.sealed.cleaned = cleaned.unwrap_or(CleanedTo {
+    log.sealed.cleaned = listed.cleaned.unwrap_or(CleanedTo {
         done: log.start,
         touched: log.start,
     });
     let scan = scan.run(&mut log, &checkpoint, &files, visit).await?;
     log.start = log.start.min(log.end);
+    log.points.high = checkpoint.high.map(|high| high.clamp(log.start, log.end));
     log.points.since = scan.scanned;
     checkpoint.state = state.clone();
     log.points.last = checkpoint;
@@ -127,11 +126,27 @@ pub async fn open(
     })
 }
 
+/// Whether the files have what the checkpoint names: perhaps the start of a segment whose file was
+/// not made yet.
+fn is_there(c: &Checkpoint, files: &[(Offset, u64)]) -> bool {
+    match files.iter().find(|f| f.0 == c.segment) {
+        Some(file) => file.1 >= c.position,
+        None => c.position == 0 && files.last().is_none_or(|f| f.0 < c.segment),
+    }
+}
+
 /// Base offsets and sizes of segments, rising.
 type Files = Vec<(Offset, u64)>;
 
-/// The segments, whether `partition.metadata` is there, and up to where the log was compacted.
-type Listed = (Files, bool, Option<CleanedTo>);
+/// What is in a partition's directory.
+struct Listed {
+    files: Files,
+    has_metadata: bool,
+    /// Up to where the log was compacted.
+    cleaned: Option<CleanedTo>,
+    /// How often it was cut.
+    generation: u32,
+}
 
 /// What is in the directory, after what was under way there; `None` when there is none.
 async fn list_segments(env: &Env, dir: &Path) -> Result<Option<Listed>, LogError> {
@@ -139,9 +154,16 @@ async fn list_segments(env: &Env, dir: &Path) -> Result<Option<Listed>, LogError
         Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),
         r => r.map_err(LogError::io(format!("list {}", dir.display())))?,
     };
-    if swap::finish_all(env, dir, &entries).await? {
+    let again = async || {
         let listed = env.list_dir(dir).await;
-        entries = listed.map_err(LogError::io(format!("list {}", dir.display())))?;
+        listed.map_err(LogError::io(format!("list {}", dir.display())))
+    };
+    let (generation, was_cut) = cut::finish(env, dir, &entries).await?;
+    if was_cut {
+        entries = again().await?;
+    }
+    if swap::finish_all(env, dir, &entries).await? {
+        entries = again().await?;
     }
     let mut files: Files = entries
         .iter()
@@ -153,7 +175,12 @@ async fn list_segments(env: &Env, dir: &Path) -> Result<Option<Listed>, LogError
         true => swap::read_cleaned(env, dir).await?,
         false => None,
     };
-    Ok(Some((files, has("partition.metadata"), cleaned)))
+    Ok(Some(Listed {
+        files,
+        has_metadata: has("partition.metadata"),
+        cleaned,
+        generation,
+    }))
 }
 
 async fn read_checkpoint(

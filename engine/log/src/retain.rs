@@ -146,7 +146,7 @@ pub fn wants_roll(log: &Log, retention: Retention, now_ms: i64) -> bool {
     let Some(active) = log.segments.back() else {
         return false;
     };
-    if log.position == 0 || log.flushed != log.end {
+    if log.position == 0 || log.flushed != log.end || log.is_cutting() {
         return false;
     }
     let newest = active.index().map_or(-1, |i| i.borrow().max_timestamp);

@@ -200,10 +200,15 @@ pub async fn settle(env: &Env, log: &RefCell<Log>) -> Result<(), LogError> {
 }
 
 /// Like [`settle`], after a call of [`streamd_io::FileSystem::sync`] that began when everything
-/// before `written` (see [`Log::written`]) was written.
+/// before `written` (see [`Log::written`]) was written. If the log was cut meanwhile, that says
+/// nothing any more.
 pub async fn settle_synced(env: &Env, log: &RefCell<Log>, written: Offset) -> Result<(), LogError> {
     let turn = log.borrow().back.turn.clone();
-    let _turn = turn.acquire(1).await;
+    let turn = turn.acquire(1).await;
+    if !log.borrow().back.marked.get() {
+        drop(turn);
+        return settle(env, log).await;
+    }
     {
         let log = log.borrow();
         // What was written meanwhile is left to whoever wrote it.
@@ -262,7 +267,9 @@ pub async fn make_dir(env: &Env, log: &RefCell<Log>) -> Result<(), LogError> {
 async fn store_ready_checkpoint(env: &Env, log: &RefCell<Log>) -> Result<(), LogError> {
     let ready = {
         let mut log = log.borrow_mut();
-        let synced = log.back.synced;
+        // What is not committed may be cut, and no checkpoint may lie behind a cut.
+        let committed = log.points.high.unwrap_or(Offset::MAX);
+        let synced = log.back.synced.min(committed);
         let unsealed = log.back.to_seal.front().map(|(s, _)| s.base);
         let is_ready = |c: &mut checkpoint::Checkpoint| {
             c.next <= synced && unsealed.is_none_or(|base| base >= c.segment)
@@ -296,6 +303,15 @@ async fn store_ready_checkpoint(env: &Env, log: &RefCell<Log>) -> Result<(), Log
     }
 }
 
+/// Stores the high watermark (and the log's start) now, not with the next checkpoint.
+pub async fn store_high(env: &Env, log: &RefCell<Log>) -> Result<(), LogError> {
+    let has_dir = log.borrow().has_dir;
+    match has_dir {
+        true => store_checkpoint(env, log, None).await,
+        false => Ok(()),
+    }
+}
+
 /// Replaces the checkpoint file: by `new`, or by what it says now; with today's log start. One at
 /// a time, so that an older one never comes after a newer one.
 pub(crate) async fn store_checkpoint(
@@ -309,6 +325,7 @@ pub(crate) async fn store_checkpoint(
         let log = log.borrow();
         let mut c = new.unwrap_or_else(|| log.points.last.clone());
         c.log_start = log.start;
+        c.high = log.points.high;
         (log.dir.join(checkpoint::FILE), c)
     };
     env.write_file_atomic(&path, checkpoint.encode())
@@ -362,8 +379,11 @@ pub async fn end(
         let log = log.borrow();
         assert!(log.is_settled(), "everything is in the segments");
         let is_known = log.points.since < rescan_max && log.points.next.is_none();
-        (log.segments.back().cloned(), is_known)
+        // What is not committed may be cut by the next life.
+        let committed = log.points.high.is_none_or(|high| high >= log.end);
+        (log.segments.back().cloned(), (is_known, committed))
     };
+    let (is_known, committed) = is_known;
     let Some(active) = active.filter(|_| log.borrow().has_dir) else {
         return Ok(None);
     };
@@ -375,10 +395,12 @@ pub async fn end(
         let files = Vec::new();
         return Ok(Some(Ended { cut, files }));
     }
-    let mut files = active.index_files();
     let mut log = log.borrow_mut();
-    let mut checkpoint = log.final_checkpoint(state);
-    checkpoint.log_start = log.start;
+    let (mut files, mut checkpoint) = match committed {
+        true => (active.index_files(), log.final_checkpoint(state)),
+        false => (Vec::new(), log.points.last.clone()),
+    };
+    (checkpoint.log_start, checkpoint.high) = (log.start, log.points.high);
     files.push((log.dir.join(checkpoint::FILE), checkpoint.encode()));
     Ok(Some(Ended { cut, files }))
 }

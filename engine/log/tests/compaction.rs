@@ -23,7 +23,8 @@ use streamd_log::log::SharedLog;
 use streamd_log::pack::Pack;
 use streamd_log::record_view::BatchView;
 use streamd_log::{
-    BatchHeader, Codec, LogConfig, NewBatch, Planned, lookup, recover, retain, write_back,
+    BatchHeader, Codec, Log, LogConfig, NewBatch, Planned, lookup, recover, replica, retain,
+    write_back,
 };
 
 const DATA: &str = "/data";
@@ -449,6 +450,32 @@ async fn check(env: &Env, log: &SharedLog, model: &Shared) {
     }
 }
 
+/// What the log has is pushed to a follower, whose log has no holes.
+async fn follow(env: &Env, log: &SharedLog) {
+    let (start, end) = (log.borrow().start(), log.borrow().flushed());
+    let (mut at, mut follower) = (start, None);
+    while at < end {
+        let max = 1 << pick(env, 15);
+        let push = replica::read_push(env, log, at, max).await.unwrap();
+        let push = push.expect("the offset is in the log");
+        let bytes = push.parts.concat();
+        assert!(
+            bytes.len() == push.bytes && push.next > at,
+            "no way on from {at}"
+        );
+        let base = BatchHeader::parse(&bytes).unwrap().base_offset;
+        let new = || Log::new(env, Path::new("/follower"), LogConfig::default(), base);
+        let follower = follower.get_or_insert_with(new);
+        let batches = follower.check_kept(&bytes.into());
+        for batch in batches.expect("they follow") {
+            follower.append_kept(batch, 0).expect("it follows");
+        }
+        assert_eq!(follower.end(), push.next);
+        at = push.next;
+    }
+    assert_eq!(at, end);
+}
+
 async fn start(env: &Env, model: &Shared) -> Rc<Life> {
     if pick(env, 12) == 0 {
         // A start that does not trust the checkpoint must find the same.
@@ -486,6 +513,7 @@ async fn start(env: &Env, model: &Shared) -> Rc<Life> {
         m.markers.split_off(&end);
     }
     check(env, &log, model).await;
+    follow(env, &log).await;
     let rules = Rules {
         delete_retention_ms: [0, 50, 400][pick(env, 3) as usize],
         min_lag_ms: 0,

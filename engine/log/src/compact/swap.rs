@@ -222,7 +222,7 @@ async fn sync_dir(env: &Env, dir: &Path) -> Result<(), LogError> {
     env.sync_dir(dir).await.map_err(LogError::io(what))
 }
 
-pub(super) async fn remove(env: &Env, path: &Path) -> Result<(), LogError> {
+pub(crate) async fn remove(env: &Env, path: &Path) -> Result<(), LogError> {
     match env.remove_file(path).await {
         Err(e) if e.kind() != io::ErrorKind::NotFound => Err(LogError::Io {
             what: format!("remove {}", path.display()),

@@ -54,6 +54,8 @@ pub struct RunHeader<'a> {
     pub pad: usize,
     /// Bytes of its batches.
     pub len: usize,
+    /// How often the partition's log was cut before it: see [`crate::cut`].
+    pub generation: u32,
 }
 
 fn u32_at(bytes: &[u8], at: usize) -> Option<u32> {
@@ -151,7 +153,9 @@ impl RunHeader<'_> {
         let (dir, metadata) = (self.dir.len() as u16, self.metadata.len() as u16);
         out[8..16].copy_from_slice(&self.segment.to_le_bytes());
         out[16..24].copy_from_slice(&self.position.to_le_bytes());
-        out[24..32].copy_from_slice(&(self.len as u64).to_le_bytes());
+        // Before logs were cut the length had eight bytes, so what was written then reads as 0.
+        out[24..28].copy_from_slice(&(self.len as u32).to_le_bytes());
+        out[28..32].copy_from_slice(&self.generation.to_le_bytes());
         out[32..34].copy_from_slice(&dir.to_le_bytes());
         out[34..36].copy_from_slice(&metadata.to_le_bytes());
         out[36..40].copy_from_slice(&(self.pad as u32).to_le_bytes());
@@ -180,7 +184,8 @@ impl<'a> RunHeader<'a> {
             segment: u64_at(bytes, 8)? as i64,
             position: u64_at(bytes, 16)?,
             pad: u32_at(bytes, 36)? as usize,
-            len: usize::try_from(u64_at(bytes, 24)?).ok()?,
+            len: u32_at(bytes, 24)? as usize,
+            generation: u32_at(bytes, 28)?,
         };
         Some((header, size))
     }
@@ -215,6 +220,7 @@ mod tests {
             position: 4711,
             pad: 77,
             len: 99,
+            generation: 3,
         };
         let mut out = vec![0; 100];
         let size = run.encode(&mut out);

@@ -22,7 +22,8 @@ pub const GROUP_BYTES: usize = 1 << 20;
 /// What one group made durable of one log.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Flushed {
-    /// Everything before this offset is durable now.
+    /// Everything before this offset is durable now. No more than before if the log was cut while
+    /// the group was written: it never reports what is beyond a cut.
     pub next: Offset,
     /// Bytes of records that became durable.
     pub bytes: usize,
@@ -36,6 +37,8 @@ const CONGRUENT_FROM: usize = 16 << 10;
 
 struct Planned {
     log: SharedLog,
+    /// The log's, when it was taken: a cut log is another one.
+    generation: u32,
     runs: Vec<PlannedRun>,
 }
 
@@ -66,11 +69,13 @@ struct Run {
     batches: Vec<(u64, BatchHeader)>,
 }
 
-/// A group with its buffer.
+/// A group with its buffer. Its logs count as in flight until it is durable, or dropped: then they
+/// must not be used any more.
 pub(super) struct Filled {
     logs: Vec<SharedLog>,
     runs: Vec<Run>,
     len: usize,
+    durable: bool,
 }
 
 impl Group {
@@ -102,6 +107,7 @@ impl Group {
             room = room.saturating_sub(size);
         }
         let left = count < l.queue.pending.len();
+        let generation = l.queue.generation;
         drop(l);
         for run in &mut runs {
             let at = self.len() + overhead;
@@ -113,7 +119,11 @@ impl Group {
         }
         if count > 0 {
             let log = log.clone();
-            self.logs.push(Planned { log, runs });
+            self.logs.push(Planned {
+                log,
+                generation,
+                runs,
+            });
         }
         left
     }
@@ -140,16 +150,23 @@ impl Group {
 
     /// Copies the batches into a buffer and stamps them.
     pub(super) fn fill(self, mut buf: AlignedBuf, (id, seq): (u64, u64)) -> (AlignedBuf, Filled) {
-        let len = self.len();
         let mut filled = Filled {
             logs: Vec::with_capacity(self.logs.len()),
             runs: Vec::with_capacity(self.logs.len()),
-            len,
+            len: 0,
+            durable: false,
         };
+        let planned_len = self.len();
         let mut at = GROUP_HEADER;
         for planned in self.logs {
             let mut log = planned.log.borrow_mut();
+            let same = log.queue.generation == planned.generation;
+            log.queue.in_flight = true;
             for plan in planned.runs {
+                // Meanwhile the log may have been cut.
+                let Some(plan) = log.still_there(plan).filter(|_| same) else {
+                    continue;
+                };
                 let run = log.take_run(plan, &mut buf[at..]);
                 at += run.range.end;
                 let start = at - run.range.len();
@@ -162,15 +179,33 @@ impl Group {
             drop(log);
             filled.logs.push(planned.log);
         }
-        assert!(at == len, "a group is as long as it was planned");
-        buf[len..].fill(0);
+        assert!(
+            at <= planned_len,
+            "a group is no longer than it was planned"
+        );
+        filled.len = at;
+        buf[at..].fill(0);
         let runs = filled.runs.len();
-        GroupHeader { id, seq, len, runs }.encode(&mut buf);
+        GroupHeader {
+            id,
+            seq,
+            len: at,
+            runs,
+        }
+        .encode(&mut buf);
         (buf, filled)
     }
 }
 
 impl Log {
+    /// What is pending of a run that was planned.
+    fn still_there(&self, plan: PlannedRun) -> Option<PlannedRun> {
+        let count = plan.count.min(self.queue.pending.len());
+        let sizes = self.queue.pending.iter().take(count);
+        let len = sizes.map(|p| p.batch.bytes.len()).sum();
+        (count > 0).then_some(PlannedRun { count, len, ..plan })
+    }
+
     /// Moves pending batches to the front of `out`, behind a header.
     fn take_run(&mut self, plan: PlannedRun, out: &mut [u8]) -> Run {
         let count = plan.count;
@@ -208,6 +243,7 @@ impl Log {
             position: plan.position,
             pad: plan.pad,
             len: plan.len,
+            generation: self.queue.generation,
         };
         header.encode(out);
         self.queue.taken = next;
@@ -222,31 +258,57 @@ impl Log {
         }
     }
 
-    /// Takes note that a run is durable.
-    fn complete(&mut self, run: &Run, piece: TailGroup) {
+    /// Takes note that a run is durable, but for what was cut meanwhile. Gives the bytes.
+    fn complete(&mut self, run: &Run, piece: TailGroup) -> usize {
+        let limit = self.queue.cut.unwrap_or(Offset::MAX);
+        let kept = run.batches.partition_point(|(_, h)| h.base_offset < limit);
+        let Some((_, last)) = run.batches[..kept].last() else {
+            return 0;
+        };
+        let next = last.next_offset();
         assert!(
-            run.next > self.flushed && run.next <= self.end,
-            "flushed goes up"
+            next > self.flushed && next <= self.end,
+            "flushed goes up to {next} from {}",
+            self.flushed
         );
         // Only now: the index never speaks of what is not durable.
         if let Some(index) = run.segment.index() {
             let mut index = index.borrow_mut();
-            for (position, header) in &run.batches {
+            for (position, header) in &run.batches[..kept] {
                 index.note(run.segment.base, *position, header);
             }
         }
-        let end = run.position + run.range.len() as u64;
-        run.segment.advance(end, run.next);
-        self.flushed = run.next;
-        self.tail.push(piece);
+        let end = run.batches.get(kept).map(|(position, _)| *position);
+        let end = end.unwrap_or(run.position + run.range.len() as u64);
+        let len = (end - run.position) as usize;
+        run.segment.advance(end, next);
+        self.flushed = next;
+        self.tail.push(TailGroup {
+            next,
+            bytes: piece.bytes.slice(..len),
+            ..piece
+        });
+        len
+    }
+
+    /// A group with something of the log has ended; `durable` says how.
+    fn landed(&mut self, durable: bool) {
+        self.queue.in_flight = false;
+        self.queue.lost |= !durable;
+        self.queue.landed.notify_all();
     }
 }
 
 impl Filled {
     /// Takes note that the group is durable. One answer for each log, in the order in which they
     /// were taken.
-    pub(super) fn complete(&self, bytes: &Bytes) -> Vec<Flushed> {
-        let mut flushed: Vec<Flushed> = Vec::with_capacity(self.logs.len());
+    pub(super) fn complete(mut self, bytes: &Bytes) -> Vec<Flushed> {
+        let nothing = |log: &SharedLog| Flushed {
+            next: log.borrow().flushed,
+            bytes: 0,
+            memory: 0,
+        };
+        let mut flushed: Vec<Flushed> = self.logs.iter().map(nothing).collect();
         for run in &self.runs {
             let len = run.range.len();
             // Its share of the buffer, which goes when the last of them is gone.
@@ -258,19 +320,24 @@ impl Filled {
                 bytes: bytes.slice(run.range.clone()),
                 memory,
             };
-            self.logs[run.log].borrow_mut().complete(run, piece);
-            if flushed.len() == run.log {
-                flushed.push(Flushed {
-                    next: run.next,
-                    bytes: 0,
-                    memory: 0,
-                });
-            }
+            let mut log = self.logs[run.log].borrow_mut();
+            let kept = log.complete(run, piece);
             let of_log = &mut flushed[run.log];
-            of_log.next = run.next;
-            of_log.bytes += len;
-            of_log.memory += memory;
+            of_log.next = log.flushed;
+            of_log.bytes += kept;
+            of_log.memory += if kept > 0 { memory } else { 0 };
         }
+        self.durable = true;
         flushed
+    }
+}
+
+impl Drop for Filled {
+    fn drop(&mut self) {
+        for log in &self.logs {
+            if let Ok(mut log) = log.try_borrow_mut() {
+                log.landed(self.durable);
+            }
+        }
     }
 }

@@ -2,9 +2,9 @@
 //!
 //! Writing it again is harmless: a run says where in its segment it belongs, and the bytes there
 //! are the same or are not there yet. Skipped is what lies before a partition's checkpoint (it is
-//! durable in its segment, which may be deleted meanwhile), and what belongs to a directory that is
-//! gone or is another topic's now. Only the last group of a file can be torn; it was not
-//! acknowledged then.
+//! durable in its segment, which may be deleted meanwhile), what is of before the log's last cut
+//! (see [`crate::cut`]), and what belongs to a directory that is gone or is another topic's now.
+//! Only the last group of a file can be torn; it was not acknowledged then.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -21,6 +21,7 @@ use crate::LogError;
 use crate::batch::{BatchHeader, crc_matches};
 use crate::checkpoint::{self, Checkpoint};
 use crate::compact::swap;
+use crate::cut;
 use crate::segment;
 
 /// Neighbouring runs are written in pieces of at most so many bytes.
@@ -43,6 +44,7 @@ pub struct Replayed {
 #[derive(Clone)]
 struct Found {
     metadata: String,
+    generation: u32,
     segment: Offset,
     position: u64,
     bytes: Bytes,
@@ -247,6 +249,7 @@ fn split(body: &Bytes, count: usize, check: bool) -> Option<Vec<(String, Found)>
         }
         let found = Found {
             metadata: header.metadata.to_owned(),
+            generation: header.generation,
             segment: header.segment,
             position: header.position,
             bytes,
@@ -335,13 +338,16 @@ async fn restore(
     // What was compacted lies elsewhere now, and was durable before.
     let touched = swap::read_cleaned(env, dir).await?;
     let touched = touched.map_or(0, |c| c.touched);
+    // What was cut must not come back, and what was not cut then was durable in its segment.
+    let generation = cut::generation(env, dir).await?;
     let mut segments: BTreeMap<Offset, Vec<Found>> = BTreeMap::new();
     for run in runs {
         let end = (run.segment, run.position + run.bytes.len() as u64);
         if run.segment < touched && touched != i64::MAX {
             continue;
         }
-        if run.metadata.as_bytes() == metadata && end > from {
+        let counts = run.metadata.as_bytes() == metadata && run.generation >= generation;
+        if counts && end > from {
             segments.entry(run.segment).or_default().push(run);
         }
     }
