@@ -3,15 +3,17 @@
 //! Invariant: a call looks at the image and at sessions and changes only sessions; the commands
 //! that it returns belong together, and change the image when they are committed.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
-use streamd_model::{ErrorCode, Mono, NodeId, PartitionId};
+use streamd_model::{ErrorCode, Mono, NodeId, PartitionId, TopicId};
 
 use super::{
     Answer, Ask, Election, NewIsr, Times, Unplaced, change, place, reassign, refuse, sites,
 };
 use crate::Refused;
-use crate::meta::{BrokerMeta, ClusterCommand, ClusterImage, Command, PartitionMeta, Registration};
+use crate::meta::{
+    BrokerMeta, ClusterCommand, ClusterImage, Command, PartitionMeta, Registration, TopicMeta,
+};
 
 /// The most partitions whose leaders one look at the balance moves.
 const BALANCE_MAX: usize = 500;
@@ -287,7 +289,13 @@ fn propose(image: &ClusterImage, commands: &[Command], replication: Option<i16>)
         Some(n) => n,
     };
     let sites = sites(after.cluster());
-    for (topic, first, count) in unplaced(&after) {
+    let touched = commands.iter().filter_map(|c| match c {
+        Command::CreateTopic { id, .. } | Command::CreatePartitions { id, .. } => Some(*id),
+        _ => None,
+    });
+    let touched: BTreeSet<TopicId> = touched.collect();
+    let touched = touched.iter().filter_map(|id| after.topic_by_id(*id));
+    for (topic, first, count) in touched.filter_map(|t| without_place(&after, t)) {
         // Topics of before there were places stay where their data is.
         if image
             .topic_by_id(topic)
@@ -312,11 +320,16 @@ fn propose(image: &ClusterImage, commands: &[Command], replication: Option<i16>)
 
 /// Topics with partitions that have no place: the first of them, and how many.
 fn unplaced(image: &ClusterImage) -> Vec<Unplaced> {
-    let topics = image.topics().filter_map(|t| {
-        let have = image.cluster().partitions(t.id).len() as i32;
-        (have < t.partitions).then_some((t.id, have, t.partitions - have))
-    });
+    if image.partitions() == image.cluster().placed() {
+        return Vec::new();
+    }
+    let topics = image.topics().filter_map(|t| without_place(image, t));
     topics.collect()
+}
+
+fn without_place(image: &ClusterImage, topic: &TopicMeta) -> Option<Unplaced> {
+    let have = image.cluster().partitions(topic.id).len() as i32;
+    (have < topic.partitions).then_some((topic.id, have, topic.partitions - have))
 }
 
 /// Partitions from before there were places are on the node that leads the quorum: there was no

@@ -24,18 +24,12 @@ pub struct Site {
 
 /// The brokers that can take partitions, with their load.
 pub fn sites(cluster: &Cluster) -> Vec<Site> {
-    let mut load: BTreeMap<NodeId, usize> = BTreeMap::new();
-    for (_, partition) in cluster.places() {
-        for node in &partition.replicas {
-            *load.entry(*node).or_default() += 1;
-        }
-    }
     let active = cluster.brokers().filter(|b| b.is_active());
     active
         .map(|b| Site {
             node: b.told.node,
             rack: b.told.rack.clone(),
-            load: load.get(&b.told.node).copied().unwrap_or(0),
+            load: cluster.load(b.told.node),
         })
         .collect()
 }

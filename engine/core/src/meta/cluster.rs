@@ -4,11 +4,13 @@
 //! change of it, its leader epoch with each change of its leader; the in-sync set is a subset of
 //! the replicas, never empty, and holds the leader.
 
+use std::cmp::Ordering;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use streamd_model::{Epoch, ErrorCode, NodeId, PartitionId, TopicId};
 
+use super::topics::{Order, Topics};
 use crate::Refused;
 use crate::codec::{Damaged, In, Out};
 
@@ -122,11 +124,38 @@ impl PartitionMeta {
     }
 }
 
-/// Brokers and places.
-#[derive(Clone, Debug, PartialEq, Eq, Default)]
+/// Where the partitions of a topic live.
+#[derive(Clone, PartialEq)]
+struct Placed {
+    topic: TopicId,
+    partitions: Vec<PartitionMeta>,
+}
+
+/// In the order of the topics' ids.
+enum ByTopic {}
+
+impl Order for ByTopic {
+    type Item = Placed;
+    type Key = TopicId;
+
+    fn key(placed: &Placed) -> &TopicId {
+        &placed.topic
+    }
+
+    fn compare(a: &TopicId, b: &TopicId) -> Ordering {
+        a.cmp(b)
+    }
+}
+
+/// Brokers and places. A clone shares the places.
+#[derive(Clone, PartialEq, Default)]
 pub struct Cluster {
     brokers: BTreeMap<NodeId, Arc<BrokerMeta>>,
-    places: BTreeMap<TopicId, Arc<Vec<PartitionMeta>>>,
+    places: Topics<ByTopic>,
+    /// How many partitions have a place,
+    placed: i64,
+    /// and how many replicas each broker has.
+    load: BTreeMap<NodeId, usize>,
     feature_level: i16,
 }
 
@@ -198,7 +227,9 @@ impl Cluster {
 
     /// The partitions of a topic, by index; none if they have no places.
     pub fn partitions(&self, topic: TopicId) -> &[PartitionMeta] {
-        self.places.get(&topic).map_or(&[], |p| p.as_slice())
+        self.places
+            .get(&topic)
+            .map_or(&[], |p| p.partitions.as_slice())
     }
 
     /// A partition.
@@ -209,13 +240,66 @@ impl Cluster {
 
     /// All partitions, in order.
     pub fn places(&self) -> impl Iterator<Item = (PartitionId, &PartitionMeta)> {
-        self.places.iter().flat_map(|(topic, partitions)| {
+        self.places.iter().flat_map(|placed| {
             let id = |index| PartitionId {
-                topic: *topic,
+                topic: placed.topic,
                 index,
             };
-            (0..).map(id).zip(partitions.iter())
+            (0..).map(id).zip(placed.partitions.iter())
         })
+    }
+
+    /// How many partitions have a place.
+    pub fn placed(&self) -> i64 {
+        self.placed
+    }
+
+    /// How many replicas a broker has.
+    pub fn load(&self, node: NodeId) -> usize {
+        self.load.get(&node).copied().unwrap_or(0)
+    }
+
+    /// Takes note of replicas that come, or go.
+    fn note(&mut self, partitions: &[PartitionMeta], come: bool) {
+        for node in partitions.iter().flat_map(|p| &p.replicas) {
+            let load = self.load.entry(*node).or_default();
+            *load = match come {
+                true => *load + 1,
+                false => *load - 1,
+            };
+            if *load == 0 {
+                self.load.remove(node);
+            }
+        }
+        let count = partitions.len() as i64;
+        self.placed += if come { count } else { -count };
+    }
+
+    fn place(&mut self, topic: TopicId, partitions: &[PartitionMeta]) {
+        self.note(partitions, true);
+        match self.places.get_mut(&topic) {
+            Some(placed) => Arc::make_mut(placed)
+                .partitions
+                .extend_from_slice(partitions),
+            None => {
+                let partitions = partitions.to_vec();
+                self.places.insert(Arc::new(Placed { topic, partitions }));
+            }
+        }
+    }
+
+    fn change(&mut self, id: PartitionId, next: &PartitionMeta) {
+        let Some(placed) = self.places.get_mut(&id.topic) else {
+            return;
+        };
+        let placed = Arc::make_mut(placed);
+        if let Some(place) = placed.partitions.get_mut(id.index as usize) {
+            let epoch = place.epoch + 1;
+            let before = std::mem::replace(place, next.clone());
+            place.epoch = epoch;
+            self.note(&[before], false);
+            self.note(std::slice::from_ref(next), true);
+        }
     }
 
     /// Whether a command still fits.
@@ -366,27 +450,19 @@ impl Cluster {
             }
             ClusterCommand::Place {
                 topic, partitions, ..
-            } => {
-                let places = self.places.entry(*topic).or_default();
-                Arc::make_mut(places).extend_from_slice(partitions);
-            }
+            } => self.place(*topic, partitions),
             ClusterCommand::Change {
                 partition, next, ..
-            } => {
-                let places = self.places.entry(partition.topic).or_default();
-                if let Some(place) = Arc::make_mut(places).get_mut(partition.index as usize) {
-                    let epoch = place.epoch + 1;
-                    *place = next.clone();
-                    place.epoch = epoch;
-                }
-            }
+            } => self.change(*partition, next),
             ClusterCommand::SetFeatureLevel(level) => self.feature_level = *level,
         }
     }
 
     /// A topic is gone.
     pub(super) fn forget(&mut self, topic: TopicId) {
-        self.places.remove(&topic);
+        if let Some(gone) = self.places.remove(&topic) {
+            self.note(&gone.partitions, false);
+        }
     }
 
     pub(super) fn is_empty(&self) -> bool {
@@ -402,11 +478,11 @@ impl Cluster {
             out.u8(u8::from(broker.fenced));
             out.u8(u8::from(broker.leaving));
         }
-        out.count(self.places.len());
-        for (topic, partitions) in &self.places {
-            out.raw(&topic.0);
-            out.count(partitions.len());
-            for partition in partitions.iter() {
+        out.count(self.places.iter().len());
+        for placed in self.places.iter() {
+            out.raw(&placed.topic.0);
+            out.count(placed.partitions.len());
+            for partition in &placed.partitions {
                 put_partition(out, partition);
             }
         }
@@ -433,7 +509,8 @@ impl Cluster {
             for _ in 0..count {
                 partitions.push(get_partition(r)?);
             }
-            cluster.places.insert(topic, Arc::new(partitions));
+            cluster.forget(topic);
+            cluster.place(topic, &partitions);
         }
         Ok(cluster)
     }

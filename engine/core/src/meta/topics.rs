@@ -1,4 +1,5 @@
-//! Topics in an order: a map whose clones share what they have in common.
+//! Topics, or what there is for each topic, in an order: a map whose clones share what they have in
+//! common.
 //!
 //! Chunks of sorted topics hang below one list. A change copies the list and one chunk, some
 //! hundred pointers whatever there is, where a copied tree would be as long as all topics. So a
@@ -19,15 +20,17 @@ use super::image::TopicMeta;
 /// A chunk that gets larger is split in two.
 const CHUNK_MAX: usize = 128;
 
-type Chunk = Arc<Vec<Arc<TopicMeta>>>;
+type Chunk<T> = Arc<Vec<Arc<T>>>;
 
 /// What topics are found by.
 pub trait Order {
+    /// What there is for a topic.
+    type Item;
     /// The key.
     type Key: ?Sized;
 
     /// The key of a topic.
-    fn key(topic: &TopicMeta) -> &Self::Key;
+    fn key(topic: &Self::Item) -> &Self::Key;
 
     /// Which comes first.
     fn compare(a: &Self::Key, b: &Self::Key) -> Ordering;
@@ -37,6 +40,7 @@ pub trait Order {
 pub enum ByName {}
 
 impl Order for ByName {
+    type Item = TopicMeta;
     type Key = str;
 
     fn key(topic: &TopicMeta) -> &str {
@@ -52,6 +56,7 @@ impl Order for ByName {
 pub enum ById {}
 
 impl Order for ById {
+    type Item = TopicMeta;
     type Key = TopicId;
 
     fn key(topic: &TopicMeta) -> &TopicId {
@@ -72,6 +77,7 @@ pub fn metric_name(name: &str) -> impl Iterator<Item = u8> {
 }
 
 impl Order for ByMetric {
+    type Item = TopicMeta;
     type Key = str;
 
     fn key(topic: &TopicMeta) -> &str {
@@ -84,13 +90,13 @@ impl Order for ByMetric {
 }
 
 /// The topics.
-pub struct Topics<O> {
-    chunks: Arc<Vec<Chunk>>,
+pub struct Topics<O: Order> {
+    chunks: Arc<Vec<Chunk<O::Item>>>,
     len: usize,
     order: PhantomData<O>,
 }
 
-impl<O> Clone for Topics<O> {
+impl<O: Order> Clone for Topics<O> {
     fn clone(&self) -> Topics<O> {
         Topics {
             chunks: self.chunks.clone(),
@@ -100,7 +106,7 @@ impl<O> Clone for Topics<O> {
     }
 }
 
-impl<O> Default for Topics<O> {
+impl<O: Order> Default for Topics<O> {
     fn default() -> Topics<O> {
         Topics {
             chunks: Arc::default(),
@@ -110,9 +116,15 @@ impl<O> Default for Topics<O> {
     }
 }
 
+impl<O: Order<Item: PartialEq>> PartialEq for Topics<O> {
+    fn eq(&self, other: &Topics<O>) -> bool {
+        self.iter().eq(other.iter())
+    }
+}
+
 impl<O: Order> Topics<O> {
     /// All of them, in order.
-    pub fn iter(&self) -> Iter<'_> {
+    pub fn iter(&self) -> Iter<'_, O::Item> {
         Iter {
             all: self.chunks.iter().flat_map(each),
             left: self.len,
@@ -120,20 +132,20 @@ impl<O: Order> Topics<O> {
     }
 
     /// Those that are `key` or behind it, in order.
-    pub fn from(&self, key: &O::Key) -> impl Iterator<Item = &Arc<TopicMeta>> {
+    pub fn from(&self, key: &O::Key) -> impl Iterator<Item = &Arc<O::Item>> {
         let (chunk, place) = self.find(key);
         let at = place.unwrap_or_else(|at| at);
         self.chunks[chunk..].iter().flat_map(each).skip(at)
     }
 
     /// The one with this key.
-    pub fn get(&self, key: &O::Key) -> Option<&Arc<TopicMeta>> {
+    pub fn get(&self, key: &O::Key) -> Option<&Arc<O::Item>> {
         let (chunk, place) = self.find(key);
         place.ok().map(|at| &self.chunks[chunk][at])
     }
 
     /// Puts a topic in its place; gives the one that was there.
-    pub fn insert(&mut self, topic: Arc<TopicMeta>) -> Option<Arc<TopicMeta>> {
+    pub fn insert(&mut self, topic: Arc<O::Item>) -> Option<Arc<O::Item>> {
         let (at, place) = self.find(O::key(&topic));
         let chunks = Arc::make_mut(&mut self.chunks);
         if at == chunks.len() {
@@ -153,8 +165,17 @@ impl<O: Order> Topics<O> {
         None
     }
 
+    /// The one with this key, to be changed; its key stays.
+    pub fn get_mut(&mut self, key: &O::Key) -> Option<&mut Arc<O::Item>> {
+        let (at, Ok(inside)) = self.find(key) else {
+            return None;
+        };
+        let chunks = Arc::make_mut(&mut self.chunks);
+        Some(&mut Arc::make_mut(&mut chunks[at])[inside])
+    }
+
     /// Takes a topic out.
-    pub fn remove(&mut self, key: &O::Key) -> Option<Arc<TopicMeta>> {
+    pub fn remove(&mut self, key: &O::Key) -> Option<Arc<O::Item>> {
         let (at, Ok(inside)) = self.find(key) else {
             return None;
         };
@@ -170,11 +191,11 @@ impl<O: Order> Topics<O> {
 
     /// The topics of the chunks that `other` does not share: all that are not there or not the
     /// same there, with a few neighbours.
-    pub fn unlike<'a>(&'a self, other: &'a Topics<O>) -> impl Iterator<Item = &'a Arc<TopicMeta>> {
+    pub fn unlike<'a>(&'a self, other: &'a Topics<O>) -> impl Iterator<Item = &'a Arc<O::Item>> {
         let mut theirs = other.chunks.iter().peekable();
-        let shared = move |chunk: &Chunk| {
+        let shared = move |chunk: &Chunk<O::Item>| {
             let first = O::key(&chunk[0]);
-            let before = |c: &&Chunk| O::compare(O::key(&c[0]), first).is_lt();
+            let before = |c: &&Chunk<O::Item>| O::compare(O::key(&c[0]), first).is_lt();
             while theirs.next_if(before).is_some() {}
             theirs.peek().is_some_and(|c| Arc::ptr_eq(c, chunk))
         };
@@ -185,7 +206,7 @@ impl<O: Order> Topics<O> {
 
     /// The chunk where a key is or would be, and its place there.
     fn find(&self, key: &O::Key) -> (usize, Result<usize, usize>) {
-        let is_after = |c: &Chunk| O::compare(O::key(&c[0]), key).is_gt();
+        let is_after = |c: &Chunk<O::Item>| O::compare(O::key(&c[0]), key).is_gt();
         let after = self.chunks.partition_point(|c| !is_after(c));
         let at = after.saturating_sub(1);
         let place = self.chunks.get(at).map_or(Err(0), |chunk| {
@@ -195,22 +216,25 @@ impl<O: Order> Topics<O> {
     }
 }
 
-fn each(chunk: &Chunk) -> Each<'_> {
+fn each<T>(chunk: &Chunk<T>) -> Each<'_, T> {
     chunk.iter()
 }
 
-type Each<'a> = std::slice::Iter<'a, Arc<TopicMeta>>;
+type Each<'a, T> = std::slice::Iter<'a, Arc<T>>;
+
+type EachChunk<'a, T> = std::slice::Iter<'a, Chunk<T>>;
+type Open<'a, T> = fn(&'a Chunk<T>) -> Each<'a, T>;
 
 /// All topics in order.
-pub struct Iter<'a> {
-    all: FlatMap<std::slice::Iter<'a, Chunk>, Each<'a>, fn(&'a Chunk) -> Each<'a>>,
+pub struct Iter<'a, T> {
+    all: FlatMap<EachChunk<'a, T>, Each<'a, T>, Open<'a, T>>,
     left: usize,
 }
 
-impl<'a> Iterator for Iter<'a> {
-    type Item = &'a Arc<TopicMeta>;
+impl<'a, T> Iterator for Iter<'a, T> {
+    type Item = &'a Arc<T>;
 
-    fn next(&mut self) -> Option<&'a Arc<TopicMeta>> {
+    fn next(&mut self) -> Option<&'a Arc<T>> {
         let next = self.all.next()?;
         self.left -= 1;
         Some(next)
@@ -221,7 +245,7 @@ impl<'a> Iterator for Iter<'a> {
     }
 }
 
-impl ExactSizeIterator for Iter<'_> {}
+impl<T> ExactSizeIterator for Iter<'_, T> {}
 
 #[cfg(test)]
 mod tests {
