@@ -551,7 +551,8 @@ async fn delete_some(env: &Env, one: &One) {
     let (start, end) = (one.log.borrow().start(), one.log.borrow().flushed());
     let high = one.model.borrow().high;
     let end = end.min(high.unwrap_or(end));
-    if high.is_none() && one.cutting.get() {
+    // When the cut is done what is there is compared.
+    if one.cutting.get() && (high.is_none() || !one.log.borrow().is_cutting()) {
         return;
     }
     if end > start && env.random_u64().is_multiple_of(3) {
