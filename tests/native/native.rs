@@ -98,6 +98,38 @@ fn what_is_acknowledged_outlives_the_process() {
     }
 }
 
+/// What Kafka's Java client has committed, aborted, and left open for a while.
+#[test]
+fn a_reader_of_what_is_committed_sees_nothing_else() {
+    let (broker, native) = start();
+    let _ = streamd_tests::client::Client::Java.call("txn", &broker.addr(), &["checks", "txn"]);
+    let read = |committed: bool| {
+        let options = Options {
+            committed,
+            ..Options::default()
+        };
+        let client = Client::with(&native, options).expect("a connection");
+        let topic = client.topic("txn-commits").expect("the topic");
+        let mut found = Vec::new();
+        for partition in 0..2 {
+            let stream = client.subscribe(&topic, partition, Start::Earliest);
+            let mut stream = stream.expect("a stream");
+            while let Some(record) = stream.poll(Duration::from_secs(1)).expect("the stream") {
+                found.push(record.text().into_owned());
+            }
+        }
+        found.sort_unstable();
+        found
+    };
+    // Of twenty transactions each third was aborted, as was `w`.
+    let committed = (0..20).filter(|i| i % 3 != 2).map(|i| format!("v{i}"));
+    let committed = committed.chain(["x".to_owned()]);
+    let mut wanted: Vec<String> = committed.flat_map(|v| [v.clone(), v]).collect();
+    wanted.sort_unstable();
+    assert_eq!(read(true), wanted);
+    assert_eq!(read(false).len(), 2 * (20 + 2));
+}
+
 /// Records larger than the window, and many small ones through a small window.
 #[test]
 fn a_small_window_lets_everything_through() {
