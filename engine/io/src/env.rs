@@ -75,17 +75,6 @@ pub(crate) enum Kind {
     Sim(sim::Env),
 }
 
-/// Does the same on both arms.
-macro_rules! both {
-    ($self:expr, $e:ident => $body:expr) => {
-        match &$self.0 {
-            Kind::Uring($e) => $body,
-            #[cfg(any(test, feature = "sim"))]
-            Kind::Sim($e) => $body,
-        }
-    };
-}
-
 impl Env {
     /// The monotonic clock. Comparable between shards of one process.
     pub fn now(&self) -> Mono {

@@ -85,16 +85,6 @@ pub(crate) enum Kind {
     Sim(sim::File),
 }
 
-macro_rules! both {
-    ($self:expr, $f:ident => $body:expr) => {
-        match &$self.0 {
-            Kind::Uring($f) => $body,
-            #[cfg(any(test, feature = "sim"))]
-            Kind::Sim($f) => $body,
-        }
-    };
-}
-
 impl File {
     /// Writes the whole buffer at `pos` (a multiple of `BLOCK`) and returns it frozen, so that
     /// readers can share the memory. With `durable` it is on stable storage when this returns.

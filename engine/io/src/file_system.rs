@@ -19,16 +19,6 @@ pub(crate) enum Kind {
     Sim(sim::FileSystem),
 }
 
-macro_rules! both {
-    ($self:expr, $f:ident => $body:expr) => {
-        match &$self.0 {
-            Kind::Uring($f) => $body,
-            #[cfg(any(test, feature = "sim"))]
-            Kind::Sim($f) => $body,
-        }
-    };
-}
-
 impl FileSystem {
     /// Makes everything durable that was written to it before, by whomever: contents and names. One
     /// call for thousands of files, where a sync of each takes the device for each.

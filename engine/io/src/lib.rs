@@ -9,6 +9,17 @@
 //! `unsafe`. A task's waker may be used from any thread. When the main future of an executor has
 //! ended, every other task of it is dropped before the executor goes.
 
+/// Does the same on both arms of a value whose private enum is the `Kind` in scope.
+macro_rules! both {
+    ($self:expr, $arm:ident => $body:expr) => {
+        match &$self.0 {
+            Kind::Uring($arm) => $body,
+            #[cfg(any(test, feature = "sim"))]
+            Kind::Sim($arm) => $body,
+        }
+    };
+}
+
 pub mod buf;
 #[cfg(test)]
 mod conformance;

@@ -6,18 +6,15 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use streamd_core::config::{CleanerConfig, TopicConfig};
-use streamd_io::local::Budget;
+use streamd_log::LogError;
 use streamd_log::compact::filter::Aborted;
 use streamd_log::compact::{self, Done, Order, Pace, Rules, Todo};
-use streamd_log::{LogError, write_back};
 
 use crate::partition::Partition;
 use crate::shard::Shard;
 
 /// The shortest rest when there is nothing to do.
 const REST_MIN: Duration = Duration::from_millis(20);
-/// So much of a log is written to its segments at once.
-const BACK_BYTES: usize = 1 << 20;
 
 fn rules(config: &TopicConfig) -> Rules {
     let c = &config.compaction;
@@ -131,9 +128,7 @@ impl Shard {
             return Ok(());
         }
         // If more than that is under way, it is stored when that is done.
-        let room = Budget::new(BACK_BYTES);
-        write_back::write_back(&self.env, &partition.log, &room, true).await?;
-        write_back::settle(&self.env, &partition.log).await
+        self.flusher.write_now(&partition.log).await
     }
 }
 

@@ -398,6 +398,12 @@ impl Flusher {
         }
     }
 
+    /// Sends what the journal has of one log to its segments, durably, before its turn comes.
+    pub async fn write_now(&self, log: &SharedLog) -> Result<(), LogError> {
+        write_back::write_back(&self.env, log, &self.back_room, true).await?;
+        write_back::settle(&self.env, log).await
+    }
+
     async fn each(self: &Rc<Self>, owners: &[Rc<dyn Owner>], step: Step) {
         for some in owners.chunks(BACK_AT_ONCE) {
             let begin = |owner: &Rc<dyn Owner>| {

@@ -84,7 +84,7 @@ pub struct Metadata {
     batch: Option<Batch>,
     confirming: VecDeque<Confirming>,
     next_read: u64,
-    /// `Confirming` numbers that are reads of the driver have this as their one answer.
+    /// When the last input came.
     now: Mono,
     changed: bool,
     out: Vec<Output>,

@@ -201,6 +201,9 @@ impl Log {
     /// What is pending of a run that was planned.
     fn still_there(&self, plan: PlannedRun) -> Option<PlannedRun> {
         let count = plan.count.min(self.queue.pending.len());
+        if count == plan.count {
+            return Some(plan);
+        }
         let sizes = self.queue.pending.iter().take(count);
         let len = sizes.map(|p| p.batch.bytes.len()).sum();
         (count > 0).then_some(PlannedRun { count, len, ..plan })

@@ -104,18 +104,13 @@ pub fn begin(conn: &Rc<Conn>, (stream, correlation): (u32, u64), ask: &Subscribe
         let (conn, credit) = (conn.clone(), credit.clone());
         async move {
             // Boxed here and below: what is only needed at times is not held while it waits.
-            let refusal = match Box::pin(start(&conn, source, (correlation, from))).await {
+            let begun = Box::pin(start(&conn, source, (correlation, from))).await;
+            match begun {
                 Ok((source, from)) => {
                     let refusal = push_on(&conn, &credit, source, from).await;
-                    let failure = Failure::new(refusal.code, &refusal.text);
-                    let end = frame((stream, 0, FLAG_LAST), &Body::Error(failure));
-                    conn.out.push(end, Vec::new());
-                    None
+                    end(&conn, stream, &refusal);
                 }
-                Err(refusal) => Some(refusal),
-            };
-            if let Some(refusal) = refusal {
-                conn.out.refuse((stream, correlation, FLAG_LAST), &refusal);
+                Err(refusal) => conn.out.refuse((stream, correlation, FLAG_LAST), &refusal),
             }
             conn.streams.borrow_mut().remove(&stream);
         }
@@ -150,6 +145,13 @@ fn admit(conn: &Conn, stream: u32, ask: &Subscribe) -> Result<Permit, Refusal> {
     })
 }
 
+/// Says why a stream ends.
+fn end(conn: &Conn, stream: u32, why: &Refusal) {
+    let failure = Failure::new(why.code, &why.text);
+    let end = frame((stream, 0, FLAG_LAST), &Body::Error(failure));
+    conn.out.push(end, Vec::new());
+}
+
 /// The receiver has taken so many bytes in all.
 pub fn credit(conn: &Conn, stream: u32, taken: u64) {
     let streams = conn.streams.borrow();
@@ -163,9 +165,7 @@ pub fn credit(conn: &Conn, stream: u32, taken: u64) {
         drop(streams);
         conn.streams.borrow_mut().remove(&stream);
         let text = format!("{taken} bytes of stream {stream} were taken, but {sent} were sent");
-        let failure = Failure::new(ErrorCode::InvalidRequest, &text);
-        let end = frame((stream, 0, FLAG_LAST), &Body::Error(failure));
-        return conn.out.push(end, Vec::new());
+        return end(conn, stream, &Refusal::new(ErrorCode::InvalidRequest, text));
     }
     if taken > account.taken.get() {
         account.taken.set(taken);
