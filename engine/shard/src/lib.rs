@@ -21,6 +21,7 @@ mod meta_log;
 mod news;
 mod open;
 pub mod partition;
+pub mod peers;
 pub mod read;
 pub mod read_bytes;
 pub mod scrub;
@@ -43,6 +44,7 @@ pub use host::{Ask, Done};
 pub use mesh::{Envelope, Mesh, Reply, Request, owner};
 pub use news::NewsAsk;
 pub use partition::Partition;
+pub use peers::{Packet, Peers, Records};
 pub use read::{
     EpochQuery, OffsetFound, OffsetQuery, PartitionSize, ReadDone, ReadItem, ReadRequest,
     WatchRequest,

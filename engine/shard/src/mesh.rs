@@ -17,7 +17,7 @@ use streamd_core::txn;
 use streamd_io::Accepted;
 use streamd_io::local::{Notify, OneSender, oneshot};
 use streamd_io::mailbox::Endpoint;
-use streamd_model::{Map, Offset, PartitionId, ShardId};
+use streamd_model::{Map, NodeId, Offset, PartitionId, ShardId};
 
 use crate::Refusal;
 use crate::append::{AppendDone, AppendItem};
@@ -26,6 +26,7 @@ use crate::drive_group::{GroupAsk, GroupDone};
 use crate::drive_share::{ShareAsk, ShareDone};
 use crate::drive_txn::{TxnAsk, TxnDone};
 use crate::news::NewsAsk;
+use crate::peers::Packet;
 use crate::read::{
     EpochEnd, EpochQuery, OffsetFound, OffsetQuery, PartitionSize, ReadDone, ReadItem, ReadRequest,
     WatchRequest,
@@ -87,6 +88,8 @@ pub enum Request {
     Oldest,
     /// Delete it.
     DropOldest(Candidate),
+    /// Take what came from another node, in this order.
+    Peer(NodeId, Vec<Packet>),
     /// Flush and close everything.
     Close,
 }

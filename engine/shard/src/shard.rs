@@ -19,6 +19,7 @@ use streamd_log::{Log, LogConfig, LogError, write_back};
 use streamd_model::{ErrorCode, Map, PartitionId, ShardId};
 
 use crate::Refusal;
+use crate::append::Ticket;
 use crate::disk::DiskGuard;
 use crate::drive_meta::Meta;
 use crate::flusher::Flusher;
@@ -78,6 +79,13 @@ pub struct Shard {
     pub(crate) awaited: Awaited,
     pub(crate) meta: RefCell<Option<Rc<Meta>>>,
     me: Weak<Shard>,
+}
+
+/// How far a request of another shard has come when the next one is looked at.
+enum Begun {
+    Append(Ticket),
+    Done,
+    Other(Request),
 }
 
 impl Shard {
@@ -214,21 +222,26 @@ impl Shard {
     pub async fn run(self: Rc<Self>) {
         loop {
             let (from, id, request) = self.mesh.next_call().await;
-            // Appends are accepted here and now, in the order in which they came.
-            let ticket = match request {
-                Request::Append(items) => Ok(self.append(items)),
+            // Accepted here and now, in the order in which they came.
+            let begun = match request {
+                Request::Append(items) => Begun::Append(self.append(items)),
+                Request::Peer(..) => {
+                    self.take(request);
+                    Begun::Done
+                }
                 Request::News(ask) => {
                     self.clone().wait_for(from, id, ask);
                     continue;
                 }
-                other => Err(other),
+                other => Begun::Other(other),
             };
             let shard = self.clone();
             self.env
                 .spawn(Class::Latency, async move {
-                    let reply = match ticket {
-                        Ok(ticket) => Reply::Append(ticket.settled().await),
-                        Err(request) => shard.serve(request).await,
+                    let reply = match begun {
+                        Begun::Append(ticket) => Reply::Append(ticket.settled().await),
+                        Begun::Done => Reply::Done,
+                        Begun::Other(request) => shard.serve(request).await,
                     };
                     shard.mesh.answer(from, id, reply).await;
                 })
@@ -263,10 +276,6 @@ impl Shard {
                 Reply::Done
             }
             Request::Groups(asks) => Reply::Groups(self.ask_hosts(asks).await),
-            Request::GroupGone(id, token) => {
-                self.group_gone(id, token);
-                Reply::Done
-            }
             Request::GroupList => {
                 self.past.groups_open().await;
                 Reply::GroupList(self.group_list())
@@ -287,10 +296,6 @@ impl Shard {
                 Reply::Markers(self.markers(markers).await)
             }
             Request::Shares(asks) => Reply::Shares(self.ask_hosts(asks).await),
-            Request::SharesGone(asked) => {
-                self.shares_gone(asked);
-                Reply::Done
-            }
             Request::ReadBytes(items) => Reply::ReadBytes(self.read_bytes(items).await),
             Request::Producers(ids) => {
                 self.open_them(ids.iter().copied()).await;
@@ -299,10 +304,24 @@ impl Shard {
             Request::Oldest => Reply::Oldest(self.oldest().await),
             Request::DropOldest(which) => Reply::Dropped(self.drop_oldest(which).await),
             Request::Propose(command) => Reply::Propose(self.propose(command).await),
+            Request::GroupGone(..) | Request::SharesGone(_) | Request::Peer(..) => {
+                self.take(request);
+                Reply::Done
+            }
             Request::Close => {
                 self.close().await;
                 Reply::Done
             }
+        }
+    }
+
+    /// Takes what needs no answer.
+    fn take(&self, request: Request) {
+        match request {
+            Request::GroupGone(id, token) => self.group_gone(id, token),
+            Request::SharesGone(asked) => self.shares_gone(asked),
+            Request::Peer(node, packets) => self.heard(node, packets),
+            _ => {}
         }
     }
 

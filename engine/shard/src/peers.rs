@@ -1,0 +1,98 @@
+//! What a shard says to other nodes, and hears from them. Who has the sockets carries it.
+//!
+//! Invariants: whatever is sent may be lost, as a whole; what arrives from a shard of a node
+//! arrives in the order in which that shard has sent it. Whoever needs an answer asks again.
+
+use std::pin::Pin;
+
+use bytes::Bytes;
+use streamd_core::control::{Ask, Outcome, Token};
+use streamd_core::repl::{Head, Message};
+use streamd_io::local::Permit;
+use streamd_model::{NodeId, PartitionId, ShardId};
+
+use crate::mesh::Request;
+use crate::shard::Shard;
+
+/// Something for another node, or from one.
+pub enum Packet {
+    /// For the member of the metadata quorum there.
+    Raft(Vec<u8>),
+    /// A question for the controller; the node passes it on if another one is that.
+    Ask(Token, Ask),
+    /// The answer to a question of the node that it goes to.
+    Answer(Token, Outcome),
+    /// For the replica of a partition.
+    Replica(PartitionId, Message),
+    /// Records for the replica of a partition, which has asked for them.
+    Data(Records),
+}
+
+/// Whole batches of a partition.
+pub struct Records {
+    /// Whose.
+    pub partition: PartitionId,
+    /// What stands before them.
+    pub head: Head,
+    /// The batches, back to back; in one piece when they have arrived.
+    pub parts: Vec<Bytes>,
+}
+
+/// The way to other nodes.
+pub trait Peers {
+    /// Sends something, which is in this memory until then. Returns at once; without a connection
+    /// it is lost, and one is made.
+    fn send(&self, to: NodeId, packet: Packet, memory: Option<Permit>);
+
+    /// Waits until so many bytes of records for a node may be in memory. `None`: there is no
+    /// connection to it.
+    fn room(&self, to: NodeId, bytes: usize) -> Pin<Box<dyn Future<Output = Option<Permit>>>>;
+}
+
+impl Shard {
+    /// Hands on what came from a node, in order, to the shards that it is for. When this returns
+    /// they have dealt with it.
+    pub async fn arrived(&self, from: NodeId, packets: Vec<Packet>) {
+        let mut by_shard: Vec<Vec<Packet>> = Vec::new();
+        by_shard.resize_with(self.mesh.shards(), Vec::new);
+        for packet in packets {
+            by_shard[usize::from(self.shard_of(&packet).0)].push(packet);
+        }
+        let mut waits = Vec::new();
+        for (shard, packets) in by_shard.into_iter().enumerate() {
+            if packets.is_empty() {
+                continue;
+            }
+            let to = ShardId(shard as u16);
+            if to == self.mesh.id() {
+                self.heard(from, packets);
+            } else {
+                let request = Request::Peer(from, packets);
+                waits.push(self.mesh.call(to, request).await);
+            }
+        }
+        for wait in waits {
+            wait.await;
+        }
+    }
+
+    fn shard_of(&self, packet: &Packet) -> ShardId {
+        match packet {
+            Packet::Raft(_) | Packet::Ask(..) | Packet::Answer(..) => ShardId(0),
+            Packet::Replica(id, _) => self.owner(*id),
+            Packet::Data(records) => self.owner(records.partition),
+        }
+    }
+
+    /// Takes what came from a node, in order, here and now.
+    pub(crate) fn heard(&self, _from: NodeId, packets: Vec<Packet>) {
+        for packet in packets {
+            match packet {
+                // Nobody here has sent a question to another node yet.
+                Packet::Raft(_) | Packet::Ask(..) | Packet::Answer(..) => {}
+                // Nobody here follows yet: it is as if they were lost.
+                Packet::Replica(..) | Packet::Data(_) => {}
+            }
+        }
+    }
+}
