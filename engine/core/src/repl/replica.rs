@@ -205,7 +205,23 @@ impl Replica {
         ticket: u64,
         now: Mono,
     ) -> Result<(Offset, Epoch, Vec<Effect>), Refused> {
+        self.admits(acks, now)?;
         let Role::Leads(leader) = &mut self.role else {
+            unreachable!("who does not lead admits nothing");
+        };
+        let base = self.end;
+        self.end += count;
+        leader.wait(ticket, self.end, acks);
+        self.epochs.begin(self.leader_epoch, base);
+        Ok((base, self.leader_epoch, self.moved(now)))
+    }
+
+    /// Whether this replica would take records of a producer now.
+    ///
+    /// # Errors
+    /// As [`Replica::append`].
+    pub fn admits(&self, acks: Acks, now: Mono) -> Result<(), Refused> {
+        let Role::Leads(leader) = &self.role else {
             let text = "this broker does not lead the partition".to_owned();
             return Err((ErrorCode::NotLeaderOrFollower, text));
         };
@@ -221,11 +237,17 @@ impl Replica {
             );
             return Err((ErrorCode::NotEnoughReplicas, text));
         }
-        let base = self.end;
-        self.end += count;
-        leader.wait(ticket, self.end, acks);
-        self.epochs.begin(self.leader_epoch, base);
-        Ok((base, self.leader_epoch, self.moved(now)))
+        Ok(())
+    }
+
+    /// The ticket of records that came before, and are to be waited for once more: all that the
+    /// log has by now.
+    pub fn wait(&mut self, acks: Acks, ticket: u64, now: Mono) -> Vec<Effect> {
+        let end = self.end;
+        if let Role::Leads(leader) = &mut self.role {
+            leader.wait(ticket, end, acks);
+        }
+        self.moved(now)
     }
 
     /// Everything below `to` is durable. Of a log that was cut since then it is less.
