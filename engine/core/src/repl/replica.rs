@@ -98,6 +98,11 @@ impl Replica {
         &self.epochs
     }
 
+    /// The epoch of the leader, as far as this node knows; -1 if it never knew of one.
+    pub fn leader_epoch(&self) -> Epoch {
+        self.leader_epoch
+    }
+
     /// The leader, if this replica leads.
     pub fn leads(&self) -> Option<&Leader> {
         match &self.role {
@@ -214,6 +219,16 @@ impl Replica {
         leader.wait(ticket, self.end, acks);
         self.epochs.begin(self.leader_epoch, base);
         Ok((base, self.leader_epoch, self.moved(now)))
+    }
+
+    /// Takes `count` records of the broker's own, as [`Replica::append`] does, lease or not: who
+    /// wrote them waits until they are committed. `None` if this replica does not lead.
+    pub fn append_own(&mut self, count: i64, now: Mono) -> Option<(Offset, Epoch, Vec<Effect>)> {
+        self.leads()?;
+        let base = self.end;
+        self.end += count;
+        self.epochs.begin(self.leader_epoch, base);
+        Some((base, self.leader_epoch, self.moved(now)))
     }
 
     /// Whether this replica would take records of a producer now.
