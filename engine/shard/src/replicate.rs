@@ -17,7 +17,7 @@ use streamd_core::meta::{ClusterImage, PartitionMeta, TopicMeta};
 use streamd_core::repl::{Acks, Effect, Head, Message, Replica, Settings, Wish};
 use streamd_io::Class;
 use streamd_log::replica::{Push, read_push};
-use streamd_log::{NewBatch, cut};
+use streamd_log::{NewBatch, cut, retain};
 use streamd_model::{ErrorCode, Mono, NodeId, Offset, PartitionId};
 
 use crate::Refusal;
@@ -94,6 +94,7 @@ impl Partition {
                 Effect::Truncate(to) => return self.cut(Cut::To(to), effects.collect()),
                 Effect::Reset(start) => return self.cut(Cut::Whole(start), effects.collect()),
                 Effect::High(high) => self.committed(high),
+                Effect::Trim(start) => self.trim(start),
                 Effect::Settle(ticket, result) => self.waiters.settle(ticket, result),
                 Effect::Wish(wish) => shard.pass_on(self.id, &wish),
             }
@@ -179,6 +180,14 @@ impl Partition {
 
 /// A leader's pushes.
 impl Partition {
+    /// Followers are told what of the log was deleted.
+    fn tell_start(&self) {
+        let start = self.log.borrow().start();
+        let mut replica = self.replica.borrow_mut();
+        let start = start.min(replica.high());
+        replica.trimmed(start);
+    }
+
     pub(crate) fn push_owed(&self, owed: Vec<Owed>) {
         owed.into_iter().for_each(|push| self.push(push));
     }
@@ -349,6 +358,25 @@ impl Partition {
         }
     }
 
+    /// Deletes what the leader has deleted.
+    fn trim(&self, start: Offset) {
+        let Some((shard, me)) = self.home() else {
+            return;
+        };
+        if self.log.borrow().start() >= start {
+            return;
+        }
+        let env = shard.env.clone();
+        let trim = async move {
+            let done = retain::delete_before(&shard.env, &me.log, start).await;
+            match done {
+                Err(e) if !e.is_full() && me.usable().is_ok() => me.fail(&e),
+                _ => me.forget_aborted(),
+            }
+        };
+        env.spawn(Class::Background, trim).detach();
+    }
+
     fn is_over(&self) -> bool {
         self.usable().is_err()
     }
@@ -393,10 +421,7 @@ impl Shard {
             return;
         };
         if matches!(message, Message::Subscribe { .. }) {
-            let start = partition.log.borrow().start();
-            let mut replica = partition.replica.borrow_mut();
-            let start = start.min(replica.high());
-            replica.trimmed(start);
+            partition.tell_start();
         }
         partition.act(|replica, now| replica.message(from, message, now));
     }
@@ -534,6 +559,7 @@ impl Shard {
                     continue;
                 };
                 let lease = self.lease();
+                partition.tell_start();
                 partition.act(|replica, now| {
                     let mut effects = replica.lease(lease, now);
                     effects.extend(replica.tick(now));

@@ -25,6 +25,7 @@ pub struct Wish {
 /// Where the log of a leader stands.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Ends {
+    pub start: Offset,
     pub end: Offset,
     pub flushed: Offset,
 }
@@ -336,6 +337,7 @@ impl Leader {
                 session: progress.session,
                 base: progress.next,
                 high,
+                start: ends.start,
             };
             let under_way = progress.pushed - progress.taken;
             let room = progress.credit.saturating_sub(under_way);

@@ -409,6 +409,7 @@ impl Replica {
 
     fn ends(&self) -> Ends {
         Ends {
+            start: self.start,
             end: self.end,
             flushed: self.flushed,
         }
@@ -436,6 +437,12 @@ impl Replica {
                 if high > self.high {
                     self.high = high;
                     effects.push(Effect::High(high));
+                }
+                let start = follower.start().min(self.high);
+                if start > self.start {
+                    self.start = start;
+                    self.epochs.trim(start);
+                    effects.push(Effect::Trim(start));
                 }
                 effects.extend(follower.ack(self.flushed, false));
             }
