@@ -10,6 +10,7 @@ mod dead;
 pub mod disk;
 pub mod drive_group;
 pub mod drive_meta;
+mod drive_seat;
 pub mod drive_share;
 pub mod drive_txn;
 pub mod flusher;

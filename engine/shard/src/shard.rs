@@ -8,7 +8,7 @@ use std::rc::{Rc, Weak};
 use std::sync::Arc;
 use std::time::Duration;
 
-use streamd_core::meta::{ClusterImage, Local, TopicMeta};
+use streamd_core::meta::{ClusterImage, Local, Registration, TopicMeta};
 use streamd_core::producer::ProducerState;
 use streamd_io::local::Notify;
 use streamd_io::mailbox::Endpoint;
@@ -22,6 +22,7 @@ use crate::Refusal;
 use crate::append::Ticket;
 use crate::disk::DiskGuard;
 use crate::drive_meta::Meta;
+use crate::drive_seat::Seating;
 use crate::flusher::Flusher;
 use crate::keeper::{self, Keeper};
 use crate::mesh::{Envelope, Mesh, Reply, Request, owner};
@@ -51,6 +52,8 @@ pub struct Settings {
     pub tail_bytes: usize,
     /// What this node adds to the image.
     pub local: Local,
+    /// What it says of itself to the cluster.
+    pub told: Registration,
     /// How this shard's journal is laid out.
     pub journal: JournalOptions,
     /// How often retention is looked after.
@@ -78,6 +81,7 @@ pub struct Shard {
     closed: Cell<bool>,
     pub(crate) awaited: Awaited,
     pub(crate) meta: RefCell<Option<Rc<Meta>>>,
+    pub(crate) seating: Seating,
     me: Weak<Shard>,
 }
 
@@ -114,6 +118,7 @@ impl Shard {
             closed: Cell::new(false),
             awaited: Awaited::default(),
             meta: RefCell::new(None),
+            seating: Seating::default(),
         })
     }
 
@@ -225,7 +230,7 @@ impl Shard {
             // Accepted here and now, in the order in which they came.
             let begun = match request {
                 Request::Append(items) => Begun::Append(self.append(items)),
-                Request::Peer(..) => {
+                Request::Peer(..) | Request::Seated(_) | Request::Wish(_) => {
                     self.take(request);
                     Begun::Done
                 }
@@ -304,7 +309,11 @@ impl Shard {
             Request::Oldest => Reply::Oldest(self.oldest().await),
             Request::DropOldest(which) => Reply::Dropped(self.drop_oldest(which).await),
             Request::Propose(command) => Reply::Propose(self.propose(command).await),
-            Request::GroupGone(..) | Request::SharesGone(_) | Request::Peer(..) => {
+            Request::GroupGone(..)
+            | Request::SharesGone(_)
+            | Request::Peer(..)
+            | Request::Seated(_)
+            | Request::Wish(_) => {
                 self.take(request);
                 Reply::Done
             }
@@ -321,6 +330,8 @@ impl Shard {
             Request::GroupGone(id, token) => self.group_gone(id, token),
             Request::SharesGone(asked) => self.shares_gone(asked),
             Request::Peer(node, packets) => self.heard(node, packets),
+            Request::Seated(seated) => self.seating.set(seated),
+            Request::Wish(set) => self.seating.wish(set),
             _ => {}
         }
     }
