@@ -1,4 +1,4 @@
-//! Rounds of SIGKILL at random moments under load, a restart, and a full read.
+//! Rounds of SIGKILL or SIGTERM at random moments under load, a restart, and a full read.
 //!
 //! Shown after each restart: offsets have no gaps; every acknowledged batch is where its
 //! acknowledgement said, byte for byte; each producer's records are there once and in order, also
@@ -28,6 +28,8 @@ const PRODUCERS: u64 = 3;
 const ROUNDS_PER_TOPIC: u64 = 10;
 /// A killed broker serves again within this time.
 const COMEBACK_MAX: Duration = Duration::from_secs(15);
+/// A broker that is alone has nobody to hand anything over to: it stops within this time.
+const STOP_MAX: Duration = Duration::from_secs(3);
 
 /// All records of a partition, by fetches from the beginning to the end.
 fn read_all(connection: &mut Connection, topic: &str, partition: usize) -> Vec<Read> {
@@ -122,8 +124,8 @@ fn check_acked(topic: &str, partition: usize, records: &[Read], producers: &[Pro
     }
 }
 
-/// Lets all producers send for a while, kills the broker under them, and starts it again.
-fn round(broker: &mut Broker, producers: &mut [Producer], load: Duration) {
+/// Lets all producers send for a while, ends the broker under them, and starts it again.
+fn round(broker: &mut Broker, producers: &mut [Producer], load: Duration, end: fn(&mut Broker)) {
     let (addr, stop) = (broker.addr(), AtomicBool::new(false));
     thread::scope(|scope| {
         let running: Vec<_> = producers
@@ -131,7 +133,7 @@ fn round(broker: &mut Broker, producers: &mut [Producer], load: Duration) {
             .map(|p| scope.spawn(|| p.run(&addr, &stop)))
             .collect();
         thread::sleep(load);
-        broker.kill();
+        end(broker);
         stop.store(true, Ordering::Relaxed);
         for producer in running {
             // One whose batches were all acknowledged at that instant ends without an error.
@@ -169,7 +171,7 @@ fn kill_9_under_load_loses_and_doubles_nothing() {
             .collect();
         for n in set * ROUNDS_PER_TOPIC..rounds.min((set + 1) * ROUNDS_PER_TOPIC) {
             let load = Duration::from_millis(100 + noise.below(1500));
-            round(&mut broker, &mut producers, load);
+            round(&mut broker, &mut producers, load, Broker::kill);
             let total = check(&addr, &topic, &producers);
             let acked: u64 = producers.iter().map(Producer::acked).sum();
             println!(
@@ -190,4 +192,38 @@ fn kill_9_under_load_loses_and_doubles_nothing() {
             "records after a clean stop"
         );
     }
+}
+
+#[test]
+fn a_stop_under_load_is_quick_and_the_next_start_serves_everything() {
+    let mut broker = Broker::start(&[]);
+    let addr = broker.addr();
+    let stop = |broker: &mut Broker| {
+        let begun = Instant::now();
+        broker.stop();
+        let took = begun.elapsed();
+        assert!(took <= STOP_MAX, "the stop took {took:?}");
+    };
+    // As soon as it answers at all.
+    stop(&mut broker);
+    broker.start_again();
+    Connection::open(&addr).create_topic("stop", PARTITIONS as i32, &[]);
+    let mut producers: Vec<Producer> = (0..PRODUCERS)
+        .map(|n| Producer::new(&addr, "stop", n, n))
+        .collect();
+    for load in [300, 1_700, 10] {
+        let load = Duration::from_millis(load);
+        round(&mut broker, &mut producers, load, stop);
+        check(&addr, "stop", &producers);
+        // The metadata takes changes again.
+        let topic = format!("after-{}", load.as_millis());
+        Connection::open(&addr).create_topic(&topic, 1, &[]);
+    }
+    for producer in &mut producers {
+        producer.finish(&addr).expect("the rest is written");
+    }
+    let total = check(&addr, "stop", &producers);
+    let acked: u64 = producers.iter().map(Producer::acked).sum();
+    assert!(acked > 0 && total as u64 == acked, "{total} of {acked}");
+    stop(&mut broker);
 }

@@ -12,25 +12,30 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use streamd_core::control::{Ask, Metadata, Outcome, Output, Times, Token};
-use streamd_core::meta::{ClusterImage, Command};
+use streamd_core::meta::{BrokerMeta, ClusterImage, Command};
 use streamd_core::raft::Options;
 use streamd_io::local::{Notify, OneSender, oneshot};
 use streamd_io::{Class, Env};
 use streamd_log::LogError;
-use streamd_model::{ErrorCode, Mono, Offset, ShardId};
+use streamd_model::{ErrorCode, Mono, NodeId, Offset, ShardId};
 
 use crate::Refusal;
+use crate::drive_seat;
 use crate::flusher::{Flusher, Owner};
 use crate::mesh::{Reply, Request};
 use crate::meta_log::{MetaLog, Put};
 use crate::shard::{Settings, Shard};
 
 /// The clock of elections.
-const TICK: Duration = Duration::from_millis(100);
+pub(crate) const TICK: Duration = Duration::from_millis(100);
 /// Ticks without a leader until an election, at least.
 const ELECTION_TICKS: usize = 10;
 /// Ticks between a leader's heartbeats.
 const HEARTBEAT_TICKS: usize = 2;
+/// A new topic waits so long for a broker that could take it.
+const SITE_MAX: Duration = Duration::from_secs(5);
+/// A stop does not wait longer for what is being committed: the disk may be full.
+const END_MAX: Duration = Duration::from_secs(2);
 
 const STOPPING: &str = "this broker is stopping";
 
@@ -47,6 +52,8 @@ pub(crate) struct Meta {
     flusher: Rc<Flusher>,
     log: Rc<MetaLog>,
     metadata: RefCell<Metadata>,
+    /// Of this run of the broker.
+    incarnation: [u8; 16],
     writing: RefCell<VecDeque<Writing>>,
     /// Who asked.
     waiting: RefCell<BTreeMap<Token, OneSender<Outcome>>>,
@@ -55,6 +62,10 @@ pub(crate) struct Meta {
     news: RefCell<Vec<Output>>,
     /// Notified when there is news, when all were answered, and at the end.
     changed: Notify,
+    /// Notified when another node leads, or none.
+    roles: Notify,
+    /// The other shards are gone.
+    alone: Cell<bool>,
     ended: Cell<bool>,
 }
 
@@ -80,11 +91,15 @@ impl Meta {
             flusher: flusher.clone(),
             log: found.log,
             metadata: RefCell::new(metadata.map_err(LogError::Corrupt)?),
+            incarnation: settings.told.incarnation,
             writing: RefCell::default(),
             waiting: RefCell::default(),
-            next: Cell::new(1),
+            // An answer to the last run is none to this one.
+            next: Cell::new(env.random_u64() >> 1),
             news: RefCell::default(),
             changed: Notify::default(),
+            roles: Notify::default(),
+            alone: Cell::new(false),
             ended: Cell::new(false),
         });
         if found.is_new {
@@ -115,7 +130,18 @@ impl Meta {
             .detach();
     }
 
-    fn is_over(&self) -> bool {
+    /// The controller, as far as it is known here.
+    pub fn controller(&self) -> Option<NodeId> {
+        self.metadata.borrow().quorum().role().leader
+    }
+
+    /// What is notified when there may be another controller.
+    pub fn roles(&self) -> &Notify {
+        &self.roles
+    }
+
+    /// Whether nothing is taken any more.
+    pub fn is_over(&self) -> bool {
         self.ended.get() || self.log.is_gone()
     }
 
@@ -151,8 +177,12 @@ impl Meta {
             Output::Broken(why) => self.log.give_up(why),
             // There is no way to other nodes yet: it is as if the message was lost.
             Output::Send { .. } => {}
+            Output::Role(_) => {
+                self.roles.notify_all();
+                self.changed.notify_all();
+            }
             // The quorum is asked for them by whoever needs them.
-            Output::Read(_) | Output::Role(_) | Output::Members(_) => {}
+            Output::Read(_) | Output::Members(_) => {}
         }
     }
 
@@ -217,7 +247,9 @@ impl Meta {
             let Some(shard) = shard.upgrade() else { return };
             if let Some(image) = image.filter(|i| i.version() > told) {
                 told = image.version();
-                shard.publish(image).await;
+                let others = shard.publish(image).await;
+                // One that is gone does not answer.
+                futures_lite::future::or(others, self.alone()).await;
             }
             drop(shard);
             let none = answers.is_empty();
@@ -259,34 +291,95 @@ impl Meta {
         }
     }
 
+    /// Waits until the other shards are gone.
+    async fn alone(&self) {
+        loop {
+            let changed = self.changed.wait();
+            if self.alone.get() {
+                return;
+            }
+            changed.await;
+        }
+    }
+
+    /// Takes nothing any more.
+    pub fn give_up(&self, why: String) {
+        self.log.give_up(why);
+    }
+
+    /// Waits until some broker may take partitions, or nothing is taken any more.
+    async fn has_site(&self) {
+        loop {
+            let changed = self.changed.wait();
+            {
+                let metadata = self.metadata.borrow();
+                let image = metadata.image();
+                // The image may know of this broker's last run still.
+                let runs = |b: &BrokerMeta| {
+                    b.told.node != image.node() || b.told.incarnation == self.incarnation
+                };
+                let mut brokers = image.cluster().brokers();
+                if brokers.any(|b| b.is_active() && runs(b)) || self.is_over() {
+                    return;
+                }
+            }
+            changed.await;
+        }
+    }
+
     /// Asks the controller.
-    async fn ask(&self, ask: Ask) -> Outcome {
+    pub async fn ask(&self, ask: Ask) -> Outcome {
+        let stopping = || Err((ErrorCode::NotController, STOPPING.to_owned()));
         if let Some(why) = self.log.why() {
             return Err((ErrorCode::KafkaStorageError, why));
+        }
+        if self.ended.get() {
+            return stopping();
         }
         let token = self.next.replace(self.next.get() + 1);
         let (sender, answer) = oneshot();
         self.waiting.borrow_mut().insert(token, sender);
-        self.input(|m, now| {
-            m.ask(token, ask, now);
-            Ok(())
-        });
+        let role = self.metadata.borrow().quorum().role();
+        match role.leader {
+            Some(leader) if !role.leads => self.ask_node(leader, token, ask),
+            _ => self.input(|m, now| {
+                m.ask(token, ask, now);
+                Ok(())
+            }),
+        }
         if self.log.is_gone() {
             self.refuse_all();
         }
-        let stopping = || Err((ErrorCode::NotController, STOPPING.to_owned()));
         answer.await.unwrap_or_else(|_| stopping())
     }
 
-    /// Waits until everybody who asked was answered, and takes nothing any more.
+    /// Asks the controller on another node. What waits for this token is answered, here and now if
+    /// it cannot be asked.
+    fn ask_node(&self, leader: NodeId, token: Token, _ask: Ask) {
+        let text = format!("node {} is the controller: ask there", leader.0);
+        self.answer(token, Err((ErrorCode::NotController, text)));
+    }
+
+    /// Waits until everybody who asked was answered, but not for long, and takes nothing any more.
+    /// The other shards are gone.
     pub async fn end(&self) {
-        loop {
-            let changed = self.changed.wait();
-            if self.waiting.borrow().is_empty() {
-                break;
+        self.alone.set(true);
+        self.changed.notify_all();
+        let answered = async {
+            loop {
+                let changed = self.changed.wait();
+                if self.waiting.borrow().is_empty() {
+                    return;
+                }
+                changed.await;
             }
-            changed.await;
-        }
+        };
+        let late = async {
+            self.env.sleep(END_MAX).await;
+        };
+        futures_lite::future::or(answered, late).await;
+        // Whoever waits still is told that this broker stops.
+        self.waiting.take();
         self.ended.set(true);
         self.changed.notify_all();
         self.log.news().notify_all();
@@ -300,32 +393,47 @@ impl Meta {
 }
 
 impl Shard {
-    /// Opens the metadata log (shard 0 only) and tells every shard the image.
-    pub async fn lead(self: &Rc<Self>) -> Result<(), LogError> {
+    /// Opens the metadata log (shard 0 only), tells every shard the image, and takes the broker's
+    /// seat in the cluster.
+    ///
+    /// # Errors
+    /// A sentence: what cannot be read, or why the cluster does not take this broker.
+    pub async fn lead(self: &Rc<Self>) -> Result<(), String> {
         assert!(self.mesh.id() == ShardId(0), "shard 0 keeps the metadata");
         for shard in 1..self.mesh.shards() {
             let answer = self.mesh.call(ShardId(shard as u16), Request::Start).await;
             if let Some(Reply::Started(Err(why))) = answer.await {
-                return Err(LogError::Corrupt(format!("shard {shard}: {why}")));
+                return Err(format!("shard {shard}: {why}"));
             }
         }
-        self.start().await?;
-        let meta = Meta::open(&self.env, &self.flusher, &self.settings).await?;
+        self.start().await.map_err(|e| e.to_string())?;
+        let meta = Meta::open(&self.env, &self.flusher, &self.settings).await;
+        let meta = meta.map_err(|e| format!("the metadata log: {e}"))?;
+        let told = self.settings.told.clone();
+        drive_seat::look(&meta.image(), &told)?;
         *self.meta.borrow_mut() = Some(meta.clone());
-        self.publish(meta.image()).await;
+        self.publish(meta.image()).await.await;
         meta.begin(self);
+        self.seating
+            .take(drive_seat::Driver::begin(self, &meta, told));
         Ok(())
     }
 
-    async fn publish(self: &Rc<Self>, image: Arc<ClusterImage>) {
+    /// Gives every shard the image. The other shards have it when what this gives is done.
+    async fn publish(
+        self: &Rc<Self>,
+        image: Arc<ClusterImage>,
+    ) -> impl Future<Output = ()> + use<> {
         let mut waits = Vec::new();
         for shard in 1..self.mesh.shards() {
             let request = Request::Image(image.clone());
             waits.push(self.mesh.call(ShardId(shard as u16), request).await);
         }
         self.follow(image).await;
-        for wait in waits {
-            wait.await;
+        async {
+            for wait in waits {
+                wait.await;
+            }
         }
     }
 
@@ -336,6 +444,15 @@ impl Shard {
         let Some(meta) = meta else {
             return Err(Refusal::new(ErrorCode::NotController, STOPPING));
         };
+        if matches!(
+            command,
+            Command::CreateTopic { .. } | Command::CreatePartitions { .. }
+        ) {
+            let late = async {
+                self.env.sleep(SITE_MAX).await;
+            };
+            futures_lite::future::or(meta.has_site(), late).await;
+        }
         let ask = Ask::Propose {
             commands: vec![command],
             replication: None,

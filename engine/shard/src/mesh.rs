@@ -9,6 +9,7 @@ use std::collections::VecDeque;
 use std::future::Future;
 use std::sync::Arc;
 
+use streamd_core::control::NewIsr;
 use streamd_core::group::{Listed, Token};
 use streamd_core::meta::{ClusterImage, Command};
 use streamd_core::producer::Described;
@@ -17,12 +18,13 @@ use streamd_core::txn;
 use streamd_io::Accepted;
 use streamd_io::local::{Notify, OneSender, oneshot};
 use streamd_io::mailbox::Endpoint;
-use streamd_model::{Map, NodeId, Offset, PartitionId, ShardId};
+use streamd_model::{ErrorCode, Map, NodeId, Offset, PartitionId, ShardId};
 
 use crate::Refusal;
 use crate::append::{AppendDone, AppendItem};
 use crate::disk::Candidate;
 use crate::drive_group::{GroupAsk, GroupDone};
+use crate::drive_seat::Seated;
 use crate::drive_share::{ShareAsk, ShareDone};
 use crate::drive_txn::{TxnAsk, TxnDone};
 use crate::news::NewsAsk;
@@ -90,6 +92,12 @@ pub enum Request {
     DropOldest(Candidate),
     /// Take what came from another node, in this order.
     Peer(NodeId, Vec<Packet>),
+    /// What the broker's seat is now.
+    Seated(Seated),
+    /// A leader wants another in-sync set. Only shard 0 takes it.
+    Wish(NewIsr),
+    /// What the controller said to the wish of a leader.
+    Altered(PartitionId, ErrorCode),
     /// Flush and close everything.
     Close,
 }

@@ -163,7 +163,7 @@ impl MetaLog {
 
     /// Takes nothing any more.
     pub fn give_up(&self, why: String) {
-        eprintln!("error: {why}. Topics cannot be changed until the disk is mended");
+        eprintln!("error: {why}. Topics cannot be changed until that is mended");
         *self.failed.borrow_mut() = Some(why);
         self.log.borrow_mut().clear_tail();
         self.flushed.notify_all();

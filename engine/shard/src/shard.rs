@@ -8,7 +8,7 @@ use std::rc::{Rc, Weak};
 use std::sync::Arc;
 use std::time::Duration;
 
-use streamd_core::meta::{Cluster, ClusterImage, Local, TopicMeta};
+use streamd_core::meta::{Cluster, ClusterImage, Local, Registration, TopicMeta};
 use streamd_core::producer::ProducerState;
 use streamd_io::local::Notify;
 use streamd_io::mailbox::Endpoint;
@@ -22,6 +22,7 @@ use crate::Refusal;
 use crate::append::Ticket;
 use crate::disk::DiskGuard;
 use crate::drive_meta::Meta;
+use crate::drive_seat::Seating;
 use crate::flusher::Flusher;
 use crate::keeper::{self, Keeper};
 use crate::mesh::{Envelope, Mesh, Reply, Request, owner};
@@ -53,6 +54,8 @@ pub struct Settings {
     pub tail_bytes: usize,
     /// What this node adds to the image.
     pub local: Local,
+    /// What it says of itself to the cluster.
+    pub told: Registration,
     /// How this shard's journal is laid out.
     pub journal: JournalOptions,
     /// How often retention is looked after.
@@ -85,6 +88,7 @@ pub struct Shard {
     pub(crate) meta: RefCell<Option<Rc<Meta>>>,
     pub(crate) replicas: Replicas,
     peers: RefCell<Option<Rc<dyn Peers>>>,
+    pub(crate) seating: Seating,
     me: Weak<Shard>,
 }
 
@@ -124,6 +128,7 @@ impl Shard {
             meta: RefCell::new(None),
             replicas: Replicas::default(),
             peers: RefCell::new(None),
+            seating: Seating::default(),
         })
     }
 
@@ -260,7 +265,10 @@ impl Shard {
             // Accepted here and now, in the order in which they came.
             let begun = match request {
                 Request::Append(items) => Begun::Append(self.append(items)),
-                Request::Peer(..) => {
+                Request::Peer(..)
+                | Request::Seated(_)
+                | Request::Wish(_)
+                | Request::Altered(..) => {
                     self.take(request);
                     Begun::Done
                 }
@@ -339,7 +347,12 @@ impl Shard {
             Request::Oldest => Reply::Oldest(self.oldest().await),
             Request::DropOldest(which) => Reply::Dropped(self.drop_oldest(which).await),
             Request::Propose(command) => Reply::Propose(self.propose(command).await),
-            Request::GroupGone(..) | Request::SharesGone(_) | Request::Peer(..) => {
+            Request::GroupGone(..)
+            | Request::SharesGone(_)
+            | Request::Peer(..)
+            | Request::Seated(_)
+            | Request::Wish(_)
+            | Request::Altered(..) => {
                 self.take(request);
                 Reply::Done
             }
@@ -356,6 +369,9 @@ impl Shard {
             Request::GroupGone(id, token) => self.group_gone(id, token),
             Request::SharesGone(asked) => self.shares_gone(asked),
             Request::Peer(node, packets) => self.heard(node, packets),
+            Request::Seated(seated) => self.sit(seated),
+            Request::Altered(id, code) => self.altered(id, code),
+            Request::Wish(set) => self.seating.wish(set),
             _ => {}
         }
     }
@@ -450,15 +466,12 @@ impl Shard {
         self.settle_places(&image, &places).await;
     }
 
-    /// The lease is another one, or the broker was registered.
-    pub(crate) async fn seated(self: &Rc<Self>) {
-        if !self.begun.get() {
-            return;
-        }
-        if !self.opened.get() {
-            self.open_up().await;
-        } else {
-            self.assign_all().await;
+    /// The broker was registered.
+    pub(crate) async fn registered(self: &Rc<Self>) {
+        match self.opened.get() {
+            true => self.assign_all().await,
+            false if self.begun.get() => self.open_up().await,
+            false => {}
         }
     }
 

@@ -1,6 +1,7 @@
 //! The metadata log of a shard on the simulated disk: a directory of before there was a quorum is
 //! taken over, whenever the process dies or the power goes meanwhile; the log begins anew when it
-//! is long; a write that fails is told to whoever asked, and to all who ask later.
+//! is long; a write that fails is told to whoever asked, and to all who ask later; each run of the
+//! broker takes its seat in the cluster, and leaves it.
 
 mod common;
 
@@ -11,12 +12,15 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use streamd_core::config::Configs;
-use streamd_core::meta::{ClusterImage, Command, ConfigChange, Local, Resource};
+use streamd_core::control::NewIsr;
+use streamd_core::meta::{
+    ClusterImage, Command, ConfigChange, Local, PartitionMeta, Registration, Resource,
+};
 use streamd_io::sim::{DiskOp, Fault, Sim, SimOptions};
 use streamd_io::{Class, Env, mailbox};
 use streamd_log::journal::{JournalOptions, replay};
 use streamd_log::{LogConfig, recover, write_back};
-use streamd_model::{ErrorCode, NodeId, ShardId, TopicId};
+use streamd_model::{ErrorCode, NodeId, PartitionId, ShardId, TopicId};
 use streamd_shard::flusher::Owner;
 use streamd_shard::tail_budget::TailBudget;
 use streamd_shard::{Settings, Shard};
@@ -52,10 +56,22 @@ fn names(image: &ClusterImage) -> Names {
 }
 
 async fn start(env: &Env) -> Rc<Shard> {
+    start_all(env).await.remove(0)
+}
+
+async fn start_all(env: &Env) -> Vec<Rc<Shard>> {
     let settings = Settings {
         data_dir: DATA.into(),
         tail_bytes: 1 << 20,
         local: local(),
+        told: Registration {
+            node: NodeId(1),
+            incarnation: TopicId::from_random(env.random_u64(), env.random_u64()).0,
+            directory: [7; 16],
+            rack: None,
+            endpoints: Vec::new(),
+            features: (0, 1),
+        },
         journal: JournalOptions {
             file_bytes: 1 << 20,
             files_max: 4,
@@ -75,7 +91,7 @@ async fn start(env: &Env) -> Rc<Shard> {
     for shard in &shards {
         shard.opened().await;
     }
-    shards.remove(0)
+    shards
 }
 
 /// A life of the broker that wrote commands, with an image for a checkpoint.
@@ -294,4 +310,73 @@ fn a_log_that_gets_long_begins_anew() {
     }
     let (bytes, logs) = segments(&sim);
     assert!(bytes < 14 << 20 && logs <= 4, "{bytes} in {logs} segments");
+}
+
+fn alone(shard: &Shard) -> (PartitionMeta, PartitionId) {
+    let image = shard.image();
+    let topic = image.topic("t1").unwrap().id;
+    let id = PartitionId { topic, index: 0 };
+    (image.cluster().partition(id).unwrap().clone(), id)
+}
+
+#[test]
+fn each_run_takes_its_seat_and_a_lone_broker_leaves_it_at_once() {
+    let mut sim = Sim::new(1, SimOptions::default());
+    let mut before = None;
+    for life in 0..3 {
+        let now = sim.run(move |env| async move {
+            let begun = env.now();
+            let shards = start_all(&env).await;
+            if life == 0 {
+                shards[0].propose(create(1)).await.unwrap();
+                let (place, _) = alone(&shards[0]);
+                assert_eq!(
+                    (place.leader, place.isr),
+                    (Some(NodeId(1)), vec![NodeId(1)])
+                );
+            }
+            while !shards
+                .iter()
+                .all(|s| s.lease() > env.now() && s.acts().is_some())
+            {
+                env.sleep(Duration::from_millis(1)).await;
+            }
+            assert!(
+                env.now() - begun < Duration::from_millis(200),
+                "nothing was waited for"
+            );
+            let (place, id) = alone(&shards[1]);
+            // A set that is none is refused, and does not hold up the next one.
+            for (isr, epoch) in [(vec![], place.epoch), (vec![(NodeId(1), -1)], place.epoch)] {
+                let leader_epoch = place.leader_epoch;
+                shards[1].wish(NewIsr {
+                    partition: id,
+                    leader_epoch,
+                    epoch,
+                    isr,
+                });
+                env.sleep(Duration::from_millis(500)).await;
+            }
+            let (after, _) = alone(&shards[1]);
+            assert_eq!(after.epoch, place.epoch + 1, "the second wish came true");
+            assert_eq!(
+                after.leader_epoch, 0,
+                "nobody else could have led meanwhile"
+            );
+            let lease = shards[1].lease();
+            env.sleep(Duration::from_secs(20)).await;
+            assert!(shards[1].lease() >= lease + Duration::from_secs(18));
+            let stopping = env.now();
+            let epoch = shards[1].acts();
+            if life < 2 {
+                shards[0].leave().await;
+                assert_eq!(env.now(), stopping, "there is nobody to wait for");
+                shards[1].close().await;
+                shards[0].close().await;
+            }
+            epoch
+        });
+        assert!(now > before, "{now:?} is above {before:?}");
+        before = now;
+    }
 }

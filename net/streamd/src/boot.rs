@@ -215,9 +215,10 @@ fn identity(config: &Config) -> Result<Identity, String> {
         Ok(text) => text,
         Err(e) if e.kind() == io::ErrorKind::NotFound => {
             let text = format!(
-                "version=1\ncluster.id={}\nnode.id={}\n",
+                "version=1\ncluster.id={}\nnode.id={}\ndirectory.id={}\n",
                 new_id().map_err(fail)?,
-                config.node_id
+                config.node_id,
+                new_id().map_err(fail)?
             );
             write_durably(&path, &text).map_err(fail)?;
             text
@@ -247,7 +248,26 @@ fn identity(config: &Config) -> Result<Identity, String> {
             ));
         }
     }
+    let directory = match value("directory.id").map(|id| (TopicId::from_base64(id), id)) {
+        Some((Some(id), _)) => id,
+        Some((None, id)) => {
+            return Err(format!(
+                "{}: directory.id={id} is no such id (22 characters, URL-safe base 64); restore \
+                 the file",
+                path.display()
+            ));
+        }
+        // A directory of before it had one.
+        None => {
+            let id = new_id().map_err(fail)?;
+            let text = format!("{}\ndirectory.id={id}\n", text.trim_end());
+            write_durably(&path, &text).map_err(fail)?;
+            id
+        }
+    };
     Ok(Identity {
+        directory,
+        incarnation: new_id().map_err(fail)?,
         cluster_id: cluster_id.to_owned(),
         node_id: config.node_id,
         host: config.advertise.0.clone(),
@@ -371,6 +391,7 @@ async fn start_shard(env: &Env, index: usize, plan: &Plan) -> Result<(Rc<Broker>
         data_dir: config.data_dir.clone(),
         tail_bytes: (memory / 4).min(TAIL_MAX),
         local: config.local.clone(),
+        told: plan.identity.told(),
         journal: JournalOptions {
             file_bytes: JOURNAL_FILE,
             files_max: JOURNAL_FILES,
@@ -383,10 +404,7 @@ async fn start_shard(env: &Env, index: usize, plan: &Plan) -> Result<(Rc<Broker>
     env.spawn(Class::Latency, shard.clone().run()).detach();
     work_behind(env, &shard);
     if index == 0 {
-        shard
-            .lead()
-            .await
-            .map_err(|e| format!("the metadata log: {e}"))?;
+        shard.lead().await?;
     }
     // Another shard may have failed, so that this one never gets its partitions.
     let opened = async {
@@ -518,6 +536,7 @@ async fn stop_shard(broker: &Rc<Broker>, index: usize) {
         }
         return;
     }
+    broker.shard.leave().await;
     for other in 1..broker.shard.mesh.shards() {
         if let Some(answer) = Some(broker.begin(other, Request::Close).await) {
             answer.await;

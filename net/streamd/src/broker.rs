@@ -10,15 +10,18 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use streamd_core::group::Token;
+use streamd_core::meta::{Endpoint, Registration};
 use streamd_core::producer::IdBlock;
 use streamd_io::local::Budget;
-use streamd_model::Mono;
+use streamd_model::{Mono, NodeId, TopicId};
 use streamd_shard::{Reply, Request, Shard};
 
 use crate::conn::{Hangup, Life};
 use crate::kafka::session::Sessions;
 use crate::kafka::share::session::ShareSessions;
 
+/// The feature levels that this version can do, from and to.
+const FEATURES: (i16, i16) = (0, 0);
 /// At most one line about bad clients in this time; the others are counted.
 const COMPLAIN_EVERY: Duration = Duration::from_secs(1);
 
@@ -65,6 +68,29 @@ pub struct Identity {
     pub host: String,
     /// The port that clients are told.
     pub port: u16,
+    /// Of the data directory.
+    pub directory: TopicId,
+    /// Of this run.
+    pub incarnation: TopicId,
+}
+
+impl Identity {
+    /// What the broker says of itself to the cluster.
+    pub fn told(&self) -> Registration {
+        let endpoint = Endpoint {
+            name: "PLAINTEXT".to_owned(),
+            host: self.host.clone(),
+            port: self.port,
+        };
+        Registration {
+            node: NodeId(self.node_id),
+            incarnation: self.incarnation.0,
+            directory: self.directory.0,
+            rack: None,
+            endpoints: vec![endpoint],
+            features: FEATURES,
+        }
+    }
 }
 
 /// The limits that a broker is made with.

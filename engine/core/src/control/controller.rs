@@ -93,7 +93,9 @@ impl Controller {
     /// What is due without anybody asking.
     pub fn tick(&mut self, image: &ClusterImage, now: Mono) -> Vec<Command> {
         let cluster = image.cluster();
-        for broker in cluster.brokers().filter(|b| !b.fenced) {
+        // This very process is there, however long it was held up.
+        let others = cluster.brokers().filter(|b| b.told.node != image.node());
+        for broker in others.filter(|b| !b.fenced) {
             let heard = *self.heard.entry(broker.told.node).or_insert(now);
             if now - heard > self.times.session {
                 return fence(image, broker);
@@ -121,7 +123,9 @@ impl Controller {
             let heard = self.heard.get(&told.node);
             let alive = heard.is_some_and(|h| now - *h <= self.times.heartbeat * 2);
             let other = before.told.incarnation != told.incarnation;
-            if other && alive && !before.fenced {
+            // Where the controller is there is no other process of that broker.
+            let elsewhere = told.node != image.node();
+            if other && alive && elsewhere && !before.fenced {
                 let text = format!(
                     "broker {} is there already, in another process: give this one another id, \
                      or wait until that one is gone",
@@ -134,10 +138,17 @@ impl Controller {
                 let epoch = before.epoch;
                 return Ok((commands, Answer::Registered { epoch }));
             }
-            commands = fence(image, before);
+            commands = restart(image, before);
         }
         self.heard.insert(told.node, now);
         commands.push(command);
+        if told.node == image.node() {
+            // It has the image that this is decided on: it need not ask again.
+            let mut after = image.clone();
+            commands.iter().for_each(|c| after.apply(c));
+            let registered = after.cluster().broker(told.node);
+            commands.extend(registered.map_or(Vec::new(), |b| let_in(&after, b)));
+        }
         Ok((commands, Answer::Registered { epoch: -1 }))
     }
 
@@ -153,14 +164,7 @@ impl Controller {
         if broker.fenced {
             // It knows of its registration, so of everything that it was told to be before.
             if version >= broker.epoch as u64 && !leaving {
-                commands.push(set(broker, false, false));
-                // As it will be: the broker counts as there.
-                let mut after = image.clone();
-                after.apply(&commands[0]);
-                let after = after.cluster();
-                commands.extend(after.places().filter_map(|(id, p)| {
-                    change::with(after, p).map(|next| change::command(id, p, next))
-                }));
+                commands = let_in(image, broker);
             }
             let fenced = commands.is_empty();
             let may_stop = leaving;
@@ -210,14 +214,43 @@ fn set(broker: &BrokerMeta, fenced: bool, leaving: bool) -> Command {
     })
 }
 
+/// A broker is there: it leads what nobody else could.
+fn let_in(image: &ClusterImage, broker: &BrokerMeta) -> Vec<Command> {
+    let mut commands = vec![set(broker, false, false)];
+    // As it will be: the broker counts as there.
+    let mut after = image.clone();
+    after.apply(&commands[0]);
+    let after = after.cluster();
+    let led = after
+        .places()
+        .filter_map(|(id, p)| change::with(after, p).map(|next| change::command(id, p, next)));
+    commands.extend(led);
+    commands
+}
+
 /// A broker is gone: it leads nothing, and holds up nothing.
 fn fence(image: &ClusterImage, broker: &BrokerMeta) -> Vec<Command> {
+    fence_of(image, broker, |_| true)
+}
+
+/// A broker is there again: what it leads begins anew, but for partitions that nobody else has
+/// anything of.
+fn restart(image: &ClusterImage, broker: &BrokerMeta) -> Vec<Command> {
+    fence_of(image, broker, |p| p.replicas != [broker.told.node])
+}
+
+fn fence_of(
+    image: &ClusterImage,
+    broker: &BrokerMeta,
+    counts: impl Fn(&PartitionMeta) -> bool,
+) -> Vec<Command> {
     if broker.fenced {
         return Vec::new();
     }
     let (cluster, node) = (image.cluster(), broker.told.node);
     let mut commands = vec![set(broker, true, false)];
-    commands.extend(cluster.places().filter_map(|(id, p)| {
+    let counting = cluster.places().filter(|(_, p)| counts(p));
+    commands.extend(counting.filter_map(|(id, p)| {
         change::without(cluster, p, node, false).map(|next| change::command(id, p, next))
     }));
     commands
@@ -279,10 +312,6 @@ fn propose(image: &ClusterImage, commands: &[Command], replication: Option<i16>)
         after.admit(command)?;
         after.apply(command);
         all.push(command.clone());
-    }
-    if after.cluster().brokers().len() == 0 {
-        // They get places as those of before there were any: when the first broker is there.
-        return Ok((all, Answer::Done));
     }
     let replication = match replication {
         None | Some(-1) => after.broker().replication_factor,

@@ -99,6 +99,7 @@ impl Seat {
     /// The broker wants to stop: its leaders go elsewhere first.
     pub fn leave(&mut self) {
         self.leaving = true;
+        self.last_beat = Mono(0);
     }
 
     /// A leader wants its in-sync set changed. A later wish for the partition replaces it.
@@ -120,8 +121,8 @@ impl Seat {
                 self.wishes.entry(set.partition).or_insert(set);
             }
         }
-        // Until it is let in, a broker asks more often.
-        let wait = match self.fenced {
+        // Until it is let in, or out, a broker asks more often.
+        let wait = match self.fenced || self.leaving {
             true => self.times.heartbeat / 4,
             false => self.times.heartbeat,
         };

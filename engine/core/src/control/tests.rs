@@ -476,3 +476,24 @@ fn a_wish_is_sent_until_it_is_answered() {
     assert_eq!(effects, [SeatEffect::Altered(id(0), code)]);
     assert_eq!(sets(seat.tick(0, at(9_000))), None);
 }
+
+#[test]
+fn the_controllers_own_broker_is_let_in_at_once() {
+    let mut bench = Bench::new(1, 2, 1);
+    let before = (bench.partition(0), bench.epoch(0));
+    // The same process cannot be there twice.
+    bench.ask(Ask::Register(told(0, 2))).unwrap();
+    let broker = bench.image.cluster().broker(NodeId(0)).unwrap();
+    assert!(broker.is_active());
+    assert!(broker.epoch > before.1);
+    assert_eq!(
+        bench.partition(0),
+        before.0,
+        "nobody else has anything of it"
+    );
+    bench.ask(Ask::Register(told(1, 1))).unwrap();
+    assert!(
+        !bench.image.cluster().is_active(NodeId(1)),
+        "it has to have the image"
+    );
+}

@@ -1,5 +1,5 @@
 //! Metadata, DescribeCluster and DescribeTopicPartitions: what the image says, as clients ask for
-//! it. One node: it leads everything, and is the controller.
+//! it. There is one node as yet: it is the controller.
 
 use std::collections::BTreeSet;
 use std::rc::Rc;
@@ -24,6 +24,7 @@ use streamd_wire::kafka::generated::metadata_response::{
 };
 use streamd_wire::kafka::{Array, ResponseHeader};
 
+use super::places::{Place, View};
 use super::{encode, topics};
 use crate::broker::Broker;
 
@@ -37,8 +38,6 @@ const CLUSTER_OPERATIONS: i32 = 1 << 5 | 1 << 7 | 1 << 8 | 1 << 9 | 1 << 10 | 1 
 /// configs.
 const TOPIC_OPERATIONS: i32 =
     1 << 3 | 1 << 4 | 1 << 5 | 1 << 6 | 1 << 7 | 1 << 8 | 1 << 10 | 1 << 11;
-/// The epoch of every leader while there is one node.
-const LEADER_EPOCH: i32 = 0;
 /// At most so many partitions are described in one answer; a cursor leads on.
 const DESCRIBED_MAX: usize = 2000;
 
@@ -76,27 +75,30 @@ pub async fn metadata(
             );
         }
     }
-    let me = [broker.identity.node_id];
     let operations = if request.include_topic_authorized_operations {
         TOPIC_OPERATIONS
     } else {
         NO_OPERATIONS
     };
+    let view = View::of(broker);
     let mut topics = Vec::with_capacity(found.len());
     for topic in &found {
-        topics.push(topic_response(topic, &me, header.version, operations));
+        topics.push(topic_response(topic, &view, header.version, operations));
         broker.shard.env.yield_if_needed().await;
     }
+    let brokers = view.brokers(false);
     let response = MetadataResponse {
-        brokers: vec![MetadataResponseBroker {
-            node_id: me[0],
-            host: &broker.identity.host,
-            port: i32::from(broker.identity.port),
-            rack: None,
-        }]
-        .into(),
+        brokers: brokers
+            .iter()
+            .map(|b| MetadataResponseBroker {
+                node_id: b.node,
+                host: b.host,
+                port: i32::from(b.port),
+                rack: b.rack,
+            })
+            .collect(),
         cluster_id: Some(&broker.identity.cluster_id),
-        controller_id: me[0],
+        controller_id: broker.identity.node_id,
         topics: topics.into(),
         cluster_authorized_operations: if request.include_cluster_authorized_operations {
             CLUSTER_OPERATIONS
@@ -146,7 +148,7 @@ fn by_id(image: &ClusterImage, id: TopicId) -> Found {
 
 fn topic_response<'a>(
     found: &'a Found,
-    me: &'a [i32],
+    view: &'a View,
     version: i16,
     operations: i32,
 ) -> MetadataResponseTopic<'a> {
@@ -156,7 +158,7 @@ fn topic_response<'a>(
             topic_id: topic.id,
             is_internal: topic.is_internal(),
             partitions: (0..topic.partitions)
-                .map(|i| partition_response(i, me))
+                .map(|i| partition_response(i, view.partition(topic.id, i), version))
                 .collect(),
             topic_authorized_operations: operations,
             ..MetadataResponseTopic::default()
@@ -176,14 +178,23 @@ fn topic_response<'a>(
     }
 }
 
-fn partition_response(partition_index: i32, me: &[i32]) -> MetadataResponsePartition<'_> {
+fn partition_response(
+    partition_index: i32,
+    place: Place<'_>,
+    version: i16,
+) -> MetadataResponsePartition<'_> {
     MetadataResponsePartition {
+        error_code: place.code.code(),
         partition_index,
-        leader_id: me[0],
-        leader_epoch: LEADER_EPOCH,
-        replica_nodes: me.into(),
-        isr_nodes: me.into(),
-        ..MetadataResponsePartition::default()
+        leader_id: place.leader,
+        leader_epoch: place.epoch,
+        replica_nodes: place.replicas,
+        isr_nodes: place.isr,
+        // Older clients are not told.
+        offline_replicas: match version >= 5 {
+            true => place.offline,
+            false => Array::default(),
+        },
     }
 }
 
@@ -207,18 +218,22 @@ pub fn cluster(
         };
         return encode(header, &response);
     }
+    let view = View::of(broker);
+    let brokers = view.brokers(request.include_fenced_brokers);
     let response = DescribeClusterResponse {
         endpoint_type: 1,
         cluster_id: &broker.identity.cluster_id,
         controller_id: broker.identity.node_id,
-        brokers: vec![DescribeClusterBroker {
-            broker_id: broker.identity.node_id,
-            host: &broker.identity.host,
-            port: i32::from(broker.identity.port),
-            rack: None,
-            is_fenced: false,
-        }]
-        .into(),
+        brokers: brokers
+            .iter()
+            .map(|b| DescribeClusterBroker {
+                broker_id: b.node,
+                host: b.host,
+                port: i32::from(b.port),
+                rack: b.rack,
+                is_fenced: b.fenced,
+            })
+            .collect(),
         cluster_authorized_operations: if request.include_cluster_authorized_operations {
             CLUSTER_OPERATIONS
         } else {
@@ -236,8 +251,8 @@ pub fn topic_partitions(
     header: ResponseHeader,
     request: &partitions_request::DescribeTopicPartitionsRequest<'_>,
 ) -> Result<Vec<Part>, String> {
-    let image = broker.shard.image();
-    let me = [broker.identity.node_id];
+    let view = View::of(broker);
+    let image = &view.image;
     let (from, first) = request
         .cursor
         .as_ref()
@@ -274,7 +289,9 @@ pub fn topic_partitions(
             name: Some(name),
             topic_id: topic.id,
             is_internal: topic.is_internal(),
-            partitions: (begin..end).map(|i| described(i, &me)).collect(),
+            partitions: (begin..end)
+                .map(|i| described(i, view.partition(topic.id, i)))
+                .collect(),
             topic_authorized_operations: TOPIC_OPERATIONS,
             ..DescribeTopicPartitionsResponseTopic::default()
         });
@@ -307,15 +324,16 @@ fn missing_topic(name: &str) -> DescribeTopicPartitionsResponseTopic<'_> {
     }
 }
 
-fn described(partition_index: i32, me: &[i32]) -> DescribeTopicPartitionsResponsePartition<'_> {
+fn described(partition_index: i32, p: Place<'_>) -> DescribeTopicPartitionsResponsePartition<'_> {
     DescribeTopicPartitionsResponsePartition {
+        error_code: p.code.code(),
         partition_index,
-        leader_id: me[0],
-        leader_epoch: LEADER_EPOCH,
-        replica_nodes: me.into(),
-        isr_nodes: me.into(),
+        leader_id: p.leader,
+        leader_epoch: p.epoch,
+        replica_nodes: p.replicas,
+        isr_nodes: p.isr,
         eligible_leader_replicas: Some(Array::default()),
         last_known_elr: Some(Array::default()),
-        ..DescribeTopicPartitionsResponsePartition::default()
+        offline_replicas: p.offline,
     }
 }

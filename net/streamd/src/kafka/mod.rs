@@ -7,6 +7,7 @@ pub mod group;
 pub mod internal;
 pub mod metadata;
 pub mod offsets;
+mod places;
 pub mod produce;
 pub mod session;
 pub mod share;

@@ -28,6 +28,7 @@ use streamd_wire::kafka::generated::delete_topics_response::{
 
 use super::encode;
 use super::internal::{self, Internal};
+use super::places::View;
 use crate::broker::Broker;
 
 type Outcome<T> = Result<T, Refusal>;
@@ -118,7 +119,8 @@ pub async fn create(
         };
         outcomes.push((topic.name, outcome));
     }
-    let image = broker.shard.image();
+    let view = View::of(broker);
+    let image = &view.image;
     let described: Vec<_> = outcomes
         .iter()
         .map(|(_, o)| {
@@ -136,7 +138,7 @@ pub async fn create(
                 topic_id: topic.id,
                 error_message: None,
                 num_partitions: topic.partitions,
-                replication_factor: 1,
+                replication_factor: view.replication(topic.id),
                 configs: Some(
                     entries
                         .iter()

@@ -24,11 +24,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use streamd_core::config::Configs;
-use streamd_core::meta::Local;
+use streamd_core::meta::{Local, Registration};
 use streamd_io::sim::{Sim, SimOptions};
 use streamd_io::{Class, Env, Part, mailbox};
 use streamd_log::journal::JournalOptions;
-use streamd_model::{ErrorCode, NodeId, ShardId};
+use streamd_model::{ErrorCode, NodeId, ShardId, TopicId};
 use streamd_shard::{Settings, Shard};
 use streamd_wire::kafka::generated::create_topics_request::{CreatableTopic, CreateTopicsRequest};
 use streamd_wire::kafka::generated::create_topics_response::CreateTopicsResponse;
@@ -68,6 +68,14 @@ pub async fn start(env: &Env, configs: Configs) -> Rc<Broker> {
             node: NodeId(NODE),
             configs,
         },
+        told: Registration {
+            node: NodeId(NODE),
+            incarnation: TopicId::from_random(env.random_u64(), env.random_u64()).0,
+            directory: [7; 16],
+            rack: None,
+            endpoints: Vec::new(),
+            features: (0, 1),
+        },
         journal: JournalOptions {
             file_bytes: 1 << 20,
             files_max: 4,
@@ -93,6 +101,8 @@ pub async fn start(env: &Env, configs: Configs) -> Rc<Broker> {
         node_id: NODE,
         host: "broker.example".to_owned(),
         port: 9092,
+        directory: TopicId::ZERO,
+        incarnation: TopicId::ZERO,
     };
     let limits = Limits {
         request_memory: 1 << 20,

@@ -140,7 +140,6 @@ fn validate_only_changes_nothing() {
                 ..topic("a")
             }])
         };
-        let before = broker.shard.image().version();
         let answer = ask(&broker, 7, &request).await;
         let r: CreateTopicsResponse<'_> = answer.decode();
         let t = r.topics.iter().next().unwrap();
@@ -159,11 +158,9 @@ fn validate_only_changes_nothing() {
         let answer = ask(&broker, 3, &grow).await;
         let r: CreatePartitionsResponse<'_> = answer.decode();
         assert_eq!(r.results.iter().next().unwrap().error_code, 0);
-        assert_eq!(
-            broker.shard.image().version(),
-            before + 1,
-            "only b was created"
-        );
+        let image = broker.shard.image();
+        let topics = (image.topics().len(), image.partitions());
+        assert_eq!(topics, (1, 1), "only b was created");
     });
 }
 

@@ -168,6 +168,8 @@ fn an_end_of_a_subscription_leaves_nothing_behind() {
         for index in 0..2 {
             let ask = from(partition(topic, index), EARLIEST, 1);
             peer.subscribe(100 + index as u32, ask).await;
+            // It comes between any two frames: before the next answer here.
+            peer.data().await;
         }
         drop(peer);
         broker.shard.env.sleep(Duration::from_secs(1)).await;
