@@ -36,6 +36,15 @@ struct Gate {
     arrivals: RefCell<Vec<Arrival>>,
 }
 
+/// What keeps a partition from being used.
+#[derive(Default)]
+struct Trouble {
+    deleted: Cell<bool>,
+    offline: RefCell<Option<Refusal>>,
+    /// Why appends waited for the disk, when they last did.
+    delay: RefCell<String>,
+}
+
 /// A partition that this shard owns.
 pub struct Partition {
     /// Which one.
@@ -62,14 +71,10 @@ pub struct Partition {
     pub guards: Guards,
     /// The topic as of the image that this shard has.
     pub topic: RefCell<std::sync::Arc<TopicMeta>>,
-    me: Weak<Partition>,
-    shard: Weak<Shard>,
+    home: (Weak<Shard>, Weak<Partition>),
     turn: Turn,
     gate: Gate,
-    deleted: Cell<bool>,
-    offline: RefCell<Option<Refusal>>,
-    /// Why appends waited for the disk, when they last did.
-    delay: RefCell<String>,
+    trouble: Trouble,
 }
 
 impl Partition {
@@ -82,8 +87,7 @@ impl Partition {
         producers: ProducerState,
     ) -> Rc<Partition> {
         Rc::new_cyclic(|me| Partition {
-            me: me.clone(),
-            shard: shard.weak(),
+            home: (shard.weak(), me.clone()),
             replica: RefCell::new(replica_of(shard.node(), &log, &topic)),
             owed: RefCell::default(),
             unread: RefCell::default(),
@@ -98,15 +102,13 @@ impl Partition {
             topic: RefCell::new(topic),
             turn: Turn::default(),
             gate: Gate::default(),
-            deleted: Cell::new(false),
-            offline: RefCell::new(None),
-            delay: RefCell::default(),
+            trouble: Trouble::default(),
         })
     }
 
     /// What it lives on; none when that is gone.
     pub(crate) fn home(&self) -> Option<(Rc<Shard>, Rc<Partition>)> {
-        Some((self.shard.upgrade()?, self.me.upgrade()?))
+        Some((self.home.0.upgrade()?, self.home.1.upgrade()?))
     }
 
     /// Nothing of it is to be used before [`Partition::end_opening`].
@@ -170,7 +172,7 @@ impl Partition {
 
     /// Why the partition cannot be used, if it cannot.
     pub fn usable(&self) -> Result<(), Refusal> {
-        match &*self.offline.borrow() {
+        match &*self.trouble.offline.borrow() {
             Some(refusal) => Err(refusal.clone()),
             None => Ok(()),
         }
@@ -178,14 +180,14 @@ impl Partition {
 
     /// Whether work behind the scenes may be done on its log: it is open and has not failed.
     pub(crate) fn is_at_work(&self) -> bool {
-        !self.gate.opening.get() && self.offline.borrow().is_none()
+        !self.gate.opening.get() && self.trouble.offline.borrow().is_none()
     }
 
     /// What is said of a batch that is not durable, though the partition did not fail.
     pub(crate) fn not_durable(&self) -> Refusal {
         let text = format!(
             "the disk is full: {}. The batch may be written when there is room",
-            self.delay.borrow()
+            self.trouble.delay.borrow()
         );
         Refusal::new(ErrorCode::RequestTimedOut, text)
     }
@@ -213,12 +215,12 @@ impl Partition {
     /// The topic was deleted.
     pub fn delete(&self) {
         let text = format!("{} was deleted", self.name);
-        self.deleted.set(true);
+        self.trouble.deleted.set(true);
         self.go_offline(Refusal::new(ErrorCode::UnknownTopicOrPartition, text));
     }
 
     fn go_offline(&self, refusal: Refusal) {
-        *self.offline.borrow_mut() = Some(refusal);
+        *self.trouble.offline.borrow_mut() = Some(refusal);
         // Nobody reads it any more.
         self.log.borrow_mut().clear_tail();
         self.waiters.release_all();
@@ -324,15 +326,15 @@ impl Owner for Partition {
     }
 
     fn delayed(&self, error: &LogError) {
-        *self.delay.borrow_mut() = error.to_string();
+        *self.trouble.delay.borrow_mut() = error.to_string();
         self.waiters.release_all();
     }
 
     fn is_gone(&self) -> bool {
-        self.offline.borrow().is_some()
+        self.trouble.offline.borrow().is_some()
     }
 
     fn is_deleted(&self) -> bool {
-        self.deleted.get()
+        self.trouble.deleted.get()
     }
 }

@@ -25,7 +25,7 @@ use crate::flusher::Owner;
 use crate::keeper::Keeper;
 use crate::open::Refold;
 use crate::partition::Partition;
-use crate::peers::{Packet, Records};
+use crate::peers::{Packet, Peers, Records};
 use crate::shard::Shard;
 
 /// How often replicas look at the clock.
@@ -43,9 +43,19 @@ pub(crate) struct Replicas {
     shared: RefCell<BTreeSet<PartitionId>>,
     /// A follower's records that could not be used were complained of.
     complained: Cell<Option<Mono>>,
+    /// The way to other nodes.
+    peers: RefCell<Option<Rc<dyn Peers>>>,
 }
 
 impl Replicas {
+    pub fn set_peers(&self, peers: Rc<dyn Peers>) {
+        *self.peers.borrow_mut() = Some(peers);
+    }
+
+    pub fn peers(&self) -> Option<Rc<dyn Peers>> {
+        self.peers.borrow().clone()
+    }
+
     /// The partition is not here any more.
     pub fn forget(&self, id: PartitionId) {
         self.shared.borrow_mut().remove(&id);

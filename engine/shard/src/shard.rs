@@ -75,11 +75,7 @@ pub struct Shard {
     pub(crate) settings: Settings,
     image: RefCell<Arc<ClusterImage>>,
     partitions: RefCell<Map<PartitionId, Rc<Partition>>>,
-    /// There is an image,
-    begun: Cell<bool>,
-    /// and it knows this run of the broker.
-    opened: Cell<bool>,
-    opened_notify: Notify,
+    start: Start,
     /// What is still to be opened of an earlier life.
     pub(crate) past: Past,
     pub(crate) closing: Cell<bool>,
@@ -87,9 +83,18 @@ pub struct Shard {
     pub(crate) awaited: Awaited,
     pub(crate) meta: RefCell<Option<Rc<Meta>>>,
     pub(crate) replicas: Replicas,
-    peers: RefCell<Option<Rc<dyn Peers>>>,
     pub(crate) seating: Seating,
     me: Weak<Shard>,
+}
+
+/// How far the start has come.
+#[derive(Default)]
+struct Start {
+    /// There is an image,
+    begun: Cell<bool>,
+    /// and it knows this run of the broker.
+    opened: Cell<bool>,
+    changed: Notify,
 }
 
 /// How far a request of another shard has come when the next one is looked at.
@@ -118,16 +123,13 @@ impl Shard {
             settings,
             image: RefCell::new(image),
             partitions: RefCell::default(),
-            begun: Cell::new(false),
-            opened: Cell::new(false),
-            opened_notify: Notify::default(),
+            start: Start::default(),
             past: Past::default(),
             closing: Cell::new(false),
             closed: Cell::new(false),
             awaited: Awaited::default(),
             meta: RefCell::new(None),
             replicas: Replicas::default(),
-            peers: RefCell::new(None),
             seating: Seating::default(),
         })
     }
@@ -139,12 +141,12 @@ impl Shard {
 
     /// The way to other nodes.
     pub fn set_peers(&self, peers: Rc<dyn Peers>) {
-        *self.peers.borrow_mut() = Some(peers);
+        self.replicas.set_peers(peers);
     }
 
     /// The way to other nodes, if there is one.
     pub(crate) fn peers(&self) -> Option<Rc<dyn Peers>> {
-        self.peers.borrow().clone()
+        self.replicas.peers()
     }
 
     /// Where the data lives.
@@ -160,8 +162,8 @@ impl Shard {
     /// Waits until there is an image: from then on every partition answers. Those of an earlier
     /// life are opened when somebody asks for them, and all others meanwhile.
     pub async fn opened(&self) {
-        while !self.opened.get() {
-            self.opened_notify.wait().await;
+        while !self.start.opened.get() {
+            self.start.changed.wait().await;
         }
     }
 
@@ -453,7 +455,7 @@ impl Shard {
 
     /// Opens what the image has here, once it knows this run of the broker.
     async fn open_up(self: &Rc<Self>) {
-        if self.acts().is_none() || self.opened.replace(true) {
+        if self.acts().is_none() || self.start.opened.replace(true) {
             return;
         }
         let image = self.image();
@@ -461,23 +463,23 @@ impl Shard {
         self.env.spawn(Class::Background, open).detach();
         let tick = self.clone().tick_replicas();
         self.env.spawn(Class::Latency, tick).detach();
-        self.opened_notify.notify_all();
+        self.start.changed.notify_all();
         let places: Vec<_> = image.cluster().places().map(|(id, _)| id).collect();
         self.settle_places(&image, &places).await;
     }
 
     /// The broker was registered.
     pub(crate) async fn registered(self: &Rc<Self>) {
-        match self.opened.get() {
+        match self.start.opened.get() {
             true => self.assign_all().await,
-            false if self.begun.get() => self.open_up().await,
+            false if self.start.begun.get() => self.open_up().await,
             false => {}
         }
     }
 
     /// Uses a new image: opens what it finds the first time, then deletes and reconfigures.
     pub async fn follow(self: &Rc<Self>, image: Arc<ClusterImage>) {
-        if !self.begun.replace(true) {
+        if !self.start.begun.replace(true) {
             self.past.begin(&image);
             *self.image.borrow_mut() = image;
             self.open_up().await;
@@ -505,7 +507,7 @@ impl Shard {
     }
 
     async fn follow_places(self: &Rc<Self>, before: &ClusterImage, image: &Arc<ClusterImage>) {
-        if !self.opened.get() {
+        if !self.start.opened.get() {
             return self.open_up().await;
         }
         let (old, new) = (before.cluster(), image.cluster());
@@ -688,7 +690,7 @@ impl Shard {
     /// Flushes and closes everything. Nothing is accepted any more.
     pub async fn close(self: &Rc<Self>) {
         self.closing.set(true);
-        if self.opened.get() {
+        if self.start.opened.get() {
             self.past.all_open().await;
         }
         for partition in self.mine() {
