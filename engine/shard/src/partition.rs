@@ -226,7 +226,11 @@ impl Partition {
         self.waiters.release_all();
         self.stop_host(ErrorCode::CoordinatorNotAvailable);
         // Whoever waited was told already.
+        let wish = self.replica.borrow().wishes_to_go();
         self.replica.borrow_mut().resign();
+        if let Some((wish, (shard, _))) = wish.zip(self.home()).filter(|_| !self.is_deleted()) {
+            shard.pass_on(self.id, &wish);
+        }
     }
 
     /// The epoch of the leader that this replica knows of.

@@ -325,6 +325,9 @@ impl Partition {
             shard.flusher.kick(me.clone());
             me.cut_now(&shard, how).await;
             if me.usable().is_ok() {
+                // What was on its way when it was cut is durable by now.
+                let flushed = me.log.borrow().flushed();
+                me.act(|replica, now| replica.flushed(flushed, now));
                 me.carry_out(&shard, then);
                 shard.assign_now(&me);
             }
@@ -402,7 +405,7 @@ impl Shard {
     }
 
     /// A leader's wish goes to the controller, with what the image says of the brokers in it.
-    fn pass_on(&self, partition: PartitionId, wish: &Wish) {
+    pub(crate) fn pass_on(&self, partition: PartitionId, wish: &Wish) {
         let image = self.image();
         let epoch = |n: &NodeId| image.cluster().broker(*n).map_or(-1, |b| b.epoch);
         self.wish(NewIsr {

@@ -7,7 +7,7 @@ use streamd_model::{Epoch, ErrorCode, Mono, NodeId, Offset};
 use super::epochs::Epochs;
 use super::follower::{Follower, Stand, Verdict};
 use super::leader::{Ends, Leader};
-use super::{Acks, Effect, Head, Message, Settings};
+use super::{Acks, Effect, Head, Message, Settings, Wish};
 use crate::Refused;
 use crate::meta::PartitionMeta;
 
@@ -176,6 +176,18 @@ impl Replica {
             _ => {}
         }
         effects
+    }
+
+    /// What a leader wishes whose disk failed: that another of the in-sync set leads.
+    pub fn wishes_to_go(&self) -> Option<Wish> {
+        let meta = self.leads()?.meta();
+        let others = meta.isr.iter().copied().filter(|n| *n != self.me);
+        let isr: Vec<NodeId> = others.collect();
+        (!isr.is_empty()).then_some(Wish {
+            leader_epoch: meta.leader_epoch,
+            epoch: meta.epoch,
+            isr,
+        })
     }
 
     /// Stops leading or following: the partition is gone, or the disk failed.
