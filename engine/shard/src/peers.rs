@@ -85,13 +85,16 @@ impl Shard {
     }
 
     /// Takes what came from a node, in order, here and now.
-    pub(crate) fn heard(&self, _from: NodeId, packets: Vec<Packet>) {
+    pub(crate) fn heard(&self, from: NodeId, packets: Vec<Packet>) {
+        let Some(shard) = self.weak().upgrade() else {
+            return;
+        };
         for packet in packets {
             match packet {
                 // Nobody here has sent a question to another node yet.
                 Packet::Raft(_) | Packet::Ask(..) | Packet::Answer(..) => {}
-                // Nobody here follows yet: it is as if they were lost.
-                Packet::Replica(..) | Packet::Data(_) => {}
+                Packet::Replica(id, message) => shard.replica_hears(from, id, &message),
+                Packet::Data(records) => shard.replica_takes(from, records),
             }
         }
     }
