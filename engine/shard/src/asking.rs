@@ -13,6 +13,7 @@ use streamd_model::{ErrorCode, Mono, NodeId};
 use crate::Refusal;
 use crate::drive_meta::{Meta, STOPPING};
 use crate::peers::Packet;
+use crate::shard::Shard;
 
 /// How long a question of a client is asked again until somebody decides.
 const DECIDE_MAX: Duration = Duration::from_secs(10);
@@ -38,10 +39,7 @@ pub(crate) enum Asker {
 fn is_lost(outcome: &Outcome) -> bool {
     matches!(
         outcome,
-        Err((
-            ErrorCode::NotController | ErrorCode::RequestTimedOut,
-            _
-        ))
+        Err((ErrorCode::NotController | ErrorCode::RequestTimedOut, _))
     )
 }
 
@@ -94,7 +92,12 @@ impl Meta {
         let token = self.wait_for(Asker::Here(sender));
         if self.leads() {
             self.ask_here(token, ask);
-            let stopping = || (Err((ErrorCode::NotController, STOPPING.to_owned())), version);
+            let stopping = || {
+                (
+                    Err((ErrorCode::NotController, STOPPING.to_owned())),
+                    version,
+                )
+            };
             return answer.await.unwrap_or_else(|_| stopping());
         }
         let Some(to) = self.whom(None) else {
@@ -110,7 +113,12 @@ impl Meta {
             let text = format!("node {} did not answer within {wait:?}", to.0);
             (Err((ErrorCode::RequestTimedOut, text)), version)
         };
-        let stopping = || (Err((ErrorCode::NotController, STOPPING.to_owned())), version);
+        let stopping = || {
+            (
+                Err((ErrorCode::NotController, STOPPING.to_owned())),
+                version,
+            )
+        };
         let answer = async { answer.await.unwrap_or_else(|_| stopping()) };
         let answered = futures_lite::future::or(answer, late).await;
         self.forget(token);
@@ -163,6 +171,21 @@ impl Meta {
                 "the node that was asked knows of no controller",
             ),
         }
+    }
+}
+
+impl Shard {
+    /// The process of a broker is gone, in the run of this epoch: the controller is told, until it
+    /// knows (shard 0 only).
+    pub(crate) async fn lost(&self, node: NodeId, epoch: i64) {
+        let meta = self.meta.borrow().clone();
+        let Some(meta) = meta else { return };
+        let is_done = |image: &ClusterImage| {
+            let broker = image.cluster().broker(node);
+            broker.is_none_or(|b| b.epoch != epoch || b.fenced)
+        };
+        // If nobody decides within that time, the session's end will do.
+        let _ = meta.decide(Ask::Lost { node, epoch }, is_done).await;
     }
 }
 

@@ -23,12 +23,14 @@ use crate::append::Ticket;
 use crate::disk::DiskGuard;
 use crate::drive_meta::Meta;
 use crate::drive_seat::Seating;
+use crate::fatal::Fatal;
 use crate::flusher::Flusher;
 use crate::keeper::{self, Keeper};
 use crate::mesh::{Envelope, Mesh, Reply, Request, owner};
 use crate::news::Awaited;
 use crate::open::{self, Past};
 use crate::partition::Partition;
+use crate::peers::Peers;
 use crate::read::PartitionSize;
 use crate::tail_budget::TailBudget;
 
@@ -54,6 +56,8 @@ pub struct Settings {
     pub local: Local,
     /// What it says of itself to the cluster.
     pub told: Registration,
+    /// It joins a cluster: where its metadata log is empty it gets that from others.
+    pub joins: bool,
     /// How this shard's journal is laid out.
     pub journal: JournalOptions,
     /// How often retention is looked after.
@@ -82,6 +86,8 @@ pub struct Shard {
     pub(crate) awaited: Awaited,
     pub(crate) meta: RefCell<Option<Rc<Meta>>>,
     pub(crate) seating: Seating,
+    peers: RefCell<Option<Rc<dyn Peers>>>,
+    pub(crate) fatal: Fatal,
     me: Weak<Shard>,
 }
 
@@ -119,12 +125,34 @@ impl Shard {
             awaited: Awaited::default(),
             meta: RefCell::new(None),
             seating: Seating::default(),
+            peers: RefCell::default(),
+            fatal: Fatal::default(),
         })
     }
 
     /// The shard itself, for what outlives a call.
     pub(crate) fn weak(&self) -> Weak<Shard> {
         self.me.clone()
+    }
+
+    /// There is a way to other nodes. To be said before [`Shard::lead`].
+    pub fn set_peers(&self, peers: Rc<dyn Peers>) {
+        *self.peers.borrow_mut() = Some(peers);
+    }
+
+    /// The way to other nodes, if there is one.
+    pub fn peers(&self) -> Option<Rc<dyn Peers>> {
+        self.peers.borrow().clone()
+    }
+
+    /// This process must not go on: why, and what to do. Whoever waits for [`Shard::failed`] ends it.
+    pub fn fail(&self, why: String) {
+        self.fatal.say(why);
+    }
+
+    /// Waits until this process must not go on; gives the reason.
+    pub async fn failed(&self) -> String {
+        self.fatal.wait().await
     }
 
     /// Where the data lives.
@@ -308,6 +336,10 @@ impl Shard {
             }
             Request::Oldest => Reply::Oldest(self.oldest().await),
             Request::DropOldest(which) => Reply::Dropped(self.drop_oldest(which).await),
+            Request::Lost(node, epoch) => {
+                self.lost(node, epoch).await;
+                Reply::Done
+            }
             Request::Propose(command) => Reply::Propose(self.propose(command).await),
             Request::GroupGone(..)
             | Request::SharesGone(_)

@@ -392,6 +392,7 @@ async fn start_shard(env: &Env, index: usize, plan: &Plan) -> Result<(Rc<Broker>
         tail_bytes: (memory / 4).min(TAIL_MAX),
         local: config.local.clone(),
         told: plan.identity.told(),
+        joins: false,
         journal: JournalOptions {
             file_bytes: JOURNAL_FILE,
             files_max: JOURNAL_FILES,

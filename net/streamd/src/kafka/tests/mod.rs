@@ -76,6 +76,7 @@ pub async fn start(env: &Env, configs: Configs) -> Rc<Broker> {
             endpoints: Vec::new(),
             features: (0, 1),
         },
+        joins: false,
         journal: JournalOptions {
             file_bytes: 1 << 20,
             files_max: 4,
