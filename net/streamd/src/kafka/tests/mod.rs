@@ -102,6 +102,7 @@ pub async fn start(env: &Env, configs: Configs) -> Rc<Broker> {
         node_id: NODE,
         host: "broker.example".to_owned(),
         port: 9092,
+        native: None,
         directory: TopicId::ZERO,
         incarnation: TopicId::ZERO,
     };

@@ -38,7 +38,11 @@ struct Pages {
 
 impl Book {
     /// A book of this node, with nodes that were named at the start and their addresses.
-    pub fn new(identity: Arc<Identity>, local: Local, contacts: Vec<(NodeId, String)>) -> Arc<Book> {
+    pub fn new(
+        identity: Arc<Identity>,
+        local: Local,
+        contacts: Vec<(NodeId, String)>,
+    ) -> Arc<Book> {
         let pages = Pages {
             image: Arc::new(ClusterImage::new(local)),
             current: false,

@@ -55,7 +55,9 @@ impl Item {
     fn bytes(&self) -> usize {
         match self {
             Item::Small(bytes) => bytes.len(),
-            Item::Records(head, parts, _) => head.len() + parts.iter().map(Bytes::len).sum::<usize>(),
+            Item::Records(head, parts, _) => {
+                head.len() + parts.iter().map(Bytes::len).sum::<usize>()
+            }
         }
     }
 }

@@ -7,8 +7,6 @@
 pub mod book;
 mod link;
 mod packets;
-#[cfg(test)]
-mod tests;
 
 use std::cell::RefCell;
 use std::io;
