@@ -5,6 +5,7 @@
 
 use std::time::Duration;
 
+use futures_lite::future::or;
 use streamd_core::control::{Answer, Ask, Outcome, Times, Token};
 use streamd_core::meta::{ClusterImage, Command};
 use streamd_io::local::{OneSender, oneshot};
@@ -120,7 +121,12 @@ impl Meta {
             )
         };
         let answer = async { answer.await.unwrap_or_else(|_| stopping()) };
-        let answered = futures_lite::future::or(answer, late).await;
+        let other = async {
+            self.other_than(to).await;
+            let text = format!("node {} is not the controller any more", to.0);
+            (Err((ErrorCode::NotController, text)), version)
+        };
+        let answered = or(answer, or(late, other)).await;
         self.forget(token);
         answered
     }

@@ -173,6 +173,17 @@ impl Meta {
         self.metadata.borrow().quorum().role().leads
     }
 
+    /// Waits until another node than this one leads, or none, if it leads now.
+    pub async fn other_than(&self, node: NodeId) {
+        let leads = || self.metadata.borrow().quorum().role().leader == Some(node);
+        if !leads() {
+            std::future::pending::<()>().await;
+        }
+        while leads() {
+            self.roles.wait().await;
+        }
+    }
+
     /// Whom to ask: the controller on another node; if it is not known, any node but `not`.
     pub fn whom(&self, not: Option<NodeId>) -> Option<NodeId> {
         let peers = self.peers.as_ref()?;

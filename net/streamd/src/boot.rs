@@ -343,7 +343,10 @@ fn joined_already(config: &Config, text: &str) -> Result<(), String> {
     };
     join::same(&joiner, cluster, &config.join).map_err(|why| {
         let dir = config.data_dir.display();
-        format!("{why}. {dir} belongs to cluster {cluster:?}: to join another one start with an empty --data-dir")
+        format!(
+            "{why} {dir} belongs to cluster {cluster:?}: to join another one, start with an empty \
+             --data-dir"
+        )
     })?;
     eprintln!("note: --join is ignored: this node belongs to cluster {cluster} already");
     Ok(())

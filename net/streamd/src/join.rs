@@ -126,7 +126,13 @@ fn ask(
     Body::Hello(hello).encode((0, 1, 0), &mut bytes);
     stream.write_all(&bytes).map_err(later)?;
     let mut head = [0; HEADER_BYTES];
-    stream.read_exact(&mut head).map_err(later)?;
+    let ended = |e: std::io::Error| match e.kind() {
+        std::io::ErrorKind::UnexpectedEof => {
+            Refused::Later("it ended the connection; is that a --native-listen?".to_owned())
+        }
+        _ => later(e),
+    };
+    stream.read_exact(&mut head).map_err(ended)?;
     let other = |e| {
         Refused::Never(format!(
             "{address} does not speak the native protocol ({e}). Give an address of a node's \

@@ -283,7 +283,11 @@ fn what_is_not_understood_is_named() {
     assert_eq!(with(4, 2), Err(Malformed::Version(2)));
     assert_eq!(with(5, 0), Err(Malformed::Op(0)));
     for op in [7, 8, 9, 20] {
-        assert_eq!(with(5, op), Err(Malformed::Op(op)), "not used any more, or not yet");
+        assert_eq!(
+            with(5, op),
+            Err(Malformed::Op(op)),
+            "not used any more, or not yet"
+        );
     }
     assert_eq!(with(6, 2), Err(Malformed::Flags(2)));
     assert!(matches!(with(24, 1), Err(Malformed::Body(_))));
