@@ -23,6 +23,7 @@ use crate::append::Ticket;
 use crate::disk::DiskGuard;
 use crate::drive_meta::Meta;
 use crate::drive_seat::Seating;
+use crate::fatal::Fatal;
 use crate::flusher::Flusher;
 use crate::keeper::{self, Keeper};
 use crate::mesh::{Envelope, Mesh, Reply, Request, owner};
@@ -56,6 +57,8 @@ pub struct Settings {
     pub local: Local,
     /// What it says of itself to the cluster.
     pub told: Registration,
+    /// It joins a cluster: where its metadata log is empty it gets that from others.
+    pub joins: bool,
     /// How this shard's journal is laid out.
     pub journal: JournalOptions,
     /// How often retention is looked after.
@@ -84,6 +87,7 @@ pub struct Shard {
     pub(crate) meta: RefCell<Option<Rc<Meta>>>,
     pub(crate) replicas: Replicas,
     pub(crate) seating: Seating,
+    pub(crate) fatal: Fatal,
     me: Weak<Shard>,
 }
 
@@ -131,6 +135,7 @@ impl Shard {
             meta: RefCell::new(None),
             replicas: Replicas::default(),
             seating: Seating::default(),
+            fatal: Fatal::default(),
         })
     }
 
@@ -139,14 +144,24 @@ impl Shard {
         self.me.clone()
     }
 
-    /// The way to other nodes.
+    /// There is a way to other nodes. To be said before [`Shard::lead`].
     pub fn set_peers(&self, peers: Rc<dyn Peers>) {
         self.replicas.set_peers(peers);
     }
 
     /// The way to other nodes, if there is one.
-    pub(crate) fn peers(&self) -> Option<Rc<dyn Peers>> {
+    pub fn peers(&self) -> Option<Rc<dyn Peers>> {
         self.replicas.peers()
+    }
+
+    /// This process must not go on: why, and what to do. Whoever waits for [`Shard::failed`] ends it.
+    pub fn fail(&self, why: String) {
+        self.fatal.say(why);
+    }
+
+    /// Waits until this process must not go on; gives the reason.
+    pub async fn failed(&self) -> String {
+        self.fatal.wait().await
     }
 
     /// Where the data lives.
@@ -348,6 +363,10 @@ impl Shard {
             }
             Request::Oldest => Reply::Oldest(self.oldest().await),
             Request::DropOldest(which) => Reply::Dropped(self.drop_oldest(which).await),
+            Request::Lost(node, epoch) => {
+                self.lost(node, epoch).await;
+                Reply::Done
+            }
             Request::Propose(command) => Reply::Propose(self.propose(command).await),
             Request::GroupGone(..)
             | Request::SharesGone(_)
