@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use streamd_core::machine::Token;
 use streamd_core::meta::validate::{NewTopic, create_topic};
+use streamd_core::repl::Acks;
 use streamd_core::share::{Ask, Bury, Cause, Coordinator, Request};
 use streamd_log::batch::{NewHeader, NewRecord, Writer, build_headed};
 use streamd_log::record_view::BatchView;
@@ -103,6 +104,7 @@ async fn write(shard: &Rc<Shard>, order: &Bury, offset: Offset) -> Result<(), Re
         partition: to,
         batch,
         guard: None,
+        acks: Acks::All,
     };
     let owner = shard.owner(to);
     match shard.ask(owner, mesh::Request::Append(vec![item])).await {
@@ -175,6 +177,7 @@ async fn fetch(shard: &Rc<Shard>, order: &Bury, offset: Offset) -> Result<Option
         leader_epoch: -1,
         last_fetched_epoch: -1,
         committed: false,
+        follower_too: false,
     };
     let owner = shard.owner(partition);
     let read = match shard.ask(owner, mesh::Request::ReadBytes(vec![item])).await {

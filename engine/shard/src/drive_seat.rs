@@ -14,7 +14,7 @@ use streamd_core::control::{Ask, NewIsr, Seat, SeatEffect, Times, Token};
 use streamd_core::meta::{ClusterCommand, ClusterImage, Command, Registration};
 use streamd_io::local::Notify;
 use streamd_io::{Class, Env};
-use streamd_model::{Mono, ShardId};
+use streamd_model::{ErrorCode, Mono, PartitionId, ShardId};
 
 use crate::drive_meta::{Meta, TICK};
 use crate::mesh::Request;
@@ -55,11 +55,6 @@ impl Seating {
     /// Shard 0 has taken the seat.
     pub fn take(&self, driver: Rc<Driver>) {
         *self.driver.borrow_mut() = Some(driver);
-    }
-
-    /// The registration or the lease is another one.
-    pub fn set(&self, now: Seated) {
-        self.now.set(now);
     }
 
     /// A leader's wish, on shard 0.
@@ -164,10 +159,18 @@ impl Driver {
                     self.stops.notify_all();
                 }
                 SeatEffect::Refused(why) => self.meta.stop(why),
-                // The image says what is.
-                SeatEffect::Altered(..) => {}
+                SeatEffect::Altered(id, code) => self.altered(id, code),
             }
         }
+    }
+
+    fn altered(&self, id: PartitionId, code: ErrorCode) {
+        let Some(shard) = self.shard.upgrade() else {
+            return;
+        };
+        let owner = shard.owner(id);
+        let tell = async move { drop(shard.ask(owner, Request::Altered(id, code)).await) };
+        self.env.spawn(Class::Latency, tell).detach();
     }
 
     async fn ask(self: &Rc<Self>, token: Token, ask: Ask) {
@@ -228,8 +231,20 @@ impl Shard {
         self.env.spawn(Class::Latency, send).detach();
     }
 
+    /// What the seat is now. Whoever replicates is told of a registration at once, and of a lease
+    /// in time.
+    pub(crate) fn sit(&self, seated: Seated) {
+        let before = self.seating.now.replace(seated);
+        let new = before.epoch != seated.epoch || before.lease < self.env.now();
+        let Some(shard) = self.weak().upgrade().filter(|_| new) else {
+            return;
+        };
+        let tell = async move { shard.registered().await };
+        self.env.spawn(Class::Latency, tell).detach();
+    }
+
     async fn tell_seated(&self, seated: Seated) {
-        self.seating.set(seated);
+        self.sit(seated);
         for shard in 1..self.mesh.shards() {
             let to = ShardId(shard as u16);
             drop(self.mesh.call(to, Request::Seated(seated)).await);

@@ -73,7 +73,7 @@ async fn prune(shard: Weak<Shard>, partition: Weak<Partition>, (from, end): (Off
         if partition.usable().is_err() {
             return;
         }
-        if partition.log.borrow().flushed() >= end {
+        if partition.watermarks().high >= end {
             if let Err(refusal) = shard.delete_records(partition.id, from).await {
                 eprintln!("warning: {} is not pruned: {refusal}", partition.name);
             }

@@ -1,5 +1,5 @@
 //! Coordinators on the shard that owns their partitions of internal topics: a step of one goes to
-//! the log, and what stands on it (replies, orders) goes out when the log is durable that far.
+//! the log, and what stands on it (replies, orders) goes out when the log is committed that far.
 //!
 //! Steps are synchronous, so records lie in the log in the order of the steps, and a checkpoint
 //! that is planned before a step holds exactly what the log holds up to there.
@@ -85,11 +85,11 @@ impl Hosts {
 
 /// What a partition does with its host, whatever it hosts.
 pub(crate) trait AnyHost {
-    /// The log is durable up to `next`.
-    fn flushed(&self, next: Offset);
+    /// The log is committed up to `high`.
+    fn committed(&self, high: Offset);
 
-    /// Everybody who waits is told that the coordinator is not to be had here.
-    fn stop(&self);
+    /// Everybody who waits is told this code: the coordinator is not to be had here.
+    fn stop(&self, code: ErrorCode);
 
     /// The durable state, for a checkpoint.
     fn encode(&self) -> Vec<u8>;
@@ -149,8 +149,11 @@ impl<M: Hosted> Host<M> {
             match self.append(partition, &batch, &shard.env) {
                 Ok(()) => shard.flusher.kick(partition.clone()),
                 Err(refusal) => {
-                    eprintln!("error: {} of {}: {refusal}", M::WHAT, partition.name);
-                    self.stop();
+                    // Another broker leads now, as happens.
+                    if refusal.code != ErrorCode::NotLeaderOrFollower {
+                        eprintln!("error: {} of {}: {refusal}", M::WHAT, partition.name);
+                    }
+                    self.stop(ErrorCode::NotCoordinator);
                 }
             }
         }
@@ -218,13 +221,13 @@ impl<M: Hosted> Host<M> {
 }
 
 impl<M: Hosted> AnyHost for Host<M> {
-    fn flushed(&self, next: Offset) {
+    fn committed(&self, high: Offset) {
         let Some((shard, partition)) = self.home() else {
             return;
         };
         loop {
             let front = self.in_flight.borrow().front().copied();
-            let Some((_, seq)) = front.filter(|f| f.0 <= next) else {
+            let Some((_, seq)) = front.filter(|f| f.0 <= high) else {
                 break;
             };
             self.in_flight.borrow_mut().pop_front();
@@ -234,11 +237,10 @@ impl<M: Hosted> AnyHost for Host<M> {
         }
     }
 
-    fn stop(&self) {
+    fn stop(&self, code: ErrorCode) {
         if self.stopped.replace(true) {
             return;
         }
-        let code = ErrorCode::CoordinatorNotAvailable;
         let effects = self.machine.borrow_mut().fail(code);
         self.send(effects.replies);
         self.alarm.notify_all();

@@ -1,7 +1,9 @@
 //! What the broker itself appends to its internal topics, and markers to any partition.
 
 use std::cell::Cell;
+use std::rc::Rc;
 
+use streamd_core::repl::Acks;
 use streamd_log::batch::{NewRecord, Writer, build, build_marker, set_transactional};
 use streamd_log::{Appended, NewBatch};
 use streamd_model::{ErrorCode, Offset};
@@ -9,6 +11,7 @@ use streamd_model::{ErrorCode, Offset};
 use crate::Refusal;
 use crate::partition::Partition;
 use crate::txn::Marker;
+use crate::waiters::Countdown;
 
 /// A batch of records gets no larger than this by another record, bytes.
 const BATCH_BYTES: usize = 512 << 10;
@@ -87,20 +90,36 @@ impl Partition {
     ) -> Result<Appended, Refusal> {
         let batch = NewBatch::own(bytes, now_ms)?;
         let header = batch.facts.header;
-        let mut log = self.log.borrow_mut();
-        if header.size as u64 > log.config().segment_bytes {
-            let text = format!("a record of the broker's own of {} bytes", header.size);
-            return Err(Refusal::new(ErrorCode::RecordListTooLarge, text));
+        {
+            let mut log = self.log.borrow_mut();
+            if header.size as u64 > log.config().segment_bytes {
+                let text = format!("a record of the broker's own of {} bytes", header.size);
+                return Err(Refusal::new(ErrorCode::RecordListTooLarge, text));
+            }
+            if log.will_roll(header.size, header.count, now_ms) {
+                log.roll(now_ms);
+                rolled();
+            }
         }
-        if log.will_roll(header.size, header.count, now_ms) {
-            log.roll(now_ms);
-            rolled();
-        }
-        Ok(log.append(batch, self.epoch, now_ms))
+        let next = i64::from(header.last_offset_delta) + 1;
+        let base = self.place(batch, now_ms, |replica, count, now| {
+            let refused = || (ErrorCode::NotLeaderOrFollower, "not led here".to_owned());
+            replica.append_own(count, now).ok_or_else(refused)
+        })?;
+        Ok(Appended {
+            base,
+            next: base + next,
+        })
     }
 
-    /// Appends the marker of a transaction, which is over then.
-    pub(crate) fn append_marker(&self, marker: &Marker, now_ms: i64) -> Result<Offset, Refusal> {
+    /// Appends the marker of a transaction, which is over then. The countdown is told when it is
+    /// committed.
+    pub(crate) fn append_marker(
+        &self,
+        marker: &Marker,
+        now_ms: i64,
+        (countdown, item): (&Rc<Countdown>, usize),
+    ) -> Result<(), Refusal> {
         let who = (marker.producer, marker.epoch);
         let known = self.producers.borrow().check_epoch(who.0, who.1, true);
         if let Err(code) = known {
@@ -111,21 +130,19 @@ impl Partition {
             return Err(Refusal::new(code, text));
         }
         let bytes = build_marker(who, marker.commit, marker.coordinator_epoch, now_ms);
-        let rolls = self.log.borrow().will_roll(bytes.len(), 1, now_ms);
-        if rolls {
-            self.log.borrow_mut().roll(now_ms);
-        }
-        if rolls || self.log.borrow().wants_checkpoint() {
-            let state = self.state(&self.producers.borrow());
-            self.log.borrow_mut().plan_checkpoint(state);
-        }
-        let appended = self.append_own(bytes, now_ms, &|| {})?;
+        self.make_way((bytes.len(), 1), (now_ms, now_ms));
+        let batch = NewBatch::own(bytes, now_ms)?;
+        let ticket = self.waiters.ack(Acks::All, countdown, item);
+        let base = self.place(batch, now_ms, |replica, count, now| {
+            replica.append(count, Acks::All, ticket, now)
+        });
+        let base = base.inspect_err(|_| self.waiters.withdraw(ticket))?;
         let mut producers = self.producers.borrow_mut();
-        let at = (appended.base, self.log.borrow().flushed());
+        let at = (base, self.replica.borrow().high());
         producers.record_marker(who, marker.commit, at, now_ms);
         drop(producers);
         self.guards.end(marker.producer);
-        self.group_marker(marker.producer, marker.commit, appended.next);
-        Ok(appended.next)
+        self.group_marker(marker.producer, marker.commit, base + 1);
+        Ok(())
     }
 }

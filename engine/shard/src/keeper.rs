@@ -89,7 +89,42 @@ impl Keeper {
         Ok(found)
     }
 
-    fn step(&mut self, fold: &Fold) {
+    /// The state of the machine, for a checkpoint.
+    pub fn encode(&self) -> Vec<u8> {
+        match self {
+            Keeper::Groups(c) => c.encode(),
+            Keeper::Txns(c) => c.encode(),
+            Keeper::Shares(c) => c.encode(),
+        }
+    }
+
+    fn decode(&mut self, state: &[u8]) -> Result<(), String> {
+        let decoded = match self {
+            Keeper::Groups(c) => c.decode(state),
+            Keeper::Txns(c) => c.decode(state),
+            Keeper::Shares(c) => c.decode(state),
+        };
+        decoded.map_err(|e| e.to_string())
+    }
+
+    /// The machine of a topic that has such, with a state that such a machine has encoded.
+    ///
+    /// # Errors
+    /// A sentence that says what is wrong.
+    pub fn with(
+        topic: &str,
+        image: &Arc<ClusterImage>,
+        state: &[u8],
+    ) -> Result<Option<Keeper>, String> {
+        let mut keeper = Keeper::of(topic, image);
+        if let Some(keeper) = &mut keeper {
+            keeper.decode(state)?;
+        }
+        Ok(keeper)
+    }
+
+    /// Folds in what was read of a batch that was appended.
+    pub fn step(&mut self, fold: &Fold) {
         match (self, fold) {
             (Keeper::Groups(c), Fold::Group(r)) => c.replay(r),
             (Keeper::Groups(c), Fold::Pending(id, r)) => c.replay_txn(*id, r),
@@ -107,12 +142,7 @@ impl Keeper {
         let mut producers = state;
         if !state.is_empty() {
             let (first, second) = split_state(state).ok_or("the checkpoint's state is cut")?;
-            let decoded = match self {
-                Keeper::Groups(c) => c.decode(second),
-                Keeper::Txns(c) => c.decode(second),
-                Keeper::Shares(c) => c.decode(second),
-            };
-            decoded.map_err(|e| e.to_string())?;
+            self.decode(second)?;
             producers = first;
         }
         for record in records {

@@ -27,6 +27,7 @@ pub mod partition;
 pub mod peers;
 pub mod read;
 pub mod read_bytes;
+mod replicate;
 pub mod scrub;
 pub mod shard;
 pub mod tail_budget;

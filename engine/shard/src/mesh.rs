@@ -18,7 +18,7 @@ use streamd_core::txn;
 use streamd_io::Accepted;
 use streamd_io::local::{Notify, OneSender, oneshot};
 use streamd_io::mailbox::Endpoint;
-use streamd_model::{Map, NodeId, Offset, PartitionId, ShardId};
+use streamd_model::{ErrorCode, Map, NodeId, Offset, PartitionId, ShardId};
 
 use crate::Refusal;
 use crate::append::{AppendDone, AppendItem};
@@ -98,6 +98,8 @@ pub enum Request {
     Seated(Seated),
     /// A leader wants another in-sync set. Only shard 0 takes it.
     Wish(NewIsr),
+    /// What the controller said to the wish of a leader.
+    Altered(PartitionId, ErrorCode),
     /// Flush and close everything.
     Close,
 }

@@ -101,7 +101,7 @@ impl Shard {
 }
 
 fn has_news(partition: &Partition, ask: &NewsAsk) -> bool {
-    if partition.usable().is_err() {
+    if partition.usable().is_err() || partition.is_readable(true).is_err() {
         return true;
     }
     let marks = partition.watermarks();

@@ -20,11 +20,11 @@ use streamd_io::Class;
 use streamd_io::local::{Budget, Notify};
 use streamd_log::batch::marker_commits;
 use streamd_log::journal::replay::{self, Backlog, PutOff};
-use streamd_log::{Log, LogError, recover, scrub};
-use streamd_model::{Map, PartitionId, ShardId, TopicId};
+use streamd_log::{BatchHeader, Log, LogError, recover, scrub};
+use streamd_model::{Map, Offset, PartitionId, Set, ShardId, TopicId};
 
 use crate::flusher::Owner;
-use crate::keeper::Keeper;
+use crate::keeper::{Fold, Keeper};
 use crate::meta_log::METADATA_DIR;
 use crate::partition::Partition;
 use crate::shard::Shard;
@@ -38,6 +38,8 @@ const BEHIND: usize = 8;
 pub(crate) struct Past {
     /// Topics of the first image: their partitions may have directories.
     topics: RefCell<Map<TopicId, i32>>,
+    /// Partitions of those that are not here any more.
+    moved: RefCell<Set<PartitionId>>,
     /// What the journals hold of partitions that are not open.
     backlog: RefCell<Backlog>,
     /// Partitions whose part of it is on its way.
@@ -56,6 +58,7 @@ impl Default for Past {
     fn default() -> Past {
         Past {
             topics: RefCell::default(),
+            moved: RefCell::default(),
             backlog: RefCell::default(),
             restoring: Cell::new(0),
             stuck: RefCell::default(),
@@ -83,12 +86,17 @@ impl Past {
     /// Whether the partition may have a directory from an earlier life.
     pub fn has(&self, id: PartitionId) -> bool {
         let topics = self.topics.borrow();
-        topics.get(&id.topic).is_some_and(|n| id.index < *n)
+        topics.get(&id.topic).is_some_and(|n| id.index < *n) && !self.moved.borrow().contains(&id)
     }
 
     /// The topic is deleted; gives the number of its partitions that may have directories.
     pub fn remove(&self, id: TopicId) -> i32 {
         self.topics.borrow_mut().remove(&id).unwrap_or(0)
+    }
+
+    /// The partition is not here any more; whether it may have a directory.
+    pub fn forget(&self, id: PartitionId) -> bool {
+        self.has(id) && self.moved.borrow_mut().insert(id)
     }
 
     /// Takes what the journals hold of a partition.
@@ -241,13 +249,12 @@ impl Shard {
     async fn open_one(self: &Rc<Self>, partition: &Rc<Partition>) {
         let topic = partition.topic.borrow().clone();
         let dir = self.dir_of(&topic, partition.id.index);
-        let mut keeper = Keeper::of(&topic.name, &self.image());
         let opened = match self.restore(&partition.name, &dir).await {
-            Ok(()) => self.check_and_recover(&topic, &dir, &mut keeper).await,
+            Ok(()) => self.check_and_recover(&topic, &dir).await,
             Err(error) => Err(error),
         };
         match opened {
-            Ok((log, producers)) => partition.open(log, producers),
+            Ok((log, state)) => partition.open(self.node(), log, state),
             Err(error) => {
                 if error.is_full() {
                     self.past.held.borrow_mut().push(partition.clone());
@@ -260,7 +267,7 @@ impl Shard {
             partition.log.borrow_mut().set_config(self.log_config(&now));
         }
         if partition.usable().is_ok() {
-            self.host(partition, keeper);
+            self.assign_now(partition);
         }
         self.let_in(partition);
     }
@@ -325,8 +332,7 @@ impl Shard {
         &self,
         topic: &TopicMeta,
         dir: &Path,
-        keeper: &mut Option<Keeper>,
-    ) -> Result<(Log, ProducerState), LogError> {
+    ) -> Result<(Log, State), LogError> {
         if let Err(why) = self.check_topic_id(dir, topic).await {
             eprintln!("warning: {}: {why}; it is moved aside", dir.display());
             let stray = dir.with_extension(format!("{}-stray", self.env.random_u64()));
@@ -335,7 +341,7 @@ impl Shard {
                 return Err(LogError::Io { what, error });
             }
         }
-        self.recover(topic, dir, keeper).await
+        self.recover(topic, dir).await
     }
 
     async fn check_topic_id(&self, dir: &Path, topic: &TopicMeta) -> Result<(), String> {
@@ -363,55 +369,18 @@ impl Shard {
         ))
     }
 
-    async fn recover(
-        &self,
-        topic: &TopicMeta,
-        dir: &Path,
-        keeper: &mut Option<Keeper>,
-    ) -> Result<(Log, ProducerState), LogError> {
+    async fn recover(&self, topic: &TopicMeta, dir: &Path) -> Result<(Log, State), LogError> {
         scrub::check_mark(&self.env, dir).await?;
         let now_ms = self.env.wall_ms();
-        let mut replayed = Vec::new();
-        let mut bad = None;
-        let mut records = Vec::new();
-        let opened = recover::open(
-            &self.env,
-            dir,
-            self.log_config(topic),
-            now_ms,
-            &mut |h, bytes| {
-                if h.is_idempotent() {
-                    let commits = h.is_control().then(|| marker_commits(bytes)).flatten();
-                    replayed.push((*h, commits));
-                }
-                if let Some(keeper) = &keeper {
-                    match keeper.read(h, bytes) {
-                        Ok(more) => records.extend(more),
-                        Err(e) => {
-                            bad.get_or_insert(format!("offset {}: {e}", h.base_offset));
-                        }
-                    }
-                }
-            },
-        )
-        .await?;
-        let corrupt = |what: String| LogError::Corrupt(format!("{}: {what}", dir.display()));
-        if let Some(what) = bad {
-            return Err(corrupt(what));
-        }
-        let mut state = opened.state.as_slice();
-        if let Some(keeper) = keeper {
-            state = keeper.fold(state, &records).map_err(corrupt)?;
-        }
-        let mut producers = if state.is_empty() {
-            ProducerState::default()
-        } else {
-            ProducerState::decode(state).map_err(|why| corrupt(format!("producer state: {why}")))?
-        };
-        for (h, commits) in replayed {
-            crate::append::replay(&mut producers, &h, commits, now_ms);
-        }
-        producers.txns.forget_before(opened.log.start());
+        let mut refold = Refold::new(Keeper::of(&topic.name, &self.image()));
+        let visit = &mut |h: &_, bytes: &[u8]| refold.visit(h, bytes);
+        let config = self.log_config(topic);
+        let opened = recover::open(&self.env, dir, config, now_ms, visit).await?;
+        let start = opened.log.start();
+        let marks = (start, opened.log.high().unwrap_or(start));
+        let state = refold.end(&opened.state, marks, now_ms);
+        let state =
+            state.map_err(|what| LogError::Corrupt(format!("{}: {what}", dir.display())))?;
         for note in &opened.notes {
             eprintln!("warning: {note}");
         }
@@ -426,7 +395,75 @@ impl Shard {
                 cut.kept.display()
             );
         }
-        Ok((opened.log, producers))
+        Ok((opened.log, state))
+    }
+}
+
+/// What is known at the end of a log besides: its producers, and its state machine if it keeps one.
+pub(crate) type State = (ProducerState, Option<Keeper>);
+
+/// Finds the state at the end of a log: what a checkpoint has, and the batches behind it.
+pub(crate) struct Refold {
+    keeper: Option<Keeper>,
+    producers: Vec<(BatchHeader, Option<bool>)>,
+    records: Vec<Fold>,
+    bad: Option<String>,
+}
+
+impl Refold {
+    /// Of a log that keeps this machine.
+    pub fn new(keeper: Option<Keeper>) -> Refold {
+        Refold {
+            keeper,
+            producers: Vec::new(),
+            records: Vec::new(),
+            bad: None,
+        }
+    }
+
+    /// A batch behind the checkpoint.
+    pub fn visit(&mut self, header: &BatchHeader, bytes: &[u8]) {
+        if header.is_idempotent() {
+            let commits = header.is_control().then(|| marker_commits(bytes)).flatten();
+            self.producers.push((*header, commits));
+        }
+        match self.keeper.as_ref().map(|k| k.read(header, bytes)) {
+            None => {}
+            Some(Ok(more)) => self.records.extend(more),
+            Some(Err(why)) => {
+                let why = format!("offset {}: {why}", header.base_offset);
+                self.bad.get_or_insert(why);
+            }
+        }
+    }
+
+    /// The state: `state` is the checkpoint's, and the log begins and is committed there.
+    ///
+    /// # Errors
+    /// A sentence that says what is wrong.
+    pub fn end(
+        mut self,
+        mut state: &[u8],
+        (start, high): (Offset, Offset),
+        now_ms: i64,
+    ) -> Result<State, String> {
+        if let Some(what) = self.bad {
+            return Err(what);
+        }
+        if let Some(keeper) = &mut self.keeper {
+            state = keeper.fold(state, &self.records)?;
+        }
+        let mut producers = match state.is_empty() {
+            true => ProducerState::default(),
+            false => {
+                ProducerState::decode(state).map_err(|why| format!("producer state: {why}"))?
+            }
+        };
+        for (header, commits) in self.producers {
+            crate::append::replay(&mut producers, &header, commits, (now_ms, high));
+        }
+        producers.txns.forget_before(start);
+        Ok((producers, self.keeper))
     }
 }
 

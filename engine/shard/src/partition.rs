@@ -1,24 +1,28 @@
-//! One partition on the shard that owns it: its log, its producers, who waits for it.
+//! One partition on the shard that owns it: its log, its replica, its producers, who waits for it.
 //!
-//! Alone on its node (one replica) the high watermark is the flushed end: what is durable is
-//! committed, and nothing else is ever shown.
+//! What is below the replica's high watermark is committed, and nothing else is ever shown. Where
+//! there is no other replica that is the flushed end.
 
 use std::cell::{Cell, RefCell};
-use std::rc::Rc;
+use std::collections::VecDeque;
+use std::rc::{Rc, Weak};
 
 use streamd_core::meta::TopicMeta;
 use streamd_core::producer::ProducerState;
+use streamd_core::repl::{Epochs, Replica};
 use streamd_io::local::Notify;
 use streamd_log::journal::Flushed;
 use streamd_log::log::SharedLog;
 use streamd_log::{Log, LogError};
-use streamd_model::{Epoch, ErrorCode, Offset, PartitionId, Watermarks};
+use streamd_model::{Epoch, ErrorCode, NodeId, Offset, PartitionId, Watermarks};
 
 use crate::Refusal;
 use crate::append::Arrival;
 use crate::flusher::{Owner, Turn};
 use crate::host::{AnyHost, Hosts};
-use crate::keeper::join_state;
+use crate::keeper::{Keeper, join_state};
+use crate::replicate::{Owed, settings};
+use crate::shard::Shard;
 use crate::txn::Guards;
 use crate::waiters::Waiters;
 
@@ -30,6 +34,15 @@ struct Gate {
     opened: Notify,
     /// and what was to be appended meanwhile.
     arrivals: RefCell<Vec<Arrival>>,
+}
+
+/// What keeps a partition from being used.
+#[derive(Default)]
+struct Trouble {
+    deleted: Cell<bool>,
+    offline: RefCell<Option<Refusal>>,
+    /// Why appends waited for the disk, when they last did.
+    delay: RefCell<String>,
 }
 
 /// A partition that this shard owns.
@@ -44,46 +57,58 @@ pub struct Partition {
     pub producers: RefCell<ProducerState>,
     /// Who waits.
     pub waiters: Waiters,
-    /// The leader epoch that new batches get.
-    pub epoch: Epoch,
-    /// The coordinator of what is kept here, in a partition of an internal topic.
+    /// Its part in the replication of the partition.
+    pub(crate) replica: RefCell<Replica>,
+    /// Pushes that wait for what they are to hold to be durable here.
+    pub(crate) owed: RefCell<Vec<Owed>>,
+    /// What was made durable and is not committed yet: ends, and bytes.
+    unread: RefCell<VecDeque<(Offset, usize)>>,
+    /// The coordinator of what is kept here, in a partition of an internal topic that is led here.
     pub(crate) hosts: RefCell<Hosts>,
+    /// Its state machine where no coordinator serves.
+    pub(crate) keeper: RefCell<Option<Keeper>>,
     /// Who may begin a transaction here.
     pub guards: Guards,
     /// The topic as of the image that this shard has.
     pub topic: RefCell<std::sync::Arc<TopicMeta>>,
+    home: (Weak<Shard>, Weak<Partition>),
     turn: Turn,
     gate: Gate,
-    deleted: Cell<bool>,
-    offline: RefCell<Option<Refusal>>,
-    /// Why appends waited for the disk, when they last did.
-    delay: RefCell<String>,
+    trouble: Trouble,
 }
 
 impl Partition {
     /// A partition with an open log.
-    pub fn new(
+    pub(crate) fn new(
+        shard: &Shard,
         id: PartitionId,
         topic: std::sync::Arc<TopicMeta>,
         log: Log,
         producers: ProducerState,
     ) -> Rc<Partition> {
-        Rc::new(Partition {
+        Rc::new_cyclic(|me| Partition {
+            home: (shard.weak(), me.clone()),
+            replica: RefCell::new(replica_of(shard.node(), &log, &topic)),
+            owed: RefCell::default(),
+            unread: RefCell::default(),
             hosts: RefCell::default(),
+            keeper: RefCell::default(),
             guards: Guards::default(),
             id,
             name: format!("{}-{}", topic.name, id.index),
             log: Rc::new(RefCell::new(log)),
             producers: RefCell::new(producers),
             waiters: Waiters::default(),
-            epoch: 0,
             topic: RefCell::new(topic),
             turn: Turn::default(),
             gate: Gate::default(),
-            deleted: Cell::new(false),
-            offline: RefCell::new(None),
-            delay: RefCell::default(),
+            trouble: Trouble::default(),
         })
+    }
+
+    /// What it lives on; none when that is gone.
+    pub(crate) fn home(&self) -> Option<(Rc<Shard>, Rc<Partition>)> {
+        Some((self.home.0.upgrade()?, self.home.1.upgrade()?))
     }
 
     /// Nothing of it is to be used before [`Partition::end_opening`].
@@ -97,9 +122,16 @@ impl Partition {
     }
 
     /// Takes what a recovery found.
-    pub(crate) fn open(&self, log: Log, producers: ProducerState) {
+    pub(crate) fn open(&self, node: NodeId, log: Log, state: (ProducerState, Option<Keeper>)) {
+        *self.replica.borrow_mut() = replica_of(node, &log, &self.topic.borrow());
         *self.log.borrow_mut() = log;
+        self.take_state(state);
+    }
+
+    /// Takes the state at the log's end.
+    pub(crate) fn take_state(&self, (producers, keeper): (ProducerState, Option<Keeper>)) {
         *self.producers.borrow_mut() = producers;
+        *self.keeper.borrow_mut() = keeper;
     }
 
     /// It is being opened: what is to be appended waits here.
@@ -124,14 +156,14 @@ impl Partition {
     /// Where the log stands.
     pub fn watermarks(&self) -> Watermarks {
         let log = self.log.borrow();
-        let flushed = log.flushed();
+        let high = self.replica.borrow().high();
         // Of a transaction that was open when its records were deleted nothing can be read.
-        let stable = self.producers.borrow().txns.stable(flushed);
+        let stable = self.producers.borrow().txns.stable(high);
         let marks = Watermarks {
             start: log.start(),
             stable: stable.max(log.start()),
-            high: flushed,
-            flushed,
+            high,
+            flushed: log.flushed(),
             end: log.end(),
         };
         marks.check();
@@ -140,7 +172,7 @@ impl Partition {
 
     /// Why the partition cannot be used, if it cannot.
     pub fn usable(&self) -> Result<(), Refusal> {
-        match &*self.offline.borrow() {
+        match &*self.trouble.offline.borrow() {
             Some(refusal) => Err(refusal.clone()),
             None => Ok(()),
         }
@@ -148,14 +180,14 @@ impl Partition {
 
     /// Whether work behind the scenes may be done on its log: it is open and has not failed.
     pub(crate) fn is_at_work(&self) -> bool {
-        !self.gate.opening.get() && self.offline.borrow().is_none()
+        !self.gate.opening.get() && self.trouble.offline.borrow().is_none()
     }
 
     /// What is said of a batch that is not durable, though the partition did not fail.
     pub(crate) fn not_durable(&self) -> Refusal {
         let text = format!(
             "the disk is full: {}. The batch may be written when there is room",
-            self.delay.borrow()
+            self.trouble.delay.borrow()
         );
         Refusal::new(ErrorCode::RequestTimedOut, text)
     }
@@ -183,16 +215,27 @@ impl Partition {
     /// The topic was deleted.
     pub fn delete(&self) {
         let text = format!("{} was deleted", self.name);
-        self.deleted.set(true);
+        self.trouble.deleted.set(true);
         self.go_offline(Refusal::new(ErrorCode::UnknownTopicOrPartition, text));
     }
 
     fn go_offline(&self, refusal: Refusal) {
-        *self.offline.borrow_mut() = Some(refusal);
+        *self.trouble.offline.borrow_mut() = Some(refusal);
         // Nobody reads it any more.
         self.log.borrow_mut().clear_tail();
         self.waiters.release_all();
-        self.stop_host();
+        self.stop_host(ErrorCode::CoordinatorNotAvailable);
+        // Whoever waited was told already.
+        let wish = self.replica.borrow().wishes_to_go();
+        self.replica.borrow_mut().resign();
+        if let Some((wish, (shard, _))) = wish.zip(self.home()).filter(|_| !self.is_deleted()) {
+            shard.pass_on(self.id, &wish);
+        }
+    }
+
+    /// The epoch of the leader that this replica knows of.
+    pub fn epoch(&self) -> Epoch {
+        self.replica.borrow().leader_epoch()
     }
 
     /// Begins a new segment, and plans the checkpoint there.
@@ -205,21 +248,39 @@ impl Partition {
 
     /// The state that a checkpoint keeps.
     pub(crate) fn state(&self, producers: &ProducerState) -> Vec<u8> {
-        match self.any_host() {
-            Some(host) => join_state(producers, &host.encode()),
-            None => producers.encode(),
+        match (self.any_host(), &*self.keeper.borrow()) {
+            (Some(host), _) => join_state(producers, &host.encode()),
+            (None, Some(keeper)) => join_state(producers, &keeper.encode()),
+            (None, None) => producers.encode(),
         }
     }
 
-    fn any_host(&self) -> Option<Rc<dyn AnyHost>> {
+    pub(crate) fn any_host(&self) -> Option<Rc<dyn AnyHost>> {
         self.hosts.borrow().any()
     }
 
-    /// Ends the coordinator, if there is one.
-    pub fn stop_host(&self) {
+    /// Ends the coordinator, if there is one; whoever waits for it is told this code.
+    pub(crate) fn stop_host(&self, code: ErrorCode) {
         if let Some(host) = self.any_host() {
-            host.stop();
+            host.stop(code);
         }
+    }
+
+    /// What is below `high` is committed: the bytes that came to that just now.
+    pub(crate) fn take_unread(&self, high: Offset) -> usize {
+        let (mut unread, mut bytes) = (self.unread.borrow_mut(), 0);
+        while let Some((next, more)) = unread.front().copied()
+            && next <= high
+        {
+            unread.pop_front();
+            bytes += more;
+        }
+        bytes
+    }
+
+    /// The log was cut: what was made durable before that does not count.
+    pub(crate) fn forget_unread(&self) {
+        self.unread.borrow_mut().clear();
     }
 
     /// Forgets aborted transactions that lie before the log start.
@@ -234,6 +295,14 @@ impl Partition {
     }
 }
 
+/// A replica for a log that was opened just now.
+fn replica_of(node: NodeId, log: &Log, topic: &TopicMeta) -> Replica {
+    let epochs = Epochs::new(log.epochs().to_vec());
+    let high = log.high().unwrap_or(log.start());
+    let ends = (log.start(), high, log.end());
+    Replica::new(node, settings(topic), epochs, ends)
+}
+
 impl Owner for Partition {
     fn log(&self) -> &SharedLog {
         &self.log
@@ -244,11 +313,16 @@ impl Owner for Partition {
     }
 
     fn flushed(&self, before: Offset, flushed: Flushed) {
-        assert!(flushed.next > before, "a flush moves the watermark up");
-        self.waiters.advanced(flushed.next, flushed.bytes);
-        if let Some(host) = self.any_host() {
-            host.flushed(flushed.next);
+        // What was cut while it was written does not count.
+        if flushed.next <= before {
+            return;
         }
+        let mut unread = self.unread.borrow_mut();
+        unread.push_back((flushed.next, flushed.bytes));
+        drop(unread);
+        let owed = self.owed.take();
+        self.act(|replica, now| replica.flushed(flushed.next, now));
+        self.push_owed(owed);
     }
 
     fn failed(&self, error: &LogError) {
@@ -256,15 +330,15 @@ impl Owner for Partition {
     }
 
     fn delayed(&self, error: &LogError) {
-        *self.delay.borrow_mut() = error.to_string();
+        *self.trouble.delay.borrow_mut() = error.to_string();
         self.waiters.release_all();
     }
 
     fn is_gone(&self) -> bool {
-        self.offline.borrow().is_some()
+        self.trouble.offline.borrow().is_some()
     }
 
     fn is_deleted(&self) -> bool {
-        self.deleted.get()
+        self.trouble.deleted.get()
     }
 }

@@ -109,6 +109,9 @@ impl Shard {
 
     /// Takes what came from a node, in order, here and now.
     pub(crate) fn heard(&self, from: NodeId, packets: Vec<Packet>) {
+        let Some(shard) = self.weak().upgrade() else {
+            return;
+        };
         for packet in packets {
             match packet {
                 Packet::Raft(_) | Packet::Ask { .. } | Packet::Answer { .. } => {
@@ -117,8 +120,8 @@ impl Shard {
                         meta.heard(from, packet);
                     }
                 }
-                // Nobody here follows yet: it is as if they were lost.
-                Packet::Replica(..) | Packet::Data(_) => {}
+                Packet::Replica(id, message) => shard.replica_hears(from, id, &message),
+                Packet::Data(records) => shard.replica_takes(from, records),
             }
         }
     }

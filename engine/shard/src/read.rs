@@ -32,6 +32,8 @@ pub struct ReadItem {
     pub last_fetched_epoch: Epoch,
     /// Nothing of transactions that are open, and what was aborted is named.
     pub committed: bool,
+    /// A replica that follows will do.
+    pub follower_too: bool,
 }
 
 /// Reads of partitions of one shard.
@@ -133,14 +135,15 @@ pub struct PartitionSize {
 
 impl Partition {
     fn check_epoch(&self, client: Epoch) -> Result<(), Refusal> {
+        let epoch = self.epoch();
         let code = match client {
-            e if e < 0 || e == self.epoch => return Ok(()),
-            e if e < self.epoch => ErrorCode::FencedLeaderEpoch,
+            e if e < 0 || e == epoch => return Ok(()),
+            e if e < epoch => ErrorCode::FencedLeaderEpoch,
             _ => ErrorCode::UnknownLeaderEpoch,
         };
         Err(Refusal::new(
             code,
-            format!("leader epoch {client}; {} is at {}", self.name, self.epoch),
+            format!("leader epoch {client}; {} is at {epoch}", self.name),
         ))
     }
 }
@@ -165,6 +168,7 @@ impl Shard {
     pub(crate) async fn read_one(&self, item: &ReadItem, room: (usize, bool)) -> ReadDone {
         let usable = |p: &Rc<Partition>| {
             p.usable()?;
+            p.is_readable(item.follower_too)?;
             p.check_epoch(item.leader_epoch)
         };
         let partition = match self.open_partition(item.partition).await {
@@ -275,7 +279,9 @@ impl Shard {
                 countdown.take(i64::MAX / 4);
                 continue;
             };
-            if partition.usable().is_err() || partition.log.borrow().flushed() > *seen {
+            let high = partition.watermarks().high;
+            let gone = partition.is_readable(true).is_err();
+            if partition.usable().is_err() || gone || high > *seen {
                 countdown.take(i64::MAX / 4);
             }
             watched.push(partition.waiters.watch(countdown.clone()));
@@ -315,13 +321,10 @@ impl Shard {
         let partition = self.open_partition(query.partition).await?;
         partition.usable()?;
         partition.check_epoch(query.leader_epoch)?;
+        let high = partition.client_high()?;
         let marks = partition.watermarks();
-        let limit = if query.committed {
-            marks.stable
-        } else {
-            marks.high
-        };
-        let epoch = partition.epoch;
+        let limit = if query.committed { marks.stable } else { high };
+        let epoch = partition.epoch();
         let at = |offset| OffsetFound {
             offset,
             timestamp: -1,
@@ -362,10 +365,11 @@ impl Shard {
     pub async fn epoch_end(&self, query: EpochQuery) -> Result<EpochEnd, Refusal> {
         let partition = self.open_partition(query.partition).await?;
         partition.usable()?;
+        partition.is_readable(false)?;
         partition.check_epoch(query.current)?;
-        let log = partition.log.borrow();
-        if query.epoch == partition.epoch {
-            return Ok((partition.epoch, log.flushed()));
+        let (log, epoch) = (partition.log.borrow(), partition.epoch());
+        if query.epoch == epoch {
+            return Ok((epoch, log.flushed()));
         }
         Ok(log.end_of_epoch(query.epoch).unwrap_or((-1, -1)))
     }
@@ -374,6 +378,7 @@ impl Shard {
     pub async fn delete_records(&self, id: PartitionId, offset: Offset) -> Result<Offset, Refusal> {
         let partition = self.open_partition(id).await?;
         partition.usable()?;
+        partition.is_readable(false)?;
         if !partition.topic.borrow().config.delete {
             let text = format!(
                 "records of {} cannot be deleted: its cleanup.policy is compact alone",
@@ -406,7 +411,7 @@ impl Shard {
 impl Partition {
     /// Whether the client's last epoch ends, in this log, before what it has.
     fn diverging(&self, item: &ReadItem) -> Option<(Epoch, Offset)> {
-        if item.last_fetched_epoch < 0 || item.last_fetched_epoch == self.epoch {
+        if item.last_fetched_epoch < 0 || item.last_fetched_epoch == self.epoch() {
             return None;
         }
         let log = self.log.borrow();

@@ -8,7 +8,7 @@ use std::rc::{Rc, Weak};
 use std::sync::Arc;
 use std::time::Duration;
 
-use streamd_core::meta::{ClusterImage, Local, Registration, TopicMeta};
+use streamd_core::meta::{Cluster, ClusterImage, Local, Registration, TopicMeta};
 use streamd_core::producer::ProducerState;
 use streamd_io::local::Notify;
 use streamd_io::mailbox::Endpoint;
@@ -16,7 +16,7 @@ use streamd_io::{Class, Env};
 use streamd_log::journal::{Journal, JournalOptions, replay};
 use streamd_log::retain::{self, Retention};
 use streamd_log::{Log, LogConfig, LogError, write_back};
-use streamd_model::{ErrorCode, Map, PartitionId, ShardId};
+use streamd_model::{ErrorCode, Map, NodeId, PartitionId, ShardId};
 
 use crate::Refusal;
 use crate::append::Ticket;
@@ -32,6 +32,7 @@ use crate::open::{self, Past};
 use crate::partition::Partition;
 use crate::peers::Peers;
 use crate::read::PartitionSize;
+use crate::replicate::Replicas;
 use crate::tail_budget::TailBudget;
 
 /// The log of a state machine is folded at a start: it is short from its checkpoint on.
@@ -77,18 +78,27 @@ pub struct Shard {
     pub(crate) settings: Settings,
     image: RefCell<Arc<ClusterImage>>,
     partitions: RefCell<Map<PartitionId, Rc<Partition>>>,
-    opened: Cell<bool>,
-    opened_notify: Notify,
+    start: Start,
     /// What is still to be opened of an earlier life.
     pub(crate) past: Past,
     pub(crate) closing: Cell<bool>,
     closed: Cell<bool>,
     pub(crate) awaited: Awaited,
     pub(crate) meta: RefCell<Option<Rc<Meta>>>,
+    pub(crate) replicas: Replicas,
     pub(crate) seating: Seating,
-    peers: RefCell<Option<Rc<dyn Peers>>>,
     pub(crate) fatal: Fatal,
     me: Weak<Shard>,
+}
+
+/// How far the start has come.
+#[derive(Default)]
+struct Start {
+    /// There is an image,
+    begun: Cell<bool>,
+    /// and it knows this run of the broker.
+    opened: Cell<bool>,
+    changed: Notify,
 }
 
 /// How far a request of another shard has come when the next one is looked at.
@@ -117,15 +127,14 @@ impl Shard {
             settings,
             image: RefCell::new(image),
             partitions: RefCell::default(),
-            opened: Cell::new(false),
-            opened_notify: Notify::default(),
+            start: Start::default(),
             past: Past::default(),
             closing: Cell::new(false),
             closed: Cell::new(false),
             awaited: Awaited::default(),
             meta: RefCell::new(None),
+            replicas: Replicas::default(),
             seating: Seating::default(),
-            peers: RefCell::default(),
             fatal: Fatal::default(),
         })
     }
@@ -137,12 +146,12 @@ impl Shard {
 
     /// There is a way to other nodes. To be said before [`Shard::lead`].
     pub fn set_peers(&self, peers: Rc<dyn Peers>) {
-        *self.peers.borrow_mut() = Some(peers);
+        self.replicas.set_peers(peers);
     }
 
     /// The way to other nodes, if there is one.
     pub fn peers(&self) -> Option<Rc<dyn Peers>> {
-        self.peers.borrow().clone()
+        self.replicas.peers()
     }
 
     /// This process must not go on: why, and what to do. Whoever waits for [`Shard::failed`] ends it.
@@ -168,8 +177,8 @@ impl Shard {
     /// Waits until there is an image: from then on every partition answers. Those of an earlier
     /// life are opened when somebody asks for them, and all others meanwhile.
     pub async fn opened(&self) {
-        while !self.opened.get() {
-            self.opened_notify.wait().await;
+        while !self.start.opened.get() {
+            self.start.changed.wait().await;
         }
     }
 
@@ -205,20 +214,35 @@ impl Shard {
             let text = format!("{} has no partition {}", topic.name, id.index);
             return Err(gone(text));
         }
-        if self.closing.get() || self.owner(id) != self.mesh.id() {
+        let place = image.cluster().partition(id);
+        let placed = place.is_some_and(|p| self.is_placed(p));
+        if self.closing.get() || self.owner(id) != self.mesh.id() || !placed {
             let text = format!("{}-{} is not led here", topic.name, id.index);
             return Err(Refusal::new(ErrorCode::NotLeaderOrFollower, text));
         }
         let dir = self.dir_of(topic, id.index);
         let log = Log::new(&self.env, &dir, self.log_config(topic), 0);
-        let partition = Partition::new(id, topic.clone(), log, ProducerState::default());
+        let partition = Partition::new(self, id, topic.clone(), log, ProducerState::default());
+        self.partitions.borrow_mut().insert(id, partition.clone());
         if self.past.has(id) {
             self.begin_opening(&partition);
         } else {
-            self.host(&partition, Keeper::of(&topic.name, &image));
+            *partition.keeper.borrow_mut() = Keeper::of(&topic.name, &image);
+            if let Some(shard) = self.me.upgrade() {
+                shard.assign_now(&partition);
+            }
         }
-        self.partitions.borrow_mut().insert(id, partition.clone());
         Ok(partition)
+    }
+
+    /// A partition of this shard that somebody has asked for.
+    pub(crate) fn there(&self, id: PartitionId) -> Option<Rc<Partition>> {
+        self.partitions.borrow().get(&id).cloned()
+    }
+
+    /// This node.
+    pub fn node(&self) -> NodeId {
+        self.settings.local.node
     }
 
     pub(crate) fn host(&self, partition: &Rc<Partition>, keeper: Option<Keeper>) {
@@ -258,7 +282,10 @@ impl Shard {
             // Accepted here and now, in the order in which they came.
             let begun = match request {
                 Request::Append(items) => Begun::Append(self.append(items)),
-                Request::Peer(..) | Request::Seated(_) | Request::Wish(_) => {
+                Request::Peer(..)
+                | Request::Seated(_)
+                | Request::Wish(_)
+                | Request::Altered(..) => {
                     self.take(request);
                     Begun::Done
                 }
@@ -345,7 +372,8 @@ impl Shard {
             | Request::SharesGone(_)
             | Request::Peer(..)
             | Request::Seated(_)
-            | Request::Wish(_) => {
+            | Request::Wish(_)
+            | Request::Altered(..) => {
                 self.take(request);
                 Reply::Done
             }
@@ -362,7 +390,8 @@ impl Shard {
             Request::GroupGone(id, token) => self.group_gone(id, token),
             Request::SharesGone(asked) => self.shares_gone(asked),
             Request::Peer(node, packets) => self.heard(node, packets),
-            Request::Seated(seated) => self.seating.set(seated),
+            Request::Seated(seated) => self.sit(seated),
+            Request::Altered(id, code) => self.altered(id, code),
             Request::Wish(set) => self.seating.wish(set),
             _ => {}
         }
@@ -443,15 +472,36 @@ impl Shard {
         sizes
     }
 
+    /// Opens what the image has here, once it knows this run of the broker.
+    async fn open_up(self: &Rc<Self>) {
+        if self.acts().is_none() || self.start.opened.replace(true) {
+            return;
+        }
+        let image = self.image();
+        let open = self.clone().open_rest(image.clone());
+        self.env.spawn(Class::Background, open).detach();
+        let tick = self.clone().tick_replicas();
+        self.env.spawn(Class::Latency, tick).detach();
+        self.start.changed.notify_all();
+        let places: Vec<_> = image.cluster().places().map(|(id, _)| id).collect();
+        self.settle_places(&image, &places).await;
+    }
+
+    /// The broker was registered.
+    pub(crate) async fn registered(self: &Rc<Self>) {
+        match self.start.opened.get() {
+            true => self.assign_all().await,
+            false if self.start.begun.get() => self.open_up().await,
+            false => {}
+        }
+    }
+
     /// Uses a new image: opens what it finds the first time, then deletes and reconfigures.
     pub async fn follow(self: &Rc<Self>, image: Arc<ClusterImage>) {
-        if !self.opened.get() {
+        if !self.start.begun.replace(true) {
             self.past.begin(&image);
-            *self.image.borrow_mut() = image.clone();
-            self.opened.set(true);
-            self.opened_notify.notify_all();
-            let open = self.clone().open_rest(image);
-            self.env.spawn(Class::Background, open).detach();
+            *self.image.borrow_mut() = image;
+            self.open_up().await;
             return;
         }
         let before = self.image.replace(image.clone());
@@ -470,8 +520,32 @@ impl Shard {
         if fewer {
             self.drop_group_topics(&image).await;
         }
+        self.follow_places(&before, &image).await;
         self.tell_groups(&image).await;
         self.tell_shares(&image).await;
+    }
+
+    async fn follow_places(self: &Rc<Self>, before: &ClusterImage, image: &Arc<ClusterImage>) {
+        if !self.start.opened.get() {
+            return self.open_up().await;
+        }
+        let (old, new) = (before.cluster(), image.cluster());
+        let topics = new.placed_unlike(old);
+        let ids = topics.flat_map(|topic| {
+            let count = new.partitions(topic).len() as i32;
+            (0..count).map(move |index| PartitionId { topic, index })
+        });
+        let ids: Vec<_> = ids.collect();
+        self.settle_places(image, &ids).await;
+        let fits = |c: &Cluster| -> Vec<_> {
+            let brokers = c.brokers();
+            brokers
+                .map(|b| (b.told.node, b.epoch, b.is_active()))
+                .collect()
+        };
+        if fits(old) != fits(new) {
+            self.assign_all().await;
+        }
     }
 
     async fn reconfigure(&self, topic: &Arc<TopicMeta>) {
@@ -485,6 +559,8 @@ impl Shard {
                 *partition.topic.borrow_mut() = topic.clone();
                 let config = self.log_config(topic);
                 partition.log.borrow_mut().set_config(config);
+                let settings = crate::replicate::settings(topic);
+                partition.act(|replica, now| replica.set(settings, now));
             }
             self.env.yield_if_needed().await;
         }
@@ -507,16 +583,26 @@ impl Shard {
                     self.delete_partition(&partition).await;
                 }
                 // Nobody asked for it in this life.
-                None if index < past => {
-                    let (dir, config) = (self.dir_of(topic, index), self.log_config(topic));
-                    let log = Log::new(&self.env, &dir, config, 0);
-                    let state = ProducerState::default();
-                    let partition = Partition::new(id, topic.clone(), log, state);
-                    self.delete_partition(&partition).await;
-                }
+                None if index < past => self.delete_unopened(topic, id).await,
                 None => {}
             }
             self.env.yield_if_needed().await;
+        }
+    }
+
+    async fn delete_unopened(&self, topic: &Arc<TopicMeta>, id: PartitionId) {
+        let dir = self.dir_of(topic, id.index);
+        let log = Log::new(&self.env, &dir, self.log_config(topic), 0);
+        let state = ProducerState::default();
+        let partition = Partition::new(self, id, topic.clone(), log, state);
+        self.delete_partition(&partition).await;
+    }
+
+    /// What an earlier life has left of a partition that is not here any more.
+    pub(crate) async fn remove_replica(&self, image: &ClusterImage, id: PartitionId) {
+        let topic = image.topic_by_id(id.topic);
+        if let Some(topic) = topic.filter(|_| self.past.forget(id)) {
+            self.delete_unopened(topic, id).await;
         }
     }
 
@@ -530,9 +616,10 @@ impl Shard {
     /// Lets go of a partition that is not used any more.
     pub(crate) fn drop_partition(&self, id: PartitionId) {
         self.partitions.borrow_mut().remove(&id);
+        self.replicas.forget(id);
     }
 
-    async fn delete_partition(&self, partition: &Rc<Partition>) {
+    pub(crate) async fn delete_partition(&self, partition: &Rc<Partition>) {
         partition.delete();
         while partition.is_flushing() {
             self.env.sleep(Duration::from_millis(1)).await;
@@ -622,7 +709,7 @@ impl Shard {
     /// Flushes and closes everything. Nothing is accepted any more.
     pub async fn close(self: &Rc<Self>) {
         self.closing.set(true);
-        if self.opened.get() {
+        if self.start.opened.get() {
             self.past.all_open().await;
         }
         for partition in self.mine() {
@@ -635,7 +722,7 @@ impl Shard {
             .map(|(_, p)| p)
             .collect();
         for partition in &mine {
-            partition.stop_host();
+            partition.stop_host(ErrorCode::CoordinatorNotAvailable);
         }
         let meta = self.meta.borrow_mut().take();
         if let Some(meta) = &meta {

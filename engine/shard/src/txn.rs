@@ -8,6 +8,7 @@
 use std::cell::{Cell, RefCell};
 
 use streamd_core::producer::{Described, Sent, Verdict};
+use streamd_core::repl::Acks;
 use streamd_model::{ErrorCode, Map, PartitionId};
 
 use crate::Refusal;
@@ -78,6 +79,7 @@ impl Guards {
 impl Partition {
     fn guard(&self, sent: &Sent) -> GuardDone {
         self.usable()?;
+        self.admits(Acks::Leader)?;
         let producers = self.producers.borrow();
         let (id, epoch) = (sent.producer.0, sent.epoch);
         let open = producers.txns.open(id).is_some_and(|t| t.epoch == epoch);
@@ -121,35 +123,26 @@ impl Shard {
         asks.iter().map(one).collect()
     }
 
-    /// Writes markers; answers when they are durable.
+    /// Writes markers; answers when they are committed.
     pub(crate) async fn markers(&self, markers: Vec<Marker>) -> Vec<Result<(), Refusal>> {
         // Before that it is not known here which partitions there are.
         self.opened().await;
         let countdown = Countdown::new(0);
         let now_ms = self.env.wall_ms();
         let mut begun = Vec::with_capacity(markers.len());
-        for marker in &markers {
+        for (at, marker) in markers.iter().enumerate() {
             begun.push(self.partition(marker.partition).and_then(|partition| {
                 partition.usable()?;
-                let next = partition.append_marker(marker, now_ms)?;
-                countdown.expect(1);
-                partition.waiters.ack(next, countdown.clone());
+                partition.append_marker(marker, now_ms, (&countdown, at))?;
                 self.flusher.kick(partition.clone());
-                Ok((partition, next))
+                Ok(partition)
             }));
         }
         countdown.done().await;
-        let settle = |done: Result<(std::rc::Rc<Partition>, i64), Refusal>| {
-            let (partition, next) = done?;
-            match partition.log.borrow().flushed() >= next {
-                true => Ok(()),
-                false => Err(Refusal::new(
-                    ErrorCode::KafkaStorageError,
-                    "the write did not finish",
-                )),
-            }
-        };
-        begun.into_iter().map(settle).collect()
+        let begun = begun.into_iter().enumerate();
+        begun
+            .map(|(at, partition)| partition?.settled(countdown.unsettled(at)))
+            .collect()
     }
 
     /// The producers of a partition.

@@ -1,7 +1,7 @@
 //! Who waits for a partition: producers for their batches to be durable, consumers for new bytes.
 //!
 //! One waiter serves a whole request, whatever the number of its partitions: a partition only
-//! counts it down, and the last one wakes it.
+//! counts it down, and the last one wakes it. What went wrong is noted by the item of the request.
 
 use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, VecDeque};
@@ -9,13 +9,24 @@ use std::future::poll_fn;
 use std::rc::Rc;
 use std::task::{Poll, Waker};
 
-use streamd_model::Offset;
+use streamd_core::repl::Acks;
+use streamd_model::ErrorCode;
 
 /// Counts down to zero, then wakes whoever waits.
 #[derive(Default)]
 pub struct Countdown {
     left: Cell<i64>,
     waker: RefCell<Option<Waker>>,
+    unsettled: RefCell<Vec<(usize, Unsettled)>>,
+}
+
+/// Why an item of a request was not settled.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Unsettled {
+    /// The replica gave it up: why.
+    Refused(ErrorCode),
+    /// The partition failed, is gone, or cannot write for now.
+    LetGo,
 }
 
 impl Countdown {
@@ -23,8 +34,18 @@ impl Countdown {
     pub fn new(left: i64) -> Rc<Countdown> {
         Rc::new(Countdown {
             left: Cell::new(left),
-            waker: RefCell::new(None),
+            ..Countdown::default()
         })
+    }
+
+    /// Why an item was not settled; `None` if it was.
+    pub fn unsettled(&self, item: usize) -> Option<Unsettled> {
+        let all = self.unsettled.borrow();
+        all.iter().find(|(i, _)| *i == item).map(|(_, why)| *why)
+    }
+
+    fn note(&self, item: usize, why: Unsettled) {
+        self.unsettled.borrow_mut().push((item, why));
     }
 
     /// Adds to what is to come.
@@ -85,24 +106,74 @@ impl Drop for Watch {
     }
 }
 
+/// Whoever waits for what was appended with a ticket.
+struct Waiter {
+    ticket: u64,
+    countdown: Rc<Countdown>,
+    /// Which item of its request it is.
+    item: usize,
+}
+
 /// The waiters of one partition.
 #[derive(Default)]
 pub struct Waiters {
-    /// In the order of their offsets.
-    acks: RefCell<VecDeque<(Offset, Rc<Countdown>)>>,
+    /// For this disk, and for those of the in-sync set; each in the order of the tickets.
+    acks: [RefCell<VecDeque<Waiter>>; 2],
+    last_ticket: Cell<u64>,
     watches: Rc<RefCell<BTreeMap<u64, Rc<Countdown>>>>,
     next_watch: Cell<u64>,
 }
 
 impl Waiters {
-    /// `countdown` goes down by one when the partition is durable up to `offset`, or has failed.
-    pub fn ack(&self, offset: Offset, countdown: Rc<Countdown>) {
-        let mut acks = self.acks.borrow_mut();
-        assert!(
-            acks.back().is_none_or(|(o, _)| *o <= offset),
-            "waiters come in order"
-        );
-        acks.push_back((offset, countdown));
+    /// A ticket for what is to be appended: `countdown` goes down by one when it is settled, or
+    /// given up, and is told then of what item that was.
+    pub fn ack(&self, acks: Acks, countdown: &Rc<Countdown>, item: usize) -> u64 {
+        let all = acks == Acks::All;
+        // A ticket tells in which of the two queues it is.
+        let ticket = ((self.last_ticket.get() >> 1) + 1) << 1 | u64::from(all);
+        self.last_ticket.set(ticket);
+        if acks != Acks::None {
+            countdown.expect(1);
+            self.acks[usize::from(all)].borrow_mut().push_back(Waiter {
+                ticket,
+                countdown: countdown.clone(),
+                item,
+            });
+        }
+        ticket
+    }
+
+    /// What was to be appended with the ticket that was given out last was not.
+    pub fn withdraw(&self, ticket: u64) {
+        let mut acks = self.acks[(ticket & 1) as usize].borrow_mut();
+        if acks.back().is_some_and(|w| w.ticket == ticket)
+            && let Some(last) = acks.pop_back()
+        {
+            last.countdown.take(1);
+        }
+    }
+
+    /// What was appended with a ticket is settled, or was given up.
+    pub fn settle(&self, ticket: u64, result: Result<(), ErrorCode>) {
+        let mut acks = self.acks[(ticket & 1) as usize].borrow_mut();
+        // Those before it were let go.
+        while acks.front().is_some_and(|w| w.ticket < ticket) {
+            acks.pop_front();
+        }
+        if acks.front().is_none_or(|w| w.ticket != ticket) {
+            return;
+        }
+        let done = acks.pop_front();
+        drop(acks);
+        if let Some(Waiter {
+            countdown, item, ..
+        }) = done
+        {
+            if let Err(code) = result {
+                countdown.note(item, Unsettled::Refused(code));
+            }
+            countdown.take(1);
+        }
     }
 
     /// `countdown` goes down by the bytes that become readable, for as long as the watch lives.
@@ -117,31 +188,31 @@ impl Waiters {
         }
     }
 
-    /// The partition is durable and readable up to `high`; `bytes` became readable.
-    pub fn advanced(&self, high: Offset, bytes: usize) {
-        loop {
-            let mut acks = self.acks.borrow_mut();
-            if acks.front().is_none_or(|(o, _)| *o > high) {
-                break;
-            }
-            let done = acks.pop_front();
-            drop(acks);
-            if let Some((_, countdown)) = done {
-                countdown.take(1);
-            }
-        }
+    /// `bytes` more can be read.
+    pub fn readable(&self, bytes: usize) {
         for countdown in self.watches.borrow().values() {
             countdown.take(bytes as i64);
         }
     }
 
-    /// The partition failed or is gone: everybody is woken to find that out.
-    pub fn release_all(&self) {
-        for (_, countdown) in self.acks.borrow_mut().drain(..) {
-            countdown.take(1);
-        }
+    /// Whoever waits to read is woken to find out that something is different.
+    pub fn wake_readers(&self) {
         for countdown in self.watches.borrow().values() {
             countdown.take(i64::MAX / 4);
         }
+    }
+
+    /// The partition failed, is gone, or cannot write: everybody is woken to find that out.
+    pub fn release_all(&self) {
+        for acks in &self.acks {
+            for Waiter {
+                countdown, item, ..
+            } in acks.take()
+            {
+                countdown.note(item, Unsettled::LetGo);
+                countdown.take(1);
+            }
+        }
+        self.wake_readers();
     }
 }

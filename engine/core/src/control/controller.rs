@@ -287,7 +287,13 @@ fn alter_one(image: &ClusterImage, node: NodeId, set: &NewIsr) -> Result<Command
         return Err(ErrorCode::InvalidUpdateVersion);
     }
     let members: Vec<NodeId> = set.isr.iter().map(|(n, _)| *n).collect();
-    if !members.contains(&node) || members.iter().any(|n| !now.replicas.contains(n)) {
+    if !members.contains(&node) {
+        // The leader cannot go on, its disk failed: another one leads, if there is one in sync.
+        let next = change::without(cluster, now, node, true);
+        let next = next.ok_or(ErrorCode::IneligibleReplica)?;
+        return Ok(change::command(set.partition, now, next));
+    }
+    if members.iter().any(|n| !now.replicas.contains(n)) {
         return Err(ErrorCode::InvalidRequest);
     }
     for (member, epoch) in &set.isr {

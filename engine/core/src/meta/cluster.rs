@@ -249,6 +249,11 @@ impl Cluster {
         })
     }
 
+    /// The topics that `other` has otherwise placed, or not at all, with a few neighbours.
+    pub fn placed_unlike<'a>(&'a self, other: &'a Cluster) -> impl Iterator<Item = TopicId> {
+        self.places.unlike(&other.places).map(|placed| placed.topic)
+    }
+
     /// How many partitions have a place.
     pub fn placed(&self) -> i64 {
         self.placed

@@ -8,8 +8,8 @@ use super::sequence::{
 use super::transactions::{OPEN_MAX, Transactions};
 use crate::codec::{Damaged, In, Out};
 
-/// Version 1 knew no transactions.
-const VERSION: u8 = 2;
+/// Version 1 knew no transactions, version 2 none whose markers were not committed.
+const VERSION: u8 = 3;
 
 /// Bytes of a producer without batches, and of a batch.
 const PRODUCER_BYTES: usize = 27;
@@ -66,7 +66,7 @@ impl ProducerState {
             }
         }
         if version >= 2 {
-            state.txns = Transactions::decode(&mut r)?;
+            state.txns = Transactions::decode(&mut r, version >= 3)?;
         }
         r.end("a producer snapshot with bytes behind it")?;
         Ok(state)

@@ -1,7 +1,7 @@
 //! Transactions in one partition: which are open, where they began, which were aborted.
 //!
 //! Invariants: the last stable offset is at most the first offset of every transaction that is open
-//! or whose marker is not durable; an aborted transaction is known as long as a record of it may
+//! or whose marker is not committed; an aborted transaction is known as long as a record of it may
 //! be in the log. Both change by appended batches alone, live and at recovery alike.
 
 use std::collections::BTreeMap;
@@ -46,7 +46,7 @@ pub struct Transactions {
     open: Map<i64, OpenTxn>,
     /// The producers of what is open, by first offset.
     by_first: BTreeMap<Offset, i64>,
-    /// Ended, but the marker may not be durable: markers' offsets by first offset.
+    /// Ended, but the marker may not be committed: markers' offsets by first offset.
     closing: BTreeMap<Offset, Offset>,
     /// By the offset of the marker.
     aborted: Vec<AbortedTxn>,
@@ -85,14 +85,14 @@ impl Transactions {
         self.by_first.entry(open.first).or_insert(producer);
     }
 
-    /// A marker was appended at `marker`; the log is durable up to `flushed`.
-    pub fn ended(&mut self, producer: i64, commit: bool, marker: Offset, flushed: Offset) {
-        self.closing.retain(|_, at| *at >= flushed);
+    /// A marker was appended at `marker`; the log is committed up to `high`.
+    pub fn ended(&mut self, producer: i64, commit: bool, marker: Offset, high: Offset) {
+        self.closing.retain(|_, at| *at >= high);
         let Some(open) = self.open.remove(&producer) else {
             return;
         };
         self.by_first.remove(&open.first);
-        if marker >= flushed {
+        if marker >= high {
             self.closing.insert(open.first, marker);
         }
         if commit {
@@ -107,13 +107,13 @@ impl Transactions {
         });
     }
 
-    /// The last stable offset of a log that is durable up to `flushed`: everything before it
-    /// belongs to no transaction, or to one that has ended durably.
-    pub fn stable(&self, flushed: Offset) -> Offset {
+    /// The last stable offset of a log that is committed up to `high`: everything before it belongs
+    /// to no transaction, or to one whose end is committed.
+    pub fn stable(&self, high: Offset) -> Offset {
         let open = self.by_first.keys().next().copied();
-        let closing = self.closing.iter().find(|(_, marker)| **marker >= flushed);
+        let closing = self.closing.iter().find(|(_, marker)| **marker >= high);
         let first = open.into_iter().chain(closing.map(|(first, _)| *first));
-        first.fold(flushed, Offset::min)
+        first.fold(high, Offset::min)
     }
 
     /// The aborted transactions that have records in `from..to`, by first offset.
@@ -160,9 +160,15 @@ impl Transactions {
             out.i64(a.last);
             out.i64(a.stable);
         }
+        out.count(self.closing.len());
+        for (first, marker) in &self.closing {
+            out.i64(*first);
+            out.i64(*marker);
+        }
     }
 
-    pub(super) fn decode(r: &mut In<'_>) -> Result<Transactions, Damaged> {
+    /// Reads what [`Transactions::encode`] gave; without `closing`, an earlier version of it.
+    pub(super) fn decode(r: &mut In<'_>, closing: bool) -> Result<Transactions, Damaged> {
         let mut state = Transactions::default();
         for _ in 0..r.count(26, "the number of open transactions")? {
             let producer = r.i64("a transaction's producer")?;
@@ -189,6 +195,17 @@ impl Transactions {
                 return Err(r.damaged("an aborted transaction"));
             }
             state.aborted.push(aborted);
+        }
+        let count = match closing {
+            true => r.count(16, "the number of transactions that end")?,
+            false => 0,
+        };
+        for _ in 0..count {
+            let first = r.i64("the first offset of a transaction that ends")?;
+            let marker = r.i64("its marker")?;
+            if first < 0 || marker < first || state.closing.insert(first, marker).is_some() {
+                return Err(r.damaged("a transaction that ends"));
+            }
         }
         Ok(state)
     }
@@ -252,14 +269,15 @@ mod tests {
             t.ended(n, n % 2 == 0, 100_000 + n, 200_000);
         }
         assert_eq!(t.admit(), Ok(()));
+        t.ended(7, true, 300_000, 200_000);
         let mut out = Out::default();
         t.encode(&mut out);
         let mut r = In(&out.0);
-        assert_eq!(Transactions::decode(&mut r), Ok(t));
+        assert_eq!(Transactions::decode(&mut r, true), Ok(t));
         assert!(r.0.is_empty());
         for end in [0, 3, 20, out.0.len() - 1] {
             assert!(
-                Transactions::decode(&mut In(&out.0[..end])).is_err(),
+                Transactions::decode(&mut In(&out.0[..end]), true).is_err(),
                 "{end}"
             );
         }

@@ -51,6 +51,7 @@ impl Message {
                 begin(&mut out, 4, head.epoch, head.session);
                 out.i64(head.base);
                 out.i64(head.high);
+                out.i64(head.start);
             }
             Message::Ack {
                 epoch,
@@ -106,6 +107,7 @@ impl Message {
                     session,
                     base: offset(&mut r, "the offset of records")?,
                     high: offset(&mut r, "a high watermark")?,
+                    start: offset(&mut r, "a log start")?,
                 };
                 return Ok((Message::Data(head), r.0));
             }
@@ -181,7 +183,7 @@ mod tests {
         let at = || (0..i32::MAX, (any::<i64>(), any::<u64>()));
         let offset = || 0..i64::MAX;
         let subscribe = (at(), -1..i32::MAX, offset(), offset(), any::<u64>());
-        let head = (at(), offset(), offset());
+        let head = (at(), offset(), offset(), offset());
         prop_oneof![
             subscribe.prop_map(|((epoch, session), last_epoch, a, b, credit)| {
                 Message::Subscribe {
@@ -206,12 +208,13 @@ mod tests {
                 session,
                 start,
             }),
-            head.prop_map(|((epoch, session), base, high)| {
+            head.prop_map(|((epoch, session), base, high, start)| {
                 Message::Data(Head {
                     epoch,
                     session,
                     base,
                     high,
+                    start,
                 })
             }),
             (at(), offset(), any::<u64>()).prop_map(|((epoch, session), durable, taken)| {

@@ -19,8 +19,10 @@ pub struct Follower {
     taken: u64,
     /// What was acknowledged.
     acked: Offset,
-    /// The leader's high watermark.
+    /// The leader's high watermark,
     high: Offset,
+    /// and its log start.
+    start: Offset,
 }
 
 /// What a follower does with records.
@@ -51,6 +53,7 @@ impl Follower {
             taken: 0,
             acked: -1,
             high: 0,
+            start: 0,
         }
     }
 
@@ -70,6 +73,11 @@ impl Follower {
     /// The leader's high watermark.
     pub(super) fn high(&self) -> Offset {
         self.high
+    }
+
+    /// The leader's log start.
+    pub(super) fn start(&self) -> Offset {
+        self.start
     }
 
     /// Subscribes if it has to.
@@ -160,6 +168,7 @@ impl Follower {
         }
         self.heard = Some(now);
         self.high = self.high.max(head.high);
+        self.start = self.start.max(head.start);
         if head.base < end || bytes == 0 {
             return Verdict::Drop;
         }

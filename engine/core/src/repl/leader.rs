@@ -25,6 +25,7 @@ pub struct Wish {
 /// Where the log of a leader stands.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Ends {
+    pub start: Offset,
     pub end: Offset,
     pub flushed: Offset,
 }
@@ -48,12 +49,8 @@ struct Progress {
     told_high: Offset,
 }
 
-#[derive(Debug)]
-struct Waiting {
-    ticket: u64,
-    end: Offset,
-    all: bool,
-}
+/// Tickets, with the offsets that they wait for, which rise.
+type Waiting = VecDeque<(u64, Offset)>;
 
 /// The leader of a partition in one epoch.
 #[derive(Debug)]
@@ -72,7 +69,10 @@ pub struct Leader {
     followers: BTreeMap<NodeId, Progress>,
     /// Who is not to join now, because its broker is fenced or leaving.
     unfit: BTreeSet<NodeId>,
-    waiting: VecDeque<Waiting>,
+    /// Until it is on this disk,
+    waiting: Waiting,
+    /// and on those of the in-sync set.
+    waiting_all: Waiting,
     lease: Mono,
     began: Mono,
 }
@@ -95,7 +95,8 @@ impl Leader {
             refused: false,
             followers: BTreeMap::new(),
             unfit: BTreeSet::new(),
-            waiting: VecDeque::new(),
+            waiting: Waiting::new(),
+            waiting_all: Waiting::new(),
             lease: Mono(0),
             began: now,
         }
@@ -141,8 +142,14 @@ impl Leader {
         self.lease = self.lease.max(until);
     }
 
+    /// Where nobody else has a copy nobody else can lead: that needs no lease.
     pub(super) fn has_lease(&self, now: Mono) -> bool {
-        now < self.lease
+        self.is_alone() || now < self.lease
+    }
+
+    /// Whether this is the only replica.
+    fn is_alone(&self) -> bool {
+        self.meta.replicas == [self.me]
     }
 
     /// Whether enough are in sync for `acks=all`.
@@ -151,12 +158,14 @@ impl Leader {
     }
 
     pub(super) fn wait(&mut self, ticket: u64, end: Offset, acks: Acks) {
-        let all = match acks {
+        let waiting = match acks {
             Acks::None => return,
-            Acks::Leader => false,
-            Acks::All => true,
+            Acks::Leader => &mut self.waiting,
+            Acks::All => &mut self.waiting_all,
         };
-        self.waiting.push_back(Waiting { ticket, end, all });
+        let rises = waiting.back().is_none_or(|(_, last)| *last <= end);
+        assert!(rises, "tickets come in the order of their offsets");
+        waiting.push_back((ticket, end));
     }
 
     /// What is committed: the least that is durable on those who are, or may be, in sync.
@@ -328,6 +337,7 @@ impl Leader {
                 session: progress.session,
                 base: progress.next,
                 high,
+                start: ends.start,
             };
             let under_way = progress.pushed - progress.taken;
             let room = progress.credit.saturating_sub(under_way);
@@ -352,29 +362,30 @@ impl Leader {
     /// What is settled by `high` and by what is durable here.
     pub(super) fn settle(&mut self, high: Offset, flushed: Offset, now: Mono) -> Vec<Effect> {
         let mut effects = Vec::new();
-        if now >= self.lease {
+        if !self.has_lease(now) {
             return effects;
         }
-        self.waiting.retain(|w| {
-            let done = w.end <= if w.all { high } else { flushed };
-            if done {
-                effects.push(Effect::Settle(w.ticket, Ok(())));
+        for (waiting, to) in [(&mut self.waiting, flushed), (&mut self.waiting_all, high)] {
+            while let Some(&(ticket, end)) = waiting.front()
+                && end <= to
+            {
+                waiting.pop_front();
+                effects.push(Effect::Settle(ticket, Ok(())));
             }
-            !done
-        });
+        }
         effects
     }
 
     /// This node does not lead any more: what waits may be in the log of the next leader or not.
     pub(super) fn resign(&mut self) -> Vec<Effect> {
-        let lost = self.waiting.drain(..);
-        lost.map(|w| Effect::Settle(w.ticket, Err(ErrorCode::NotLeaderOrFollower)))
+        let lost = self.waiting.drain(..).chain(self.waiting_all.drain(..));
+        lost.map(|(ticket, _)| Effect::Settle(ticket, Err(ErrorCode::NotLeaderOrFollower)))
             .collect()
     }
 
     /// Which in-sync set is wanted, if another one, and none is wanted already.
     pub(super) fn wish(&mut self, high: Offset, now: Mono) -> Vec<Effect> {
-        if self.wished.is_some() {
+        if self.wished.is_some() || self.is_alone() {
             return Vec::new();
         }
         let lags = |n: &NodeId| {

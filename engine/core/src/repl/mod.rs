@@ -127,6 +127,8 @@ pub struct Head {
     pub base: Offset,
     /// The leader's high watermark.
     pub high: Offset,
+    /// The leader's log start: what is before it was deleted.
+    pub start: Offset,
 }
 
 /// How many a record has to reach until its producer is told.
@@ -162,6 +164,8 @@ pub enum Effect {
     Reset(Offset),
     /// The high watermark is this from now on.
     High(Offset),
+    /// Nobody needs what is before this: the leader has deleted it.
+    Trim(Offset),
     /// What was appended with this ticket is settled.
     Settle(u64, Result<(), ErrorCode>),
     /// Ask the controller for another in-sync set.

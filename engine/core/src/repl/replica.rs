@@ -7,7 +7,7 @@ use streamd_model::{Epoch, ErrorCode, Mono, NodeId, Offset};
 use super::epochs::Epochs;
 use super::follower::{Follower, Stand, Verdict};
 use super::leader::{Ends, Leader};
-use super::{Acks, Effect, Head, Message, Settings};
+use super::{Acks, Effect, Head, Message, Settings, Wish};
 use crate::Refused;
 use crate::meta::PartitionMeta;
 
@@ -98,6 +98,11 @@ impl Replica {
         &self.epochs
     }
 
+    /// The epoch of the leader, as far as this node knows; -1 if it never knew of one.
+    pub fn leader_epoch(&self) -> Epoch {
+        self.leader_epoch
+    }
+
     /// The leader, if this replica leads.
     pub fn leads(&self) -> Option<&Leader> {
         match &self.role {
@@ -173,6 +178,18 @@ impl Replica {
         effects
     }
 
+    /// What a leader wishes whose disk failed: that another of the in-sync set leads.
+    pub fn wishes_to_go(&self) -> Option<Wish> {
+        let meta = self.leads()?.meta();
+        let others = meta.isr.iter().copied().filter(|n| *n != self.me);
+        let isr: Vec<NodeId> = others.collect();
+        (!isr.is_empty()).then_some(Wish {
+            leader_epoch: meta.leader_epoch,
+            epoch: meta.epoch,
+            isr,
+        })
+    }
+
     /// Stops leading or following: the partition is gone, or the disk failed.
     pub fn resign(&mut self) -> Vec<Effect> {
         match std::mem::replace(&mut self.role, Role::Idle) {
@@ -205,7 +222,33 @@ impl Replica {
         ticket: u64,
         now: Mono,
     ) -> Result<(Offset, Epoch, Vec<Effect>), Refused> {
+        self.admits(acks, now)?;
         let Role::Leads(leader) = &mut self.role else {
+            unreachable!("who does not lead admits nothing");
+        };
+        let base = self.end;
+        self.end += count;
+        leader.wait(ticket, self.end, acks);
+        self.epochs.begin(self.leader_epoch, base);
+        Ok((base, self.leader_epoch, self.moved(now)))
+    }
+
+    /// Takes `count` records of the broker's own, as [`Replica::append`] does, lease or not: who
+    /// wrote them waits until they are committed. `None` if this replica does not lead.
+    pub fn append_own(&mut self, count: i64, now: Mono) -> Option<(Offset, Epoch, Vec<Effect>)> {
+        self.leads()?;
+        let base = self.end;
+        self.end += count;
+        self.epochs.begin(self.leader_epoch, base);
+        Some((base, self.leader_epoch, self.moved(now)))
+    }
+
+    /// Whether this replica would take records of a producer now.
+    ///
+    /// # Errors
+    /// As [`Replica::append`].
+    pub fn admits(&self, acks: Acks, now: Mono) -> Result<(), Refused> {
+        let Role::Leads(leader) = &self.role else {
             let text = "this broker does not lead the partition".to_owned();
             return Err((ErrorCode::NotLeaderOrFollower, text));
         };
@@ -221,11 +264,17 @@ impl Replica {
             );
             return Err((ErrorCode::NotEnoughReplicas, text));
         }
-        let base = self.end;
-        self.end += count;
-        leader.wait(ticket, self.end, acks);
-        self.epochs.begin(self.leader_epoch, base);
-        Ok((base, self.leader_epoch, self.moved(now)))
+        Ok(())
+    }
+
+    /// The ticket of records that came before, and are to be waited for once more: all that the
+    /// log has by now.
+    pub fn wait(&mut self, acks: Acks, ticket: u64, now: Mono) -> Vec<Effect> {
+        let end = self.end;
+        if let Role::Leads(leader) = &mut self.role {
+            leader.wait(ticket, end, acks);
+        }
+        self.moved(now)
     }
 
     /// Everything below `to` is durable. Of a log that was cut since then it is less.
@@ -372,6 +421,7 @@ impl Replica {
 
     fn ends(&self) -> Ends {
         Ends {
+            start: self.start,
             end: self.end,
             flushed: self.flushed,
         }
@@ -399,6 +449,12 @@ impl Replica {
                 if high > self.high {
                     self.high = high;
                     effects.push(Effect::High(high));
+                }
+                let start = follower.start().min(self.high);
+                if start > self.start {
+                    self.start = start;
+                    self.epochs.trim(start);
+                    effects.push(Effect::Trim(start));
                 }
                 effects.extend(follower.ack(self.flushed, false));
             }

@@ -74,6 +74,7 @@ fn what_is_acknowledged_is_durable_on_all_in_sync() {
         session: (7, 1),
         base: 0,
         high: 0,
+        start: 0,
     };
     leader.pushed(NodeId(1), head, (5, 800), T0);
     let settled = Effect::Settle(77, Ok(()));
@@ -142,6 +143,7 @@ fn a_follower_gets_no_more_than_its_credit() {
         session: (7, 1),
         base: 0,
         high: 0,
+        start: 0,
     };
     let effects = leader.pushed(NodeId(2), head, (4, 1_000), T0);
     assert_eq!(pushes(&effects), [], "no credit is left");
@@ -217,6 +219,7 @@ fn who_joins_has_what_the_leader_before_may_have_committed() {
         session: (7, 1),
         base: 7,
         high: 4,
+        start: 0,
     };
     effects.extend(leader.pushed(NodeId(2), head, (10, 50), T0));
     effects.extend(leader.message(NodeId(2), &ack(9, 50), T0));
@@ -333,6 +336,7 @@ fn who_lags_is_dropped_and_comes_back_when_it_has_all() {
         session: (7, 1),
         base: 2,
         high: 3,
+        start: 0,
     };
     leader.pushed(NodeId(1), head, (3, 10), late);
     let joined = wish(leader.message(NodeId(1), &ack(3, 10), late));

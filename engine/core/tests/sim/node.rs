@@ -244,7 +244,9 @@ impl World {
                         .or_default();
                     disk.truncate(to);
                 }
-                Effect::Reset(start) => panic!("no log is trimmed here, and it begins at {start}"),
+                Effect::Reset(start) | Effect::Trim(start) => {
+                    panic!("no log is trimmed here, and it begins at {start}")
+                }
                 Effect::High(high) => {
                     let durable = self.nodes[&node].replicas[&id].durable();
                     assert!(high <= durable, "L2: {high} of {durable} durable");

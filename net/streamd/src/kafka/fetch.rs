@@ -27,6 +27,9 @@ const COPY_MAX: usize = 4096;
 /// The longest poll: a client that went away meanwhile is found out then.
 const WAIT_MAX: Duration = Duration::from_secs(60);
 
+/// From this version on a client may read from a replica that follows (KIP-392).
+const FOLLOWER_FROM: i16 = 11;
+
 struct LongPoll {
     wanted: Vec<Wanted>,
     mode: Mode,
@@ -34,6 +37,7 @@ struct LongPoll {
     bytes_min: usize,
     bytes_max: usize,
     read_committed: bool,
+    follower_too: bool,
 }
 
 /// Answers a fetch request.
@@ -78,6 +82,7 @@ pub async fn handle(
         bytes_min: request.min_bytes.max(0) as usize,
         bytes_max: (request.max_bytes.max(0) as usize).min(broker.fetch_bytes_max),
         read_committed: request.isolation_level == 1,
+        follower_too: header.version >= FOLLOWER_FROM,
     };
     let done = poll.run(broker).await;
     poll.reply(broker, header, done)
@@ -191,6 +196,7 @@ impl LongPoll {
                         leader_epoch: w.leader_epoch,
                         last_fetched_epoch: w.last_fetched_epoch,
                         committed: self.read_committed,
+                        follower_too: self.follower_too,
                     });
                     done.push(None);
                     ids.push(Some(partition));

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use streamd_core::meta::TopicMeta;
+use streamd_core::repl::Acks;
 use streamd_io::Part;
 use streamd_log::validate::{Rules, Validation};
 use streamd_log::{BatchError, NewBatch};
@@ -60,7 +61,9 @@ pub async fn accept(broker: &Rc<Broker>, bytes: Bytes) -> Result<Accepted, Strin
             checked.push(match (&found, acks) {
                 (_, acks) if !(-1..=1).contains(&acks) => Err(wrong_acks(acks)),
                 (Err(refusal), _) => Err(refusal.clone()),
-                (Ok(topic), _) => check(broker, topic, partition.index, (records, version)).await,
+                (Ok(topic), _) => {
+                    check(broker, topic, partition.index, (records, version, acks)).await
+                }
             });
         }
     }
@@ -153,7 +156,7 @@ pub async fn check(
     broker: &Broker,
     topic: &TopicMeta,
     index: i32,
-    (records, version): (Option<Bytes>, i16),
+    (records, version, acks): (Option<Bytes>, i16, i16),
 ) -> Result<AppendItem, Refusal> {
     if topic.is_internal() {
         // It is the log of a state machine here: only that may write to it.
@@ -189,6 +192,11 @@ pub async fn check(
         partition,
         batch: NewBatch { bytes, facts },
         guard: None,
+        acks: match acks {
+            -1 => Acks::All,
+            // Nobody is told with 0, but what is read next waits for the disk.
+            _ => Acks::Leader,
+        },
     })
 }
 

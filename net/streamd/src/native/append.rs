@@ -49,7 +49,7 @@ pub async fn accept(
             }
             Some(topic) => {
                 let index = batch.partition.index;
-                produce::check(broker, &topic, index, (records, VERSION)).await
+                produce::check(broker, &topic, index, (records, VERSION, acks)).await
             }
         });
     }

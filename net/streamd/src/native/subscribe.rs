@@ -305,6 +305,7 @@ async fn read(broker: &Broker, source: Source, (offset, max): (Offset, usize)) -
         leader_epoch: source.epoch,
         last_fetched_epoch: -1,
         committed: source.committed,
+        follower_too: false,
     };
     let owner = broker.shard.owner(source.partition);
     if owner == broker.shard.mesh.id() {

@@ -415,6 +415,7 @@ impl Round<'_> {
                 leader_epoch: -1,
                 last_fetched_epoch: -1,
                 committed: *committed,
+                follower_too: false,
             });
         }
         let mut begun = Vec::new();

@@ -47,6 +47,7 @@ pub(super) async fn append_one(
         partition,
         batch: NewBatch { bytes, facts },
         guard: None,
+        acks: streamd_core::repl::Acks::All,
     };
     let reply = broker.begin(owner, Request::Append(vec![item])).await;
     match reply.await {
@@ -69,6 +70,7 @@ pub(super) async fn read(broker: &Rc<Broker>, partition: PartitionId) -> ReadDon
         leader_epoch: -1,
         last_fetched_epoch: -1,
         committed: false,
+        follower_too: false,
     };
     let request = ReadRequest {
         items: vec![item],

@@ -51,6 +51,7 @@ pub(super) async fn produce(broker: &Rc<Broker>, count: usize) -> i64 {
             },
         },
         guard: None,
+        acks: streamd_core::repl::Acks::All,
     };
     let owner = broker.shard.owner(partition);
     match broker.shard.ask(owner, Request::Append(vec![item])).await {

@@ -162,6 +162,7 @@ impl Client {
             partition,
             batch: NewBatch::own(self.batch(1, 1, sequence), 0).unwrap(),
             guard,
+            acks: streamd_core::repl::Acks::All,
         }
     }
 
