@@ -56,6 +56,16 @@ struct Writing {
     put: Put,
 }
 
+/// What the shards have of it.
+struct Shown {
+    /// The version of the image that every shard has; 0 before the first one.
+    version: Cell<u64>,
+    /// Images are that of long ago, perhaps: they stay here until one shows this run of the broker.
+    held: Cell<bool>,
+    /// Notified when the shards have another image.
+    changed: Notify,
+}
+
 /// This node's part in the metadata, and what it waits for.
 pub(crate) struct Meta {
     env: Env,
@@ -65,17 +75,11 @@ pub(crate) struct Meta {
     /// Of this run of the broker.
     incarnation: [u8; 16],
     writing: RefCell<VecDeque<Writing>>,
-    /// Who asked.
-    waiting: RefCell<BTreeMap<Token, Asker>>,
-    next: Cell<Token>,
+    /// The next token, and who asked under those before.
+    waiting: RefCell<(Token, BTreeMap<Token, Asker>)>,
     /// The way to other nodes, if there is one.
     peers: Option<Rc<dyn Peers>>,
-    /// The version of the image that every shard has; 0 before the first one.
-    told: Cell<u64>,
-    /// Images are that of long ago, perhaps: they stay here until one shows this run of the broker.
-    held: Cell<bool>,
-    /// Notified when the shards have another image.
-    published: Notify,
+    shown: Shown,
     complained: Cell<Mono>,
     fatal: Fatal,
     /// Images and answers that are to go out, in order.
@@ -111,16 +115,17 @@ impl Meta {
             log: found.log,
             metadata: RefCell::new(metadata),
             peers: shard.peers(),
-            told: Cell::new(0),
-            held: Cell::new(held),
-            published: Notify::default(),
+            shown: Shown {
+                version: Cell::new(0),
+                held: Cell::new(held),
+                changed: Notify::default(),
+            },
             complained: Cell::new(Mono(0)),
-            fatal: shard.fatal.clone(),
+            fatal: shard.fatal().clone(),
             incarnation: settings.told.incarnation,
             writing: RefCell::default(),
-            waiting: RefCell::default(),
             // An answer to the last run is none to this one.
-            next: Cell::new(env.random_u64() >> 1),
+            waiting: RefCell::new((env.random_u64() >> 1, BTreeMap::new())),
             news: RefCell::default(),
             changed: Notify::default(),
             roles: Notify::default(),
@@ -143,12 +148,12 @@ impl Meta {
     /// Begins: a node that is alone leads at once. The shards have the image as it is, unless it is
     /// held back.
     fn begin(self: &Rc<Self>, shard: &Rc<Shard>) {
-        let told = match self.held.get() {
+        let told = match self.shown.held.get() {
             true => None,
             false => Some(self.metadata.borrow().image().version()),
         };
-        self.told.set(told.unwrap_or(0));
-        if !self.held.get() {
+        self.shown.version.set(told.unwrap_or(0));
+        if !self.shown.held.get() {
             self.input(|m, now| m.campaign(now));
         }
         let (env, weak) = (&self.env, Rc::downgrade(shard));
@@ -265,7 +270,7 @@ impl Meta {
     /// committed was here from the start.
     fn is_current(&self, image: &ClusterImage) -> bool {
         let me = image.cluster().broker(image.node());
-        !self.held.get() || me.is_some_and(|b| b.told.incarnation == self.incarnation)
+        !self.shown.held.get() || me.is_some_and(|b| b.told.incarnation == self.incarnation)
     }
 
     fn learn(&self, image: &Arc<ClusterImage>) {
@@ -336,21 +341,22 @@ impl Meta {
 
     /// Keeps who asked until there is an answer.
     pub fn wait_for(&self, asker: Asker) -> Token {
-        let token = self.next.replace(self.next.get().wrapping_add(1));
-        self.waiting.borrow_mut().insert(token, asker);
-        token
+        let (next, waiting) = &mut *self.waiting.borrow_mut();
+        *next += 1;
+        waiting.insert(*next, asker);
+        *next
     }
 
     /// Nobody waits for this one any more.
     pub fn forget(&self, token: Token) {
-        if self.waiting.borrow_mut().remove(&token).is_some() {
+        if self.waiting.borrow_mut().1.remove(&token).is_some() {
             self.changed.notify_all();
         }
     }
 
     /// How many wait for an answer.
     pub fn waits(&self) -> usize {
-        self.waiting.borrow().len()
+        self.waiting.borrow().1.len()
     }
 
     /// Asks the controller, which is here.
@@ -366,9 +372,9 @@ impl Meta {
 
     /// Waits until every shard has at least this version of the image, or `until`.
     pub async fn published(&self, version: u64, until: Mono) {
-        while self.told.get() < version && self.now() < until && !self.is_over() {
+        while self.shown.version.get() < version && self.now() < until && !self.is_over() {
             let late = self.env.sleep(until - self.now());
-            futures_lite::future::or(self.published.wait(), late).await;
+            futures_lite::future::or(self.shown.changed.wait(), late).await;
         }
     }
 
@@ -433,14 +439,14 @@ impl Meta {
             let Some(shard) = shard.upgrade() else { return };
             let image = image.filter(|i| Some(i.version()) > told && self.is_current(i));
             if let Some(image) = image {
-                self.held.set(false);
+                self.shown.held.set(false);
                 let version = image.version();
                 told = Some(version);
                 let others = shard.publish(image).await;
                 // One that is gone does not answer.
                 futures_lite::future::or(others, self.alone()).await;
-                self.told.set(version);
-                self.published.notify_all();
+                self.shown.version.set(version);
+                self.shown.changed.notify_all();
             }
             drop(shard);
             let none = answers.is_empty();
@@ -459,7 +465,7 @@ impl Meta {
 
     /// There is an answer for whoever asked this, be it another node.
     pub fn answer(&self, token: Token, (outcome, version): Answered) {
-        let asked = self.waiting.borrow_mut().remove(&token);
+        let asked = self.waiting.borrow_mut().1.remove(&token);
         match asked {
             // Who asked may be gone.
             Some(Asker::Here(asked)) => drop(asked.send((outcome, version))),
@@ -479,7 +485,7 @@ impl Meta {
     /// The log failed: nobody gets another answer.
     fn refuse_all(&self) {
         let why = self.log.why().unwrap_or_default();
-        let tokens: Vec<Token> = self.waiting.borrow().keys().copied().collect();
+        let tokens: Vec<Token> = self.waiting.borrow().1.keys().copied().collect();
         for token in tokens {
             let refused = Err((ErrorCode::KafkaStorageError, why.clone()));
             self.answer(token, (refused, 0));
@@ -493,7 +499,7 @@ impl Meta {
             self.input(Metadata::tick);
             self.gather();
             let now = self.now();
-            self.waiting.borrow_mut().retain(|_, asker| match asker {
+            self.waiting.borrow_mut().1.retain(|_, asker| match asker {
                 Asker::Here(_) => true,
                 Asker::Node(_, _, since) => now - *since < FORGET,
             });
@@ -559,7 +565,7 @@ impl Meta {
             loop {
                 let changed = self.changed.wait();
                 let is_here = |asker: &Asker| matches!(asker, Asker::Here(_));
-                if !self.waiting.borrow().values().any(is_here) {
+                if !self.waiting.borrow().1.values().any(is_here) {
                     return;
                 }
                 changed.await;
@@ -570,7 +576,7 @@ impl Meta {
         };
         futures_lite::future::or(answered, late).await;
         // Whoever waits still is told that this broker stops.
-        self.waiting.take();
+        self.waiting.borrow_mut().1.clear();
         self.ended.set(true);
         self.changed.notify_all();
         self.log.news().notify_all();
@@ -605,7 +611,7 @@ impl Shard {
         *self.meta.borrow_mut() = Some(meta.clone());
         let image = meta.image();
         meta.learn(&image);
-        if !meta.held.get() {
+        if !meta.shown.held.get() {
             self.publish(image).await.await;
         }
         meta.begin(self);

@@ -87,11 +87,10 @@ pub struct Shard {
     pub(crate) meta: RefCell<Option<Rc<Meta>>>,
     pub(crate) replicas: Replicas,
     pub(crate) seating: Seating,
-    pub(crate) fatal: Fatal,
     me: Weak<Shard>,
 }
 
-/// How far the start has come.
+/// How far the start has come, and whether the end has to.
 #[derive(Default)]
 struct Start {
     /// There is an image,
@@ -99,6 +98,8 @@ struct Start {
     /// and it knows this run of the broker.
     opened: Cell<bool>,
     changed: Notify,
+    /// Why this run has to end.
+    fatal: Fatal,
 }
 
 /// How far a request of another shard has come when the next one is looked at.
@@ -135,7 +136,6 @@ impl Shard {
             meta: RefCell::new(None),
             replicas: Replicas::default(),
             seating: Seating::default(),
-            fatal: Fatal::default(),
         })
     }
 
@@ -154,14 +154,18 @@ impl Shard {
         self.replicas.peers()
     }
 
-    /// This process must not go on: why, and what to do. Whoever waits for [`Shard::failed`] ends it.
+    /// This process must not go on: why, and what to do. Who waits for [`Shard::failed`] ends it.
     pub fn fail(&self, why: String) {
-        self.fatal.say(why);
+        self.start.fatal.say(why);
+    }
+
+    pub(crate) fn fatal(&self) -> &Fatal {
+        &self.start.fatal
     }
 
     /// Waits until this process must not go on; gives the reason.
     pub async fn failed(&self) -> String {
-        self.fatal.wait().await
+        self.start.fatal.wait().await
     }
 
     /// Where the data lives.
@@ -363,10 +367,6 @@ impl Shard {
             }
             Request::Oldest => Reply::Oldest(self.oldest().await),
             Request::DropOldest(which) => Reply::Dropped(self.drop_oldest(which).await),
-            Request::Lost(node, epoch) => {
-                self.lost(node, epoch).await;
-                Reply::Done
-            }
             Request::Propose(command) => Reply::Propose(self.propose(command).await),
             Request::GroupGone(..)
             | Request::SharesGone(_)
@@ -377,10 +377,8 @@ impl Shard {
                 self.take(request);
                 Reply::Done
             }
-            Request::Close => {
-                self.close().await;
-                Reply::Done
-            }
+            Request::Lost(node, epoch) => done(self.lost(node, epoch)).await,
+            Request::Close => done(self.close()).await,
         }
     }
 
@@ -770,6 +768,12 @@ impl Shard {
             }
         }
     }
+}
+
+/// The reply to what has no other.
+async fn done(what: impl Future<Output = ()>) -> Reply {
+    what.await;
+    Reply::Done
 }
 
 /// Nothing is lost on a full disk: the next start scans what no checkpoint vouches for.

@@ -76,8 +76,8 @@ struct Args {
         hide_env_values = true
     )]
     native_listen: Option<String>,
-    /// Native addresses of nodes of a cluster: with an empty data directory this node joins it. Needs
-    /// --native-listen, and a --node-id that no other node has
+    /// Native addresses of nodes of a cluster: with an empty data directory this node joins it.
+    /// Needs --native-listen, and a --node-id that no other node has
     #[arg(
         long,
         value_name = "HOST:PORT,...",
@@ -283,10 +283,7 @@ fn settle(args: Args, from_env: &dyn Fn(&str) -> bool, set: &str) -> Result<Conf
         None => streamd_io::available_cores(),
     };
     let memory = enough_memory(memory, cores.len())?;
-    let node_id = node_id.map_or(Ok(1), |g| {
-        let id = g.text.parse().ok().filter(|id: &i32| *id >= 0);
-        id.ok_or_else(|| g.bad("a number from 0 to 2147483647"))
-    })?;
+    let node_id = node_id.map_or(Ok(1), |g| read_node(&g))?;
     let configs = kafka_settings(file.kafka, set, &args.set)?;
     let broker = BrokerConfig::resolve(&Layers {
         file: Some(&configs),
@@ -308,6 +305,11 @@ fn settle(args: Args, from_env: &dyn Fn(&str) -> bool, set: &str) -> Result<Conf
             configs,
         },
     })
+}
+
+fn read_node(given: &Given) -> Result<i32, String> {
+    let id = given.text.parse().ok().filter(|id: &i32| *id >= 0);
+    id.ok_or_else(|| given.bad("a number from 0 to 2147483647"))
 }
 
 /// Kafka's keys, from the file, the environment and `--set`, each checked by the table.

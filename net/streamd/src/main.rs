@@ -10,6 +10,7 @@ mod config;
 mod conn;
 mod crowd;
 mod frames;
+mod identity;
 mod join;
 mod kafka;
 mod native;

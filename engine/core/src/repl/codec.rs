@@ -275,7 +275,8 @@ mod tests {
         #[test]
         fn garbage_never_panics(bytes in prop::collection::vec(any::<u8>(), 0..80)) {
             let _ = Message::decode(&bytes);
-            let _ = Message::decode(&[&[VERSION, bytes.len() as u8 % 8], bytes.as_slice()].concat());
+            let head = [VERSION, bytes.len() as u8 % 8];
+            let _ = Message::decode(&[&head, bytes.as_slice()].concat());
         }
     }
 }

@@ -126,6 +126,7 @@ mod tests {
             session: (4, 5),
             base: 6,
             high: 7,
+            start: 1,
         };
         let answer = |outcome| Packet::Answer {
             token: u64::MAX,
