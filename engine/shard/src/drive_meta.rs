@@ -11,24 +11,29 @@ use std::rc::{Rc, Weak};
 use std::sync::Arc;
 use std::time::Duration;
 
-use streamd_core::control::{Ask, Metadata, Outcome, Output, Times, Token};
+use streamd_core::Refused;
+use streamd_core::control::{Ask, Metadata, Output, Times, Token};
 use streamd_core::meta::{BrokerMeta, ClusterImage, Command};
-use streamd_core::raft::Options;
-use streamd_io::local::{Notify, OneSender, oneshot};
+use streamd_core::raft::{Members, NotTaken, Options};
+use streamd_io::local::Notify;
 use streamd_io::{Class, Env};
 use streamd_log::LogError;
 use streamd_model::{ErrorCode, Mono, NodeId, Offset, ShardId};
 
 use crate::Refusal;
+use crate::asking::{Answered, Asker, is_done};
 use crate::drive_seat;
+use crate::fatal::Fatal;
 use crate::flusher::{Flusher, Owner};
 use crate::mesh::{Reply, Request};
 use crate::meta_log::{MetaLog, Put};
+use crate::peers::{Packet, Peers};
 use crate::shard::{Settings, Shard};
 
 /// The clock of elections.
-pub(crate) const TICK: Duration = Duration::from_millis(100);
-/// Ticks without a leader until an election, at least.
+pub(crate) const TICK: Duration = Duration::from_millis(50);
+/// Ticks without a leader until an election, at least; at most twice as many. So a leader that is
+/// gone is replaced within half a second to a second, and one whose machine stalls for less stays.
 const ELECTION_TICKS: usize = 10;
 /// Ticks between a leader's heartbeats.
 const HEARTBEAT_TICKS: usize = 2;
@@ -37,13 +42,28 @@ const SITE_MAX: Duration = Duration::from_secs(5);
 /// A stop does not wait longer for what is being committed: the disk may be full.
 const END_MAX: Duration = Duration::from_secs(2);
 
-const STOPPING: &str = "this broker is stopping";
+/// What other nodes ask is passed on, and forgotten after so long.
+const FORGET: Duration = Duration::from_secs(10);
+/// A complaint about what came from other nodes, at most once in this time.
+const COMPLAIN_EVERY: Duration = Duration::from_secs(1);
+
+pub(crate) const STOPPING: &str = "this broker is stopping";
 
 /// A record that is not durable yet.
 struct Writing {
     /// What the quorum knows it by; the very first has none.
     number: Option<u64>,
     put: Put,
+}
+
+/// What the shards have of it.
+struct Shown {
+    /// The version of the image that every shard has; 0 before the first one.
+    version: Cell<u64>,
+    /// Images are that of long ago, perhaps: they stay here until one shows this run of the broker.
+    held: Cell<bool>,
+    /// Notified when the shards have another image.
+    changed: Notify,
 }
 
 /// This node's part in the metadata, and what it waits for.
@@ -55,9 +75,13 @@ pub(crate) struct Meta {
     /// Of this run of the broker.
     incarnation: [u8; 16],
     writing: RefCell<VecDeque<Writing>>,
-    /// Who asked.
-    waiting: RefCell<BTreeMap<Token, OneSender<Outcome>>>,
-    next: Cell<Token>,
+    /// The next token, and who asked under those before.
+    waiting: RefCell<(Token, BTreeMap<Token, Asker>)>,
+    /// The way to other nodes, if there is one.
+    peers: Option<Rc<dyn Peers>>,
+    shown: Shown,
+    complained: Cell<Mono>,
+    fatal: Fatal,
     /// Images and answers that are to go out, in order.
     news: RefCell<Vec<Output>>,
     /// Notified when there is news, when all were answered, and at the end.
@@ -71,13 +95,9 @@ pub(crate) struct Meta {
 
 impl Meta {
     /// Opens the metadata log. Nothing happens before [`Meta::begin`].
-    async fn open(
-        env: &Env,
-        flusher: &Rc<Flusher>,
-        settings: &Settings,
-    ) -> Result<Rc<Meta>, LogError> {
-        let local = &settings.local;
-        let found = MetaLog::open(env, &settings.data_dir, local).await?;
+    async fn open(shard: &Shard, settings: &Settings) -> Result<Rc<Meta>, LogError> {
+        let (env, local) = (&shard.env, &settings.local);
+        let found = MetaLog::open(env, &settings.data_dir, local, settings.joins).await?;
         let options = Options {
             node: local.node,
             seed: 0,
@@ -86,16 +106,26 @@ impl Meta {
         };
         let records = found.records.iter().map(Vec::as_slice);
         let metadata = Metadata::open(options, Times::default(), local.clone(), records);
+        let metadata = metadata.map_err(LogError::Corrupt)?;
+        // What a lone voter has is committed.
+        let held = metadata.quorum().members().voters != [local.node];
         let meta = Rc::new(Meta {
             env: env.clone(),
-            flusher: flusher.clone(),
+            flusher: shard.flusher.clone(),
             log: found.log,
-            metadata: RefCell::new(metadata.map_err(LogError::Corrupt)?),
+            metadata: RefCell::new(metadata),
+            peers: shard.peers(),
+            shown: Shown {
+                version: Cell::new(0),
+                held: Cell::new(held),
+                changed: Notify::default(),
+            },
+            complained: Cell::new(Mono(0)),
+            fatal: shard.fatal().clone(),
             incarnation: settings.told.incarnation,
             writing: RefCell::default(),
-            waiting: RefCell::default(),
             // An answer to the last run is none to this one.
-            next: Cell::new(env.random_u64() >> 1),
+            waiting: RefCell::new((env.random_u64() >> 1, BTreeMap::new())),
             news: RefCell::default(),
             changed: Notify::default(),
             roles: Notify::default(),
@@ -110,14 +140,22 @@ impl Meta {
         Ok(meta)
     }
 
-    fn image(&self) -> Arc<ClusterImage> {
+    /// The image, as the member of the quorum has it.
+    pub fn image(&self) -> Arc<ClusterImage> {
         Arc::new(self.metadata.borrow().image().clone())
     }
 
-    /// Begins: a node that is alone leads at once. The shards have the image as it is.
+    /// Begins: a node that is alone leads at once. The shards have the image as it is, unless it is
+    /// held back.
     fn begin(self: &Rc<Self>, shard: &Rc<Shard>) {
-        let told = self.metadata.borrow().image().version();
-        self.input(|m, now| m.campaign(now));
+        let told = match self.shown.held.get() {
+            true => None,
+            false => Some(self.metadata.borrow().image().version()),
+        };
+        self.shown.version.set(told.unwrap_or(0));
+        if !self.shown.held.get() {
+            self.input(|m, now| m.campaign(now));
+        }
         let (env, weak) = (&self.env, Rc::downgrade(shard));
         let meta = self.clone();
         let tell = async move { meta.tell(weak, told).await };
@@ -130,9 +168,42 @@ impl Meta {
             .detach();
     }
 
-    /// The controller, as far as it is known here.
-    pub fn controller(&self) -> Option<NodeId> {
-        self.metadata.borrow().quorum().role().leader
+    /// Whether there is anybody to ask: the controller, or who may know it.
+    pub fn has_controller(&self) -> bool {
+        self.leads() || self.whom(None).is_some()
+    }
+
+    /// Whether this node decides, or is about to.
+    pub fn leads(&self) -> bool {
+        self.metadata.borrow().quorum().role().leads
+    }
+
+    /// Waits until another node than this one leads, or none, if it leads now.
+    pub async fn other_than(&self, node: NodeId) {
+        let leads = || self.metadata.borrow().quorum().role().leader == Some(node);
+        if !leads() {
+            std::future::pending::<()>().await;
+        }
+        while leads() {
+            self.roles.wait().await;
+        }
+    }
+
+    /// Whom to ask: the controller on another node; if it is not known, any node but `not`.
+    pub fn whom(&self, not: Option<NodeId>) -> Option<NodeId> {
+        let peers = self.peers.as_ref()?;
+        let metadata = self.metadata.borrow();
+        let cluster = metadata.image().cluster();
+        let me = metadata.image().node();
+        let others = |node: &NodeId| *node != me && Some(*node) != not;
+        let leader = metadata.quorum().role().leader.filter(others);
+        leader.or_else(|| {
+            let mut known: Vec<NodeId> = cluster.brokers().map(|b| b.told.node).collect();
+            known.extend(peers.contacts());
+            known.retain(others);
+            let at = self.env.random_u64() as usize % known.len().max(1);
+            known.get(at).copied()
+        })
     }
 
     /// What is notified when there may be another controller.
@@ -142,7 +213,7 @@ impl Meta {
 
     /// Whether nothing is taken any more.
     pub fn is_over(&self) -> bool {
-        self.ended.get() || self.log.is_gone()
+        self.ended.get() || self.log.is_gone() || self.fatal.is_said()
     }
 
     /// Gives the member something to do, and does what comes of it.
@@ -154,6 +225,10 @@ impl Meta {
         if let Err(why) = done {
             self.log.give_up(why);
         }
+        self.carry_out();
+    }
+
+    fn carry_out(&self) {
         loop {
             let outputs = self.metadata.borrow_mut().outputs();
             if outputs.is_empty() {
@@ -170,19 +245,136 @@ impl Meta {
                 record,
                 anew,
             } => self.write(Some(number), record, anew),
-            Output::Image(_) | Output::Answer(..) => {
+            Output::Image(ref image) => {
+                self.learn(image);
                 self.news.borrow_mut().push(output);
                 self.changed.notify_all();
             }
-            Output::Broken(why) => self.log.give_up(why),
-            // There is no way to other nodes yet: it is as if the message was lost.
-            Output::Send { .. } => {}
+            Output::Answer(..) => {
+                self.news.borrow_mut().push(output);
+                self.changed.notify_all();
+            }
+            Output::Broken(why) => self.stop(why),
+            Output::Send { to, bytes } => self.send(to, Packet::Raft(bytes)),
+            Output::Members(members) => self.members(&members),
             Output::Role(_) => {
                 self.roles.notify_all();
                 self.changed.notify_all();
             }
             // The quorum is asked for them by whoever needs them.
-            Output::Read(_) | Output::Members(_) => {}
+            Output::Read(_) => {}
+        }
+    }
+
+    /// Whether an image is not that of long ago: it shows this run of the broker, or all that is
+    /// committed was here from the start.
+    fn is_current(&self, image: &ClusterImage) -> bool {
+        let me = image.cluster().broker(image.node());
+        !self.shown.held.get() || me.is_some_and(|b| b.told.incarnation == self.incarnation)
+    }
+
+    fn learn(&self, image: &Arc<ClusterImage>) {
+        if let Some(peers) = &self.peers {
+            peers.learn(image, self.is_current(image));
+        }
+    }
+
+    fn members(&self, members: &Members) {
+        let list = |nodes: &[NodeId]| {
+            let ids: Vec<String> = nodes.iter().map(|n| n.0.to_string()).collect();
+            ids.join(", ")
+        };
+        if self.peers.is_some() && !members.joint {
+            eprintln!(
+                "metadata: nodes that vote: {}; that learn: {}",
+                list(&members.voters),
+                list(&members.learners)
+            );
+        }
+    }
+
+    /// Sends something to a node, if there is a way.
+    pub fn send(&self, to: NodeId, packet: Packet) {
+        if let Some(peers) = &self.peers {
+            peers.send(to, packet, None);
+        }
+    }
+
+    /// A message of the quorum came from a node.
+    pub fn step(&self, from: NodeId, bytes: &[u8]) {
+        let done = self.metadata.borrow_mut().step(bytes, self.env.now());
+        match done {
+            Err(why) if why.ends_with("Start the newer version again") => self.stop(why),
+            Err(why) => self.complain(&format!("from node {}: {why}", from.0)),
+            Ok(()) => {}
+        }
+        self.carry_out();
+    }
+
+    fn complain(&self, text: &str) {
+        let (last, now) = (self.complained.get(), self.env.now());
+        if last == Mono(0) || now - last >= COMPLAIN_EVERY {
+            self.complained.set(now);
+            eprintln!("warning: {text}");
+        }
+    }
+
+    /// The time.
+    pub fn now(&self) -> Mono {
+        self.env.now()
+    }
+
+    /// Waits so long.
+    pub async fn pause(&self, long: Duration) {
+        self.env.sleep(long).await;
+    }
+
+    /// Why no question is taken any more.
+    pub fn refuses(&self) -> Option<Refused> {
+        let failed = self
+            .log
+            .why()
+            .map(|why| (ErrorCode::KafkaStorageError, why));
+        let ended = self.ended.get() || self.fatal.is_said();
+        failed.or_else(|| ended.then(|| (ErrorCode::NotController, STOPPING.to_owned())))
+    }
+
+    /// Keeps who asked until there is an answer.
+    pub fn wait_for(&self, asker: Asker) -> Token {
+        let (next, waiting) = &mut *self.waiting.borrow_mut();
+        *next += 1;
+        waiting.insert(*next, asker);
+        *next
+    }
+
+    /// Nobody waits for this one any more.
+    pub fn forget(&self, token: Token) {
+        if self.waiting.borrow_mut().1.remove(&token).is_some() {
+            self.changed.notify_all();
+        }
+    }
+
+    /// How many wait for an answer.
+    pub fn waits(&self) -> usize {
+        self.waiting.borrow().1.len()
+    }
+
+    /// Asks the controller, which is here.
+    pub fn ask_here(&self, token: Token, ask: Ask) {
+        self.input(|m, now| {
+            m.ask(token, ask, now);
+            Ok(())
+        });
+        if self.log.is_gone() {
+            self.refuse_all();
+        }
+    }
+
+    /// Waits until every shard has at least this version of the image, or `until`.
+    pub async fn published(&self, version: u64, until: Mono) {
+        while self.shown.version.get() < version && self.now() < until && !self.is_over() {
+            let late = self.env.sleep(until - self.now());
+            futures_lite::future::or(self.shown.changed.wait(), late).await;
         }
     }
 
@@ -233,7 +425,7 @@ impl Meta {
 
     /// Tells every shard the images, and who asked what came of it, until the end. `told` is the
     /// version that the shards have.
-    async fn tell(&self, shard: Weak<Shard>, mut told: u64) {
+    async fn tell(&self, shard: Weak<Shard>, mut told: Option<u64>) {
         loop {
             let changed = self.changed.wait();
             let (mut image, mut answers) = (None, Vec::new());
@@ -245,16 +437,22 @@ impl Meta {
                 }
             }
             let Some(shard) = shard.upgrade() else { return };
-            if let Some(image) = image.filter(|i| i.version() > told) {
-                told = image.version();
+            let image = image.filter(|i| Some(i.version()) > told && self.is_current(i));
+            if let Some(image) = image {
+                self.shown.held.set(false);
+                let version = image.version();
+                told = Some(version);
                 let others = shard.publish(image).await;
                 // One that is gone does not answer.
                 futures_lite::future::or(others, self.alone()).await;
+                self.shown.version.set(version);
+                self.shown.changed.notify_all();
             }
             drop(shard);
             let none = answers.is_empty();
+            let version = told.unwrap_or(0);
             for (token, outcome) in answers {
-                self.answer(token, outcome);
+                self.answer(token, (outcome, version));
             }
             if none {
                 if self.ended.get() {
@@ -265,11 +463,21 @@ impl Meta {
         }
     }
 
-    fn answer(&self, token: Token, outcome: Outcome) {
-        let asked = self.waiting.borrow_mut().remove(&token);
-        if let Some(asked) = asked {
+    /// There is an answer for whoever asked this, be it another node.
+    pub fn answer(&self, token: Token, (outcome, version): Answered) {
+        let asked = self.waiting.borrow_mut().1.remove(&token);
+        match asked {
             // Who asked may be gone.
-            let _ = asked.send(outcome);
+            Some(Asker::Here(asked)) => drop(asked.send((outcome, version))),
+            Some(Asker::Node(to, token, _)) => {
+                let packet = Packet::Answer {
+                    token,
+                    version,
+                    outcome,
+                };
+                self.send(to, packet);
+            }
+            None => {}
         }
         self.changed.notify_all();
     }
@@ -277,9 +485,10 @@ impl Meta {
     /// The log failed: nobody gets another answer.
     fn refuse_all(&self) {
         let why = self.log.why().unwrap_or_default();
-        let waiting = self.waiting.take();
-        for (_, asked) in waiting {
-            let _ = asked.send(Err((ErrorCode::KafkaStorageError, why.clone())));
+        let tokens: Vec<Token> = self.waiting.borrow().1.keys().copied().collect();
+        for token in tokens {
+            let refused = Err((ErrorCode::KafkaStorageError, why.clone()));
+            self.answer(token, (refused, 0));
         }
         self.changed.notify_all();
     }
@@ -288,7 +497,25 @@ impl Meta {
         while !self.is_over() {
             self.env.sleep(TICK).await;
             self.input(Metadata::tick);
+            self.gather();
+            let now = self.now();
+            self.waiting.borrow_mut().1.retain(|_, asker| match asker {
+                Asker::Here(_) => true,
+                Asker::Node(_, _, since) => now - *since < FORGET,
+            });
         }
+    }
+
+    /// Has all brokers learn the metadata, and some of them vote.
+    fn gather(&self) {
+        if self.peers.is_none() || self.is_over() {
+            return;
+        }
+        let done = self.metadata.borrow_mut().gather();
+        if let Err(NotTaken::Refused(why)) = done {
+            self.complain(&why);
+        }
+        self.carry_out();
     }
 
     /// Waits until the other shards are gone.
@@ -302,9 +529,11 @@ impl Meta {
         }
     }
 
-    /// Takes nothing any more.
-    pub fn give_up(&self, why: String) {
-        self.log.give_up(why);
+    /// Takes nothing any more, and ends the process.
+    pub fn stop(&self, why: String) {
+        self.fatal.say(why);
+        self.changed.notify_all();
+        self.log.news().notify_all();
     }
 
     /// Waits until some broker may take partitions, or nothing is taken any more.
@@ -327,39 +556,6 @@ impl Meta {
         }
     }
 
-    /// Asks the controller.
-    pub async fn ask(&self, ask: Ask) -> Outcome {
-        let stopping = || Err((ErrorCode::NotController, STOPPING.to_owned()));
-        if let Some(why) = self.log.why() {
-            return Err((ErrorCode::KafkaStorageError, why));
-        }
-        if self.ended.get() {
-            return stopping();
-        }
-        let token = self.next.replace(self.next.get() + 1);
-        let (sender, answer) = oneshot();
-        self.waiting.borrow_mut().insert(token, sender);
-        let role = self.metadata.borrow().quorum().role();
-        match role.leader {
-            Some(leader) if !role.leads => self.ask_node(leader, token, ask),
-            _ => self.input(|m, now| {
-                m.ask(token, ask, now);
-                Ok(())
-            }),
-        }
-        if self.log.is_gone() {
-            self.refuse_all();
-        }
-        answer.await.unwrap_or_else(|_| stopping())
-    }
-
-    /// Asks the controller on another node. What waits for this token is answered, here and now if
-    /// it cannot be asked.
-    fn ask_node(&self, leader: NodeId, token: Token, _ask: Ask) {
-        let text = format!("node {} is the controller: ask there", leader.0);
-        self.answer(token, Err((ErrorCode::NotController, text)));
-    }
-
     /// Waits until everybody who asked was answered, but not for long, and takes nothing any more.
     /// The other shards are gone.
     pub async fn end(&self) {
@@ -368,7 +564,8 @@ impl Meta {
         let answered = async {
             loop {
                 let changed = self.changed.wait();
-                if self.waiting.borrow().is_empty() {
+                let is_here = |asker: &Asker| matches!(asker, Asker::Here(_));
+                if !self.waiting.borrow().1.values().any(is_here) {
                     return;
                 }
                 changed.await;
@@ -379,7 +576,7 @@ impl Meta {
         };
         futures_lite::future::or(answered, late).await;
         // Whoever waits still is told that this broker stops.
-        self.waiting.take();
+        self.waiting.borrow_mut().1.clear();
         self.ended.set(true);
         self.changed.notify_all();
         self.log.news().notify_all();
@@ -407,12 +604,16 @@ impl Shard {
             }
         }
         self.start().await.map_err(|e| e.to_string())?;
-        let meta = Meta::open(&self.env, &self.flusher, &self.settings).await;
+        let meta = Meta::open(self, &self.settings).await;
         let meta = meta.map_err(|e| format!("the metadata log: {e}"))?;
         let told = self.settings.told.clone();
         drive_seat::look(&meta.image(), &told)?;
         *self.meta.borrow_mut() = Some(meta.clone());
-        self.publish(meta.image()).await.await;
+        let image = meta.image();
+        meta.learn(&image);
+        if !meta.shown.held.get() {
+            self.publish(image).await.await;
+        }
         meta.begin(self);
         self.seating
             .take(drive_seat::Driver::begin(self, &meta, told));
@@ -454,12 +655,10 @@ impl Shard {
             futures_lite::future::or(meta.has_site(), late).await;
         }
         let ask = Ask::Propose {
-            commands: vec![command],
+            commands: vec![command.clone()],
             replication: None,
         };
-        match meta.ask(ask).await {
-            Ok(_) => Ok(self.image()),
-            Err((code, text)) => Err(Refusal::new(code, text)),
-        }
+        meta.decide(ask, |image| is_done(image, &command)).await?;
+        Ok(self.image())
     }
 }

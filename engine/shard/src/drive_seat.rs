@@ -118,7 +118,7 @@ impl Driver {
                 return;
             };
             // Nobody is asked before there is somebody to answer.
-            if self.meta.controller().is_some() {
+            if self.meta.has_controller() {
                 let version = shard.image().version();
                 let effects = self.seat.borrow_mut().tick(version, self.env.now());
                 self.effects(effects);
@@ -158,7 +158,7 @@ impl Driver {
                     self.may_stop.set(true);
                     self.stops.notify_all();
                 }
-                SeatEffect::Refused(why) => self.meta.give_up(why),
+                SeatEffect::Refused(why) => self.meta.stop(why),
                 SeatEffect::Altered(id, code) => self.altered(id, code),
             }
         }

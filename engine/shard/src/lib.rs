@@ -5,6 +5,7 @@
 //! no borrow lives across an await.
 
 pub mod append;
+mod asking;
 pub mod compact;
 mod dead;
 pub mod disk;
@@ -13,6 +14,7 @@ pub mod drive_meta;
 mod drive_seat;
 pub mod drive_share;
 pub mod drive_txn;
+mod fatal;
 pub mod flusher;
 pub mod host;
 mod internal;

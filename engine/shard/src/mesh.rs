@@ -64,6 +64,8 @@ pub enum Request {
     Image(Arc<ClusterImage>),
     /// Change the cluster's metadata. Only shard 0 takes it.
     Propose(Command),
+    /// The process of this broker, in the run of this epoch, is gone. Only shard 0 takes it.
+    Lost(NodeId, i64),
     /// Ask coordinators of groups.
     Groups(Vec<GroupAsk>),
     /// Whoever asked a coordinator under this token is gone.

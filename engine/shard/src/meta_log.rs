@@ -85,9 +85,14 @@ impl Owner for MetaLog {
 }
 
 impl MetaLog {
-    /// Opens the metadata log in `data_dir`. One that is empty, or of before there was a quorum,
-    /// becomes that of a quorum of this node alone.
-    pub async fn open(env: &Env, data_dir: &Path, local: &Local) -> Result<Found, LogError> {
+    /// Opens the metadata log in `data_dir`. One that is of before there was a quorum becomes that
+    /// of a quorum of this node alone; so does an empty one, unless the node joins another.
+    pub async fn open(
+        env: &Env,
+        data_dir: &Path,
+        local: &Local,
+        joins: bool,
+    ) -> Result<Found, LogError> {
         let dir = data_dir.join(METADATA_DIR);
         let config = LogConfig {
             segment_bytes: SEGMENT_BYTES,
@@ -104,7 +109,7 @@ impl MetaLog {
         })
         .await?;
         let fold = match bad {
-            None => values.fold(opened.state, local),
+            None => values.fold(opened.state, local, joins),
             Some(what) => Err(what),
         };
         let corrupt = |what: String| LogError::Corrupt(format!("{}: {what}", dir.display()));
@@ -212,8 +217,14 @@ impl Values {
         Ok(())
     }
 
-    /// The records; or the one that all this comes to, and that it is new.
-    fn fold(mut self, state: Vec<u8>, local: &Local) -> Result<(Vec<Vec<u8>>, bool), String> {
+    /// The records; or the one that all this comes to, and that it is new. None at all if there is
+    /// nothing and the node `joins` others.
+    fn fold(
+        mut self,
+        state: Vec<u8>,
+        local: &Local,
+        joins: bool,
+    ) -> Result<(Vec<Vec<u8>>, bool), String> {
         if raft::is_record(&state) {
             if !self.commands.is_empty() {
                 return Err("no record of the quorum behind the checkpoint of one".to_owned());
@@ -221,7 +232,8 @@ impl Values {
             self.records.insert(0, state);
             return Ok((self.records, false));
         }
-        if !self.records.is_empty() {
+        let is_empty = state.is_empty() && self.commands.is_empty();
+        if !self.records.is_empty() || (is_empty && joins) {
             return Ok((self.records, false));
         }
         let mut image = match state.is_empty() {

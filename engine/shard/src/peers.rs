@@ -4,9 +4,11 @@
 //! arrives in the order in which that shard has sent it. Whoever needs an answer asks again.
 
 use std::pin::Pin;
+use std::sync::Arc;
 
 use bytes::Bytes;
 use streamd_core::control::{Ask, Outcome, Token};
+use streamd_core::meta::ClusterImage;
 use streamd_core::repl::{Head, Message};
 use streamd_io::local::Permit;
 use streamd_model::{NodeId, PartitionId, ShardId};
@@ -19,9 +21,23 @@ pub enum Packet {
     /// For the member of the metadata quorum there.
     Raft(Vec<u8>),
     /// A question for the controller; the node passes it on if another one is that.
-    Ask(Token, Ask),
+    Ask {
+        /// What the sender knows it by.
+        token: Token,
+        /// How often it was passed on.
+        hops: u8,
+        /// The question.
+        ask: Ask,
+    },
     /// The answer to a question of the node that it goes to.
-    Answer(Token, Outcome),
+    Answer {
+        /// What that node knows its question by.
+        token: Token,
+        /// The version of the image that has what the answer rests on.
+        version: u64,
+        /// The answer.
+        outcome: Outcome,
+    },
     /// For the replica of a partition.
     Replica(PartitionId, Message),
     /// Records for the replica of a partition, which has asked for them.
@@ -43,6 +59,13 @@ pub trait Peers {
     /// Sends something, which is in this memory until then. Returns at once; without a connection
     /// it is lost, and one is made.
     fn send(&self, to: NodeId, packet: Packet, memory: Option<Permit>);
+
+    /// Nodes that were named at the start, for who knows nobody yet.
+    fn contacts(&self) -> Vec<NodeId>;
+
+    /// The metadata as this node has it, for who is where; `current`: it shows this run of this
+    /// node, so it is not that of long ago.
+    fn learn(&self, image: &Arc<ClusterImage>, current: bool);
 
     /// Waits until so many bytes of records for a node may be in memory. `None`: there is no
     /// connection to it.
@@ -78,7 +101,7 @@ impl Shard {
 
     fn shard_of(&self, packet: &Packet) -> ShardId {
         match packet {
-            Packet::Raft(_) | Packet::Ask(..) | Packet::Answer(..) => ShardId(0),
+            Packet::Raft(_) | Packet::Ask { .. } | Packet::Answer { .. } => ShardId(0),
             Packet::Replica(id, _) => self.owner(*id),
             Packet::Data(records) => self.owner(records.partition),
         }
@@ -91,8 +114,12 @@ impl Shard {
         };
         for packet in packets {
             match packet {
-                // Nobody here has sent a question to another node yet.
-                Packet::Raft(_) | Packet::Ask(..) | Packet::Answer(..) => {}
+                Packet::Raft(_) | Packet::Ask { .. } | Packet::Answer { .. } => {
+                    let meta = self.meta.borrow().clone();
+                    if let Some(meta) = meta {
+                        meta.heard(from, packet);
+                    }
+                }
                 Packet::Replica(id, message) => shard.replica_hears(from, id, &message),
                 Packet::Data(records) => shard.replica_takes(from, records),
             }

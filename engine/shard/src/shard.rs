@@ -23,6 +23,7 @@ use crate::append::Ticket;
 use crate::disk::DiskGuard;
 use crate::drive_meta::Meta;
 use crate::drive_seat::Seating;
+use crate::fatal::Fatal;
 use crate::flusher::Flusher;
 use crate::keeper::{self, Keeper};
 use crate::mesh::{Envelope, Mesh, Reply, Request, owner};
@@ -56,6 +57,8 @@ pub struct Settings {
     pub local: Local,
     /// What it says of itself to the cluster.
     pub told: Registration,
+    /// It joins a cluster: where its metadata log is empty it gets that from others.
+    pub joins: bool,
     /// How this shard's journal is laid out.
     pub journal: JournalOptions,
     /// How often retention is looked after.
@@ -87,7 +90,7 @@ pub struct Shard {
     me: Weak<Shard>,
 }
 
-/// How far the start has come.
+/// How far the start has come, and whether the end has to.
 #[derive(Default)]
 struct Start {
     /// There is an image,
@@ -95,6 +98,8 @@ struct Start {
     /// and it knows this run of the broker.
     opened: Cell<bool>,
     changed: Notify,
+    /// Why this run has to end.
+    fatal: Fatal,
 }
 
 /// How far a request of another shard has come when the next one is looked at.
@@ -139,14 +144,28 @@ impl Shard {
         self.me.clone()
     }
 
-    /// The way to other nodes.
+    /// There is a way to other nodes. To be said before [`Shard::lead`].
     pub fn set_peers(&self, peers: Rc<dyn Peers>) {
         self.replicas.set_peers(peers);
     }
 
     /// The way to other nodes, if there is one.
-    pub(crate) fn peers(&self) -> Option<Rc<dyn Peers>> {
+    pub fn peers(&self) -> Option<Rc<dyn Peers>> {
         self.replicas.peers()
+    }
+
+    /// This process must not go on: why, and what to do. Who waits for [`Shard::failed`] ends it.
+    pub fn fail(&self, why: String) {
+        self.start.fatal.say(why);
+    }
+
+    pub(crate) fn fatal(&self) -> &Fatal {
+        &self.start.fatal
+    }
+
+    /// Waits until this process must not go on; gives the reason.
+    pub async fn failed(&self) -> String {
+        self.start.fatal.wait().await
     }
 
     /// Where the data lives.
@@ -358,10 +377,8 @@ impl Shard {
                 self.take(request);
                 Reply::Done
             }
-            Request::Close => {
-                self.close().await;
-                Reply::Done
-            }
+            Request::Lost(node, epoch) => done(self.lost(node, epoch)).await,
+            Request::Close => done(self.close()).await,
         }
     }
 
@@ -751,6 +768,12 @@ impl Shard {
             }
         }
     }
+}
+
+/// The reply to what has no other.
+async fn done(what: impl Future<Output = ()>) -> Reply {
+    what.await;
+    Reply::Done
 }
 
 /// Nothing is lost on a full disk: the next start scans what no checkpoint vouches for.

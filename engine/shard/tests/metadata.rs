@@ -72,6 +72,7 @@ async fn start_all(env: &Env) -> Vec<Rc<Shard>> {
             endpoints: Vec::new(),
             features: (0, 1),
         },
+        joins: false,
         journal: JournalOptions {
             file_bytes: 1 << 20,
             files_max: 4,

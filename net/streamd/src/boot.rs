@@ -1,21 +1,21 @@
 //! From settings to a running broker and back: the directory is locked, the system is looked at,
 //! one shard per core is started, and a signal stops them all.
 
-use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener};
 use std::path::Path;
 use std::rc::Rc;
-use std::sync::mpsc::{Receiver, Sender, channel};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 use std::{fs, io};
 
+use futures_lite::future::or;
 use streamd_io::mailbox::{Endpoint, mesh};
 use streamd_io::{
     Accepted, Class, DirLock, Env, Listener, RuntimeOptions, lock_dir, probe, signal,
 };
 use streamd_log::journal::JournalOptions;
-use streamd_model::{ShardId, TopicId};
+use streamd_model::ShardId;
 use streamd_shard::{Envelope, Request, Settings, Shard};
 
 use crate::admin::Admin;
@@ -23,12 +23,19 @@ use crate::broker::{Broker, Identity, Limits};
 use crate::config::Config;
 use crate::conn;
 use crate::crowd::{Crowd, Seat};
+use crate::identity::identity;
 use crate::native;
+use crate::native::peers::Links;
+use crate::native::peers::book::Book;
 
 /// Messages that may wait for one shard from each other.
 const MAILBOX: usize = 1024;
 /// How often a stopping shard looks whether it is closed.
 const CLOSE_POLL: Duration = Duration::from_millis(5);
+/// How often the main thread looks for signals and reports.
+const LOOK_EVERY: Duration = Duration::from_millis(100);
+/// A start that takes so long says what it waits for.
+const SAY_WAITS: Duration = Duration::from_secs(3);
 /// How long connections get to finish when the broker stops.
 const DRAIN: Duration = Duration::from_millis(200);
 
@@ -59,6 +66,8 @@ const PORT_POLL: Duration = Duration::from_millis(20);
 enum Report {
     Listening(SocketAddr),
     Failed(String),
+    /// It serves, and must not go on.
+    Fatal(String),
 }
 
 /// Which protocol a connection speaks: that of the listener that it came through.
@@ -74,6 +83,10 @@ type Doors = Vec<(Door, Listener)>;
 struct Plan {
     config: Config,
     identity: Arc<Identity>,
+    /// Who other nodes are, if there is a way to them.
+    book: Option<Arc<Book>>,
+    /// The metadata is that of others, until it is here.
+    joins: bool,
     shards: usize,
     /// How many segments of a shard may have their files open.
     segments_open: usize,
@@ -96,15 +109,13 @@ pub fn run(mut config: Config) -> Result<(), String> {
     })?;
     let _lock = lock(dir)?;
     probe(dir, config.cores.len()).map_err(|e| e.to_string())?;
-    config.listen = take_port(config.listen, "--listen")?;
-    if config.advertise.1 == 0 {
-        config.advertise.1 = config.listen.port();
-    }
-    if let Some(native) = &mut config.native_listen {
-        *native = take_port(*native, "--native-listen")?;
-    }
-    let identity = Arc::new(identity(&config)?);
+    take_ports(&mut config)?;
+    let (identity, contacts) = identity(&config)?;
+    let identity = Arc::new(identity);
     announce(&config, &identity);
+    let joins = !contacts.is_empty();
+    let book = || Book::new(identity.clone(), config.local.clone(), contacts);
+    let book = config.native_listen.map(|_| book());
     let admin = config.admin_listen.map(Admin::start).transpose()?;
     if let Some(admin) = &admin {
         eprintln!("  admin on http://{}/", admin.address());
@@ -120,6 +131,8 @@ pub fn run(mut config: Config) -> Result<(), String> {
     let plan = Arc::new(Plan {
         config,
         identity,
+        book,
+        joins,
         shards,
         segments_open: segments_open(files, shards),
         crowd: Crowd::new(shards),
@@ -132,11 +145,12 @@ pub fn run(mut config: Config) -> Result<(), String> {
     })
     .map_err(|e| format!("cannot start the shards: {e}"))?;
     let ready = wait_ready(&reports, shards);
-    if let Ok(listen) = &ready {
+    let mut fatal = None;
+    if let Ok(Some(listen)) = &ready {
         let serving = |yes| admin.iter().for_each(|a| a.set_ready(yes));
         serving(true);
         say_ready(&plan, *listen, started.elapsed());
-        signal::wait().map_err(|e| format!("cannot wait for signals: {e}"))?;
+        fatal = serve_on(&reports)?;
         serving(false);
         eprintln!("stopping: finishing writes");
     }
@@ -144,10 +158,29 @@ pub fn run(mut config: Config) -> Result<(), String> {
         shard.send_blocking(Envelope::Stop);
     }
     runtime.join().map_err(|e| format!("a shard failed: {e}"))?;
+    if let Some(why) = fatal {
+        return Err(why);
+    }
     if ready.is_ok() {
         eprintln!("stopped cleanly");
     }
     ready.map(|_| ())
+}
+
+/// Waits for a signal, or for a shard that says why this process must not go on.
+fn serve_on(reports: &Receiver<Report>) -> Result<Option<String>, String> {
+    loop {
+        let signal = signal::wait_timeout(LOOK_EVERY);
+        if signal
+            .map_err(|e| format!("cannot wait for signals: {e}"))?
+            .is_some()
+        {
+            return Ok(None);
+        }
+        if let Ok(Report::Fatal(why)) = reports.try_recv() {
+            return Ok(Some(why));
+        }
+    }
 }
 
 /// Raises the limit of open files as far as it goes; gives it.
@@ -179,6 +212,18 @@ fn segments_open(limit: u64, shards: usize) -> usize {
     usize::try_from(each).map_or(SEGMENTS_OPEN_MAX, |n| n.clamp(4, SEGMENTS_OPEN_MAX))
 }
 
+/// The addresses to listen on, and to be told, are settled.
+fn take_ports(config: &mut Config) -> Result<(), String> {
+    config.listen = take_port(config.listen, "--listen")?;
+    if config.advertise.1 == 0 {
+        config.advertise.1 = config.listen.port();
+    }
+    if let Some(native) = &mut config.native_listen {
+        *native = take_port(*native, "--native-listen")?;
+    }
+    Ok(())
+}
+
 /// Makes sure that nobody listens there, and chooses a port when 0 is asked for. The shards share
 /// the port among themselves, so the system would let another process of this user share it too.
 fn take_port(listen: SocketAddr, option: &str) -> Result<SocketAddr, String> {
@@ -205,94 +250,6 @@ fn lock(dir: &Path) -> Result<DirLock, String> {
         io::ErrorKind::WouldBlock => format!("another streamd is at work here: {e} (--data-dir)"),
         _ => format!("cannot lock the data directory {}: {e}", dir.display()),
     })
-}
-
-/// Reads `meta.properties`, or makes it at the first start. The cluster id never changes.
-fn identity(config: &Config) -> Result<Identity, String> {
-    let path = config.data_dir.join("meta.properties");
-    let fail = |e: io::Error| format!("{}: {e}", path.display());
-    let text = match fs::read_to_string(&path) {
-        Ok(text) => text,
-        Err(e) if e.kind() == io::ErrorKind::NotFound => {
-            let text = format!(
-                "version=1\ncluster.id={}\nnode.id={}\ndirectory.id={}\n",
-                new_id().map_err(fail)?,
-                config.node_id,
-                new_id().map_err(fail)?
-            );
-            write_durably(&path, &text).map_err(fail)?;
-            text
-        }
-        Err(e) => return Err(fail(e)),
-    };
-    let value = |key: &str| {
-        text.lines()
-            .find_map(|l| l.strip_prefix(key)?.strip_prefix('='))
-            .map(str::trim)
-    };
-    let Some(cluster_id) = value("cluster.id").filter(|id| !id.is_empty()) else {
-        return Err(format!(
-            "{}: no line cluster.id=...; restore the file, or move the directory away to begin \
-             anew",
-            path.display()
-        ));
-    };
-    let node_id = config.node_id.to_string();
-    match value("node.id") {
-        Some(stored) if stored == node_id => {}
-        stored => {
-            return Err(format!(
-                "{}: this directory belongs to node.id={}, but --node-id says {node_id}",
-                path.display(),
-                stored.unwrap_or("(none)")
-            ));
-        }
-    }
-    let directory = match value("directory.id").map(|id| (TopicId::from_base64(id), id)) {
-        Some((Some(id), _)) => id,
-        Some((None, id)) => {
-            return Err(format!(
-                "{}: directory.id={id} is no such id (22 characters, URL-safe base 64); restore \
-                 the file",
-                path.display()
-            ));
-        }
-        // A directory of before it had one.
-        None => {
-            let id = new_id().map_err(fail)?;
-            let text = format!("{}\ndirectory.id={id}\n", text.trim_end());
-            write_durably(&path, &text).map_err(fail)?;
-            id
-        }
-    };
-    Ok(Identity {
-        directory,
-        incarnation: new_id().map_err(fail)?,
-        cluster_id: cluster_id.to_owned(),
-        node_id: config.node_id,
-        host: config.advertise.0.clone(),
-        port: config.advertise.1,
-    })
-}
-
-fn new_id() -> io::Result<TopicId> {
-    let mut random = fs::File::open("/dev/urandom")?;
-    let mut word = || {
-        let mut bytes = [0; 8];
-        random
-            .read_exact(&mut bytes)
-            .map(|()| u64::from_le_bytes(bytes))
-    };
-    Ok(TopicId::from_random(word()?, word()?))
-}
-
-fn write_durably(path: &Path, text: &str) -> io::Result<()> {
-    let temporary = path.with_extension("tmp");
-    let mut file = fs::File::create(&temporary)?;
-    file.write_all(text.as_bytes())?;
-    file.sync_all()?;
-    fs::rename(&temporary, path)?;
-    fs::File::open(path.parent().unwrap_or(Path::new(".")))?.sync_all()
 }
 
 fn announce(config: &Config, identity: &Identity) {
@@ -335,16 +292,27 @@ fn say_ready(plan: &Plan, listen: SocketAddr, took: Duration) {
     );
 }
 
-fn wait_ready(reports: &Receiver<Report>, shards: usize) -> Result<SocketAddr, String> {
-    let mut listen = None;
-    for _ in 0..shards {
-        match reports.recv() {
-            Ok(Report::Listening(at)) => listen = Some(at),
-            Ok(Report::Failed(why)) => return Err(why),
+/// Waits until every shard serves; `None` if a signal came before.
+fn wait_ready(reports: &Receiver<Report>, shards: usize) -> Result<Option<SocketAddr>, String> {
+    let mut waits_for = shards;
+    loop {
+        match reports.recv_timeout(LOOK_EVERY) {
+            Ok(Report::Listening(at)) => {
+                waits_for -= 1;
+                if waits_for == 0 {
+                    return Ok(Some(at));
+                }
+            }
+            Ok(Report::Failed(why) | Report::Fatal(why)) => return Err(why),
+            Err(RecvTimeoutError::Timeout) => {
+                let signal = signal::wait_timeout(Duration::ZERO);
+                if signal.is_ok_and(|s| s.is_some()) {
+                    return Ok(None);
+                }
+            }
             Err(_) => return Err("a shard ended before it was ready".to_owned()),
         }
     }
-    listen.ok_or_else(|| "no shard to listen".to_owned())
 }
 
 async fn run_shard(env: Env, index: usize, plan: Arc<Plan>) {
@@ -356,25 +324,67 @@ async fn run_shard(env: Env, index: usize, plan: Arc<Plan>) {
     };
     match start_shard(&env, index, &plan).await {
         Ok((broker, doors)) => {
-            tell(Report::Listening(plan.config.listen));
             let mut accepting = Vec::new();
             for (door, listener) in doors {
-                let accept = accept(broker.clone(), (door, listener), plan.crowd.clone());
+                let (broker, crowd) = (broker.clone(), plan.crowd.clone());
+                let accept = async move {
+                    // Other nodes have to come in before there is metadata of theirs.
+                    if door == Door::Kafka {
+                        broker.shard.opened().await;
+                    }
+                    accept(broker, (door, listener), crowd).await;
+                };
                 accepting.push(env.spawn(Class::Latency, accept));
             }
             let take_over = take_over(broker.clone(), plan.crowd.clone());
             let taking_over = env.spawn(Class::Latency, take_over);
             env.spawn(Class::Background, conn::sweep(broker.clone()))
                 .detach();
-            broker.shard.mesh.stopped().await;
-            drop((accepting, taking_over));
-            env.sleep(DRAIN).await;
-            stop_shard(&broker, index).await;
+            let shard = broker.shard.clone();
+            let fails = async {
+                tell(Report::Fatal(shard.failed().await));
+                std::future::pending().await
+            };
+            if or(opens(&shard), fails).await {
+                tell(Report::Listening(plan.config.listen));
+                let fails = async {
+                    tell(Report::Fatal(shard.failed().await));
+                    std::future::pending().await
+                };
+                or(shard.mesh.stopped(), fails).await;
+                drop((accepting, taking_over));
+                env.sleep(DRAIN).await;
+                stop_shard(&broker, index).await;
+            } else {
+                let why = "stopped before its partitions were open";
+                tell(Report::Failed(why.to_owned()));
+            }
         }
         Err(why) => {
             tell(Report::Failed(why));
         }
     }
+}
+
+/// Waits until a shard has an image; false if the process stops before: another shard may have
+/// failed, or no node of the cluster has answered.
+async fn opens(shard: &Rc<Shard>) -> bool {
+    let opened = async {
+        shard.opened().await;
+        true
+    };
+    let stopped = async {
+        shard.mesh.stopped().await;
+        false
+    };
+    let says = async {
+        shard.env.sleep(SAY_WAITS).await;
+        if shard.mesh.id() == ShardId(0) {
+            eprintln!("waiting for the controller of the cluster to let this node in");
+        }
+        std::future::pending().await
+    };
+    or(or(opened, stopped), says).await
 }
 
 async fn start_shard(env: &Env, index: usize, plan: &Plan) -> Result<(Rc<Broker>, Doors), String> {
@@ -392,6 +402,7 @@ async fn start_shard(env: &Env, index: usize, plan: &Plan) -> Result<(Rc<Broker>
         tail_bytes: (memory / 4).min(TAIL_MAX),
         local: config.local.clone(),
         told: plan.identity.told(),
+        joins: plan.joins,
         journal: JournalOptions {
             file_bytes: JOURNAL_FILE,
             files_max: JOURNAL_FILES,
@@ -401,22 +412,14 @@ async fn start_shard(env: &Env, index: usize, plan: &Plan) -> Result<(Rc<Broker>
     };
     let id = ShardId(index as u16);
     let shard = Shard::new(env.clone(), id, plan.shards, endpoint, settings);
+    let links = plan.book.clone().map(|book| Links::new(&shard, book));
+    if let Some(links) = &links {
+        shard.set_peers(links.clone());
+    }
     env.spawn(Class::Latency, shard.clone().run()).detach();
     work_behind(env, &shard);
     if index == 0 {
         shard.lead().await?;
-    }
-    // Another shard may have failed, so that this one never gets its partitions.
-    let opened = async {
-        shard.opened().await;
-        true
-    };
-    let stopped = async {
-        shard.mesh.stopped().await;
-        false
-    };
-    if !futures_lite::future::or(opened, stopped).await {
-        return Err("stopped before its partitions were open".to_owned());
     }
     let limits = Limits {
         request_memory: request_memory(config, plan.shards),
@@ -425,6 +428,10 @@ async fn start_shard(env: &Env, index: usize, plan: &Plan) -> Result<(Rc<Broker>
         sessions: config.broker.fetch_sessions_max.div_ceil(plan.shards),
     };
     let broker = Broker::new(shard, plan.identity.clone(), limits);
+    if let Some(links) = links {
+        // Nobody else sets it.
+        let _ = broker.links.set(links);
+    }
     let mut doors = vec![(Door::Kafka, open_door(env, config, config.listen).await?)];
     if let Some(native) = config.native_listen {
         doors.push((Door::Native, open_door(env, config, native).await?));

@@ -1,6 +1,6 @@
 //! What the handlers of one shard share: the shard, its budgets, its fetch sessions.
 
-use std::cell::{Cell, RefCell};
+use std::cell::{Cell, OnceCell, RefCell};
 use std::collections::BTreeMap;
 use std::future::Future;
 use std::path::PathBuf;
@@ -19,9 +19,12 @@ use streamd_shard::{Reply, Request, Shard};
 use crate::conn::{Hangup, Life};
 use crate::kafka::session::Sessions;
 use crate::kafka::share::session::ShareSessions;
+use crate::native::peers::Links;
 
 /// The feature levels that this version can do, from and to.
 const FEATURES: (i16, i16) = (0, 0);
+/// The name of the listener that nodes reach each other by.
+pub const NATIVE: &str = "STRM";
 /// At most one line about bad clients in this time; the others are counted.
 const COMPLAIN_EVERY: Duration = Duration::from_secs(1);
 
@@ -50,6 +53,8 @@ pub struct Broker {
     pub sessions: RefCell<Sessions>,
     /// The share sessions of this shard.
     pub shares: RefCell<ShareSessions>,
+    /// The way to other nodes, if this one listens for them.
+    pub links: OnceCell<Rc<Links>>,
     /// The open connections of this shard.
     pub lives: RefCell<BTreeMap<u64, Rc<Life>>>,
     next_life: Cell<u64>,
@@ -68,6 +73,8 @@ pub struct Identity {
     pub host: String,
     /// The port that clients are told.
     pub port: u16,
+    /// The port that other nodes are told; `None`: there are none.
+    pub native: Option<u16>,
     /// Of the data directory.
     pub directory: TopicId,
     /// Of this run.
@@ -77,19 +84,34 @@ pub struct Identity {
 impl Identity {
     /// What the broker says of itself to the cluster.
     pub fn told(&self) -> Registration {
-        let endpoint = Endpoint {
-            name: "PLAINTEXT".to_owned(),
+        let endpoint = |name: &str, port| Endpoint {
+            name: name.to_owned(),
             host: self.host.clone(),
-            port: self.port,
+            port,
         };
+        let mut endpoints = vec![endpoint("PLAINTEXT", self.port)];
+        endpoints.extend(self.native.map(|port| endpoint(NATIVE, port)));
         Registration {
             node: NodeId(self.node_id),
             incarnation: self.incarnation.0,
             directory: self.directory.0,
             rack: None,
-            endpoints: vec![endpoint],
+            endpoints,
             features: FEATURES,
         }
+    }
+
+    /// Where other nodes reach this one, `HOST:PORT`.
+    pub fn native_address(&self) -> String {
+        address(&self.host, self.native.unwrap_or(0))
+    }
+}
+
+/// `HOST:PORT`, as it is written.
+pub fn address(host: &str, port: u16) -> String {
+    match host.contains(':') {
+        true => format!("[{host}]:{port}"),
+        false => format!("{host}:{port}"),
     }
 }
 
@@ -120,6 +142,7 @@ impl Broker {
             fetch_bytes_max: limits.fetch_bytes_max,
             sessions: RefCell::new(Sessions::new(limits.sessions)),
             shares: RefCell::default(),
+            links: OnceCell::new(),
             lives: RefCell::default(),
             next_life: Cell::new(0),
             next_token: Cell::new(0),

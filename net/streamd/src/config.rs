@@ -76,6 +76,15 @@ struct Args {
         hide_env_values = true
     )]
     native_listen: Option<String>,
+    /// Native addresses of nodes of a cluster: with an empty data directory this node joins it.
+    /// Needs --native-listen, and a --node-id that no other node has
+    #[arg(
+        long,
+        value_name = "HOST:PORT,...",
+        env = "STREAMD_JOIN",
+        hide_env_values = true
+    )]
+    join: Option<String>,
     /// Where to answer the operator over HTTP: health, profiles, stalls. Whoever reaches it may
     /// use it (off: nowhere) [default: off]
     #[arg(
@@ -129,6 +138,8 @@ pub struct Config {
     pub listen: SocketAddr,
     /// Where to listen for the native protocol; `None`: nowhere.
     pub native_listen: Option<SocketAddr>,
+    /// Native addresses of nodes to join, `HOST:PORT`.
+    pub join: Vec<String>,
     /// Where to answer the operator; `None`: nowhere.
     pub admin_listen: Option<SocketAddr>,
     /// The data directory.
@@ -188,10 +199,11 @@ impl Given {
 }
 
 /// The names of the options that the file may have.
-const OPTIONS: [&str; 8] = [
+const OPTIONS: [&str; 9] = [
     "listen",
     "advertise",
     "native-listen",
+    "join",
     "admin-listen",
     "data-dir",
     "cores",
@@ -247,6 +259,7 @@ fn settle(args: Args, from_env: &dyn Fn(&str) -> bool, set: &str) -> Result<Conf
     let listen = pick("listen", &args.listen);
     let advertise = pick("advertise", &args.advertise);
     let native_listen = pick("native-listen", &args.native_listen);
+    let join = pick("join", &args.join);
     let admin_listen = pick("admin-listen", &args.admin_listen);
     let data_dir = pick("data-dir", &args.data_dir);
     let cores = pick("cores", &args.cores);
@@ -262,15 +275,15 @@ fn settle(args: Args, from_env: &dyn Fn(&str) -> bool, set: &str) -> Result<Conf
     };
     let native_listen = native_listen.map(|g| may_be_off(&g)).transpose()?;
     let admin_listen = admin_listen.map(|g| may_be_off(&g)).transpose()?;
+    let join = join.map_or(Ok(Vec::new()), |g| {
+        nodes(&g, native_listen.is_some_and(|n| n.is_some()))
+    })?;
     let cores = match cores {
         Some(g) => read_cores(&g)?,
         None => streamd_io::available_cores(),
     };
     let memory = enough_memory(memory, cores.len())?;
-    let node_id = node_id.map_or(Ok(1), |g| {
-        let id = g.text.parse().ok().filter(|id: &i32| *id >= 0);
-        id.ok_or_else(|| g.bad("a number from 0 to 2147483647"))
-    })?;
+    let node_id = node_id.map_or(Ok(1), |g| read_node(&g))?;
     let configs = kafka_settings(file.kafka, set, &args.set)?;
     let broker = BrokerConfig::resolve(&Layers {
         file: Some(&configs),
@@ -279,6 +292,7 @@ fn settle(args: Args, from_env: &dyn Fn(&str) -> bool, set: &str) -> Result<Conf
     Ok(Config {
         listen,
         native_listen: native_listen.flatten(),
+        join,
         admin_listen: admin_listen.flatten(),
         data_dir: data_dir.map_or_else(|| "streamd-data".into(), |g| g.text.into()),
         cores,
@@ -291,6 +305,11 @@ fn settle(args: Args, from_env: &dyn Fn(&str) -> bool, set: &str) -> Result<Conf
             configs,
         },
     })
+}
+
+fn read_node(given: &Given) -> Result<i32, String> {
+    let id = given.text.parse().ok().filter(|id: &i32| *id >= 0);
+    id.ok_or_else(|| given.bad("a number from 0 to 2147483647"))
 }
 
 /// Kafka's keys, from the file, the environment and `--set`, each checked by the table.
@@ -453,6 +472,26 @@ fn host_port(given: &Given) -> Result<(String, u16), String> {
         return Err(bad());
     }
     Ok((host.to_owned(), port))
+}
+
+/// Addresses with commas between them. `listens`: whether other nodes can reach this one.
+fn nodes(given: &Given, listens: bool) -> Result<Vec<String>, String> {
+    let parts = given.text.split(',').map(str::trim).map(str::to_owned);
+    let all: Vec<String> = parts.collect();
+    let is_one = |text: &String| {
+        let parts = text.rsplit_once(':');
+        parts.is_some_and(|(h, p)| !h.is_empty() && p.parse().is_ok_and(|p: u16| p > 0))
+    };
+    if !all.iter().all(is_one) {
+        return Err(given.bad("HOST:PORT of a node's --native-listen, or more with commas"));
+    }
+    if !listens {
+        return Err(format!(
+            "{}: other nodes have to reach this one: add --native-listen HOST:PORT",
+            given.place
+        ));
+    }
+    Ok(all)
 }
 
 fn default_advertise(listen: SocketAddr) -> Result<(String, u16), String> {

@@ -10,6 +10,8 @@ mod config;
 mod conn;
 mod crowd;
 mod frames;
+mod identity;
+mod join;
 mod kafka;
 mod native;
 

@@ -8,6 +8,7 @@
 mod change;
 mod codec;
 mod controller;
+mod members;
 mod node;
 mod place;
 mod reassign;

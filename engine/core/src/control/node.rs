@@ -10,7 +10,7 @@ use std::sync::Arc;
 
 use streamd_model::{ErrorCode, Mono, NodeId};
 
-use super::{Answer, Ask, Controller, Outcome, Times, refuse};
+use super::{Answer, Ask, Controller, Outcome, Times, members, refuse};
 use crate::meta::{ClusterImage, Command, Local, decode_batch, encode_batch};
 use crate::raft::{self, Change, Members, NotTaken, Options, Quorum, Role};
 
@@ -239,6 +239,23 @@ impl Metadata {
         done
     }
 
+    /// Has every broker get the quorum's log and a few of them vote, if this node decides; one
+    /// change at a time. Gives the change that is under way now, if one was begun.
+    ///
+    /// # Errors
+    /// [`NotTaken`]; `Busy` while the change before is not done.
+    pub fn gather(&mut self) -> Result<Option<Change>, NotTaken> {
+        if !self.decides() {
+            return Ok(None);
+        }
+        let (members, progress) = (self.quorum.members(), self.quorum.progress());
+        let next = members::next(&members, self.image.cluster(), &progress, self.local.node);
+        if let Some(change) = next {
+            self.change(&[change])?;
+        }
+        Ok(next)
+    }
+
     /// Hands leadership of the quorum to another voter.
     ///
     /// # Errors
@@ -364,8 +381,9 @@ impl Metadata {
             }),
             raft::Output::Apply { index, term, data } => return self.apply(index, term, &data),
             raft::Output::Restore { data, .. } => {
-                self.image = ClusterImage::decode(&data, self.local.clone())
-                    .map_err(|e| format!("the metadata snapshot: {e}"))?;
+                self.image = ClusterImage::decode(&data, self.local.clone()).map_err(|e| {
+                    format!("the metadata snapshot: {e}. Start the newer version again")
+                })?;
                 self.changed = true;
             }
             raft::Output::Read { token, index } => {

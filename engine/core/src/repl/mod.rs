@@ -6,6 +6,7 @@
 //! is cut by epochs, never by watermarks, and never below what is committed. Who follows takes
 //! bytes of its leader's epoch only, and only where its log ends.
 
+mod codec;
 mod epochs;
 mod follower;
 mod leader;

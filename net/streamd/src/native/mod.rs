@@ -7,7 +7,9 @@
 
 mod append;
 mod groups;
+mod node;
 mod outbox;
+pub mod peers;
 mod subscribe;
 #[cfg(test)]
 mod tests;
@@ -32,7 +34,10 @@ use crate::conn::{Hangup, Life};
 use crate::frames::{Frames, Shape};
 use crate::kafka::cluster::next_producer_id;
 use outbox::Outbox;
+use peers::Links;
 
+/// The node that clients say they are.
+const CLIENT: NodeId = NodeId(-1);
 /// Answers that may be owed on one connection; then no more is read from it.
 const OWED_MAX: usize = 256;
 /// Bytes of records that wait to be sent on one connection, unless one batch is larger.
@@ -124,11 +129,24 @@ async fn read_loop(conn: &Rc<Conn>, frames: &mut Frames) -> Result<(), Hangup> {
         .broker
         .request_bytes_max
         .min(PAYLOAD_BYTES_MAX as usize);
-    if let Err(refusal) = greet(conn, header.correlation, &hello, max) {
+    let links = conn.broker.links.get().filter(|_| hello.node != CLIENT);
+    // A node has to get through whatever a client may ask for.
+    let max = match links {
+        Some(_) => PAYLOAD_BYTES_MAX as usize,
+        None => max,
+    };
+    if let Err(refusal) = greet(conn, &hello, links) {
         conn.out.refuse((0, header.correlation, 0), &refusal);
         return Ok(());
     }
+    if hello.node == CLIENT {
+        conn.broker.shard.opened().await;
+    }
+    welcome(conn, header.correlation, max);
     frames.set_max(max);
+    if let Some(links) = links {
+        return node::hear(conn, links, frames, node::Who::says(&hello)).await;
+    }
     while let Some((bytes, permits)) = frames.next().await? {
         if !conn.out.at_most(OWED_MAX).await {
             return Ok(());
@@ -147,8 +165,8 @@ fn parse(bytes: &Bytes) -> Result<(Header, Body<'_>), Hangup> {
     Ok((header, body))
 }
 
-/// Answers a Hello, or says why not.
-fn greet(conn: &Conn, correlation: u64, hello: &Hello<'_>, max: usize) -> Result<(), Refusal> {
+/// Whether who says this Hello is welcome. `links`: if it is a node, and nodes may be.
+fn greet(conn: &Conn, hello: &Hello<'_>, links: Option<&Rc<Links>>) -> Result<(), Refusal> {
     let identity = &conn.broker.identity;
     let (lowest, highest) = hello.versions;
     if !(lowest..=highest).contains(&VERSION) {
@@ -162,10 +180,19 @@ fn greet(conn: &Conn, correlation: u64, hello: &Hello<'_>, max: usize) -> Result
         );
         return Err(Refusal::new(ErrorCode::InconsistentClusterId, text));
     }
-    if hello.node != NodeId(-1) {
-        let text = format!("node {} is not known here: clients say -1", hello.node.0);
-        return Err(Refusal::new(ErrorCode::InvalidRequest, text));
+    match links {
+        _ if hello.node == CLIENT => Ok(()),
+        Some(links) => links.book().greet(hello),
+        None => {
+            let text = format!("node {} is not known here: clients say -1", hello.node.0);
+            Err(Refusal::new(ErrorCode::InvalidRequest, text))
+        }
     }
+}
+
+/// Answers a Hello; `max` is the longest payload that is taken.
+fn welcome(conn: &Conn, correlation: u64, max: usize) {
+    let identity = &conn.broker.identity;
     let welcome = Welcome {
         version: VERSION,
         node: NodeId(identity.node_id),
@@ -175,7 +202,6 @@ fn greet(conn: &Conn, correlation: u64, hello: &Hello<'_>, max: usize) -> Result
     };
     let ids = (0, correlation, FLAG_ANSWER);
     conn.out.say(ids, &Body::Welcome(welcome));
-    Ok(())
 }
 
 /// Does what a frame asks.

@@ -24,7 +24,7 @@ pub struct Hello<'a> {
     pub directory: [u8; 16],
     /// The cluster that it belongs to; empty if it has none yet.
     pub cluster: &'a str,
-    /// A name for people.
+    /// Of a node: where it is reached, `HOST:PORT`. Of a client: a name for people.
     pub name: &'a str,
 }
 
@@ -59,14 +59,13 @@ pub struct Partition {
 pub struct Subscribe {
     /// Of what.
     pub partition: Partition,
-    /// What makes the subscription one of a kind: broker epoch and count; zeros for a client.
+    /// A number of the subscriber's choice, which [`Data`] repeats.
     pub session: (i64, u64),
-    /// From which offset on: for a follower, where its log ends. A client may say [`EARLIEST`] or
-    /// [`LATEST`].
+    /// From which offset on; [`EARLIEST`] and [`LATEST`] are such too.
     pub from: Offset,
-    /// The epoch of the last batch of the subscriber's log; -1 if it has none.
+    /// -1.
     pub last_epoch: Epoch,
-    /// What of its log is durable; -1 for a client, which gets what is committed and no more.
+    /// -1.
     pub durable: Offset,
     /// Bytes that it takes before it gives more credit.
     pub credit: u64,
@@ -118,46 +117,15 @@ pub struct Data<'a> {
     pub records: &'a [u8],
 }
 
-/// What a subscriber has.
+/// Something for the replica of a partition.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Ack {
-    /// The leader epoch.
-    pub epoch: Epoch,
-    /// The subscription.
-    pub session: (i64, u64),
-    /// Everything below is durable there.
-    pub durable: Offset,
-    /// See [`Credit`].
-    pub taken: u64,
-}
-
-/// Where does an epoch end?
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct EpochQuery {
-    /// Of which log.
-    pub partition: Partition,
-    /// Which.
-    pub asked: Epoch,
-}
-
-/// The largest epoch up to the one that was asked for, and the offset behind its last record.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct EpochAnswer {
-    /// The epoch; -1 if all are later.
-    pub epoch: Epoch,
-    /// Its end.
-    pub end: Offset,
-}
-
-/// A subscriber's log is not the leader's.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Diverged {
-    /// The leader epoch.
-    pub epoch: Epoch,
-    /// The subscription.
-    pub session: (i64, u64),
-    /// See [`EpochAnswer`].
-    pub at: EpochAnswer,
+pub struct Replica<'a> {
+    /// The topic.
+    pub topic: TopicId,
+    /// The index of the partition.
+    pub index: i32,
+    /// What a replica says to another; records are last.
+    pub message: &'a [u8],
 }
 
 /// A request or a stream failed.
@@ -192,18 +160,12 @@ pub enum Body<'a> {
     Credit(Credit),
     /// See there.
     Data(Data<'a>),
-    /// See there.
-    Ack(Ack),
-    /// See there.
-    EpochQuery(EpochQuery),
-    /// See there.
-    EpochAnswer(EpochAnswer),
-    /// See there.
-    Diverged(Diverged),
     /// A message of the metadata quorum.
     Raft(&'a [u8]),
     /// A question to the controller, or its answer.
     Control(&'a [u8]),
+    /// See there.
+    Replica(Replica<'a>),
     /// A ping, or its answer.
     Ping,
     /// See there.
@@ -264,24 +226,13 @@ impl<'a> Body<'a> {
                 },
                 records: r.rest(),
             }),
-            (Op::Ack, _) => Body::Ack(Ack {
-                epoch: r.i32("a leader epoch")?,
-                session: session(&mut r)?,
-                durable: offset(&mut r, "what is durable")?,
-                taken: r.u64("a credit")?,
-            }),
-            (Op::EpochQuery, false) => Body::EpochQuery(EpochQuery {
-                partition: partition(&mut r)?,
-                asked: r.i32("an epoch")?,
-            }),
-            (Op::EpochQuery, true) => Body::EpochAnswer(epoch_answer(&mut r)?),
-            (Op::Diverged, _) => Body::Diverged(Diverged {
-                epoch: r.i32("a leader epoch")?,
-                session: session(&mut r)?,
-                at: epoch_answer(&mut r)?,
-            }),
             (Op::Raft, _) => Body::Raft(r.rest()),
             (Op::Control, _) => Body::Control(r.rest()),
+            (Op::Replica, _) => Body::Replica(Replica {
+                topic: TopicId(r.array("a topic's id")?),
+                index: index(&mut r)?,
+                message: r.rest(),
+            }),
             (Op::Ping, _) => Body::Ping,
             (Op::Error, _) => Body::Error(Failure {
                 code: r.i16("an error's code")?,
@@ -307,12 +258,9 @@ impl<'a> Body<'a> {
             Body::Subscribed(_) => (Op::Subscribe, FLAG_ANSWER),
             Body::Credit(_) => (Op::Credit, 0),
             Body::Data(_) => (Op::Data, 0),
-            Body::Ack(_) => (Op::Ack, 0),
-            Body::EpochQuery(_) => (Op::EpochQuery, 0),
-            Body::EpochAnswer(_) => (Op::EpochQuery, FLAG_ANSWER),
-            Body::Diverged(_) => (Op::Diverged, 0),
             Body::Raft(_) => (Op::Raft, 0),
             Body::Control(_) => (Op::Control, 0),
+            Body::Replica(_) => (Op::Replica, 0),
             Body::Ping => (Op::Ping, 0),
             Body::Error(_) => (Op::Error, 0),
             Body::TopicOf(_) => (Op::Topic, 0),
@@ -394,23 +342,12 @@ impl<'a> Body<'a> {
                 out.extend_from_slice(aborted);
                 return data.records;
             }
-            Body::Ack(ack) => {
-                out.extend_from_slice(&ack.epoch.to_le_bytes());
-                put_session(out, ack.session);
-                out.extend_from_slice(&ack.durable.to_le_bytes());
-                out.extend_from_slice(&ack.taken.to_le_bytes());
-            }
-            Body::EpochQuery(query) => {
-                put_partition(out, query.partition);
-                out.extend_from_slice(&query.asked.to_le_bytes());
-            }
-            Body::EpochAnswer(answer) => put_epoch_answer(out, answer),
-            Body::Diverged(diverged) => {
-                out.extend_from_slice(&diverged.epoch.to_le_bytes());
-                put_session(out, diverged.session);
-                put_epoch_answer(out, diverged.at);
-            }
             Body::Auth(bytes) | Body::Raft(bytes) | Body::Control(bytes) => return bytes,
+            Body::Replica(replica) => {
+                out.extend_from_slice(&replica.topic.0);
+                out.extend_from_slice(&replica.index.to_le_bytes());
+                return replica.message;
+            }
             Body::Ping => {}
             Body::Error(failure) => {
                 out.extend_from_slice(&failure.code.to_le_bytes());
@@ -597,10 +534,7 @@ fn put_session(out: &mut Vec<u8>, session: (i64, u64)) {
 
 pub(super) fn partition(r: &mut In<'_>) -> Result<Partition, Malformed> {
     let topic = TopicId(r.array("a topic's id")?);
-    let index = match r.i32("a partition's index")? {
-        index @ 0.. => index,
-        _ => return Err(Malformed::Body("a partition's index")),
-    };
+    let index = index(r)?;
     let epoch = r.i32("a leader epoch")?;
     Ok(Partition {
         topic,
@@ -609,20 +543,15 @@ pub(super) fn partition(r: &mut In<'_>) -> Result<Partition, Malformed> {
     })
 }
 
+fn index(r: &mut In<'_>) -> Result<i32, Malformed> {
+    match r.i32("a partition's index")? {
+        index @ 0.. => Ok(index),
+        _ => Err(Malformed::Body("a partition's index")),
+    }
+}
+
 pub(super) fn put_partition(out: &mut Vec<u8>, partition: Partition) {
     out.extend_from_slice(&partition.topic.0);
     out.extend_from_slice(&partition.index.to_le_bytes());
     out.extend_from_slice(&partition.epoch.to_le_bytes());
-}
-
-fn epoch_answer(r: &mut In<'_>) -> Result<EpochAnswer, Malformed> {
-    Ok(EpochAnswer {
-        epoch: r.i32("an epoch")?,
-        end: offset(r, "the end of an epoch")?,
-    })
-}
-
-fn put_epoch_answer(out: &mut Vec<u8>, answer: EpochAnswer) {
-    out.extend_from_slice(&answer.epoch.to_le_bytes());
-    out.extend_from_slice(&answer.end.to_le_bytes());
 }

@@ -19,7 +19,7 @@ pub const FLAG_ANSWER: u16 = 1;
 /// The stream ends with this frame.
 pub const FLAG_LAST: u16 = 2;
 
-/// What a frame is about. The numbers are frozen.
+/// What a frame is about. The numbers are frozen; 7 to 9 were used once.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
 pub enum Op {
@@ -35,12 +35,6 @@ pub enum Op {
     Credit = 5,
     /// Records of a stream, or none: a pulse.
     Data = 6,
-    /// What a subscriber has made durable.
-    Ack = 7,
-    /// Where a leader epoch ends.
-    EpochQuery = 8,
-    /// A subscriber's log is not the leader's.
-    Diverged = 9,
     /// A message of the metadata quorum.
     Raft = 10,
     /// A question to the controller.
@@ -59,18 +53,17 @@ pub enum Op {
     Commit = 17,
     /// Where a group is.
     Offsets = 18,
+    /// Something for the replica of a partition.
+    Replica = 19,
 }
 
-const OPS: [Op; 18] = [
+const OPS: [Op; 16] = [
     Op::Hello,
     Op::Auth,
     Op::Append,
     Op::Subscribe,
     Op::Credit,
     Op::Data,
-    Op::Ack,
-    Op::EpochQuery,
-    Op::Diverged,
     Op::Raft,
     Op::Control,
     Op::Ping,
@@ -80,23 +73,22 @@ const OPS: [Op; 18] = [
     Op::Unsubscribe,
     Op::Commit,
     Op::Offsets,
+    Op::Replica,
 ];
 
 impl Op {
     fn of(number: u8) -> Option<Op> {
-        OPS.get(usize::from(number).checked_sub(1)?).copied()
+        OPS.into_iter().find(|op| *op as u8 == number)
     }
 
     /// The flags that frames of this operation may have.
     fn flags(self) -> u16 {
         match self {
-            Op::Hello | Op::Auth | Op::Append | Op::EpochQuery | Op::Control | Op::Ping => {
-                FLAG_ANSWER
-            }
+            Op::Hello | Op::Auth | Op::Append | Op::Control | Op::Ping => FLAG_ANSWER,
             Op::Topic | Op::Producer | Op::Unsubscribe | Op::Commit | Op::Offsets => FLAG_ANSWER,
             Op::Data => FLAG_LAST,
             Op::Subscribe | Op::Error => FLAG_ANSWER | FLAG_LAST,
-            Op::Credit | Op::Ack | Op::Diverged | Op::Raft => 0,
+            Op::Credit | Op::Raft | Op::Replica => 0,
         }
     }
 }

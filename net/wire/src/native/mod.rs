@@ -16,8 +16,8 @@ mod tests;
 use std::fmt;
 
 pub use body::{
-    Ack, Body, Credit, Data, Diverged, EARLIEST, EpochAnswer, EpochQuery, Failure, Hello, LATEST,
-    Partition, Subscribe, Subscribed, Welcome,
+    Body, Credit, Data, EARLIEST, Failure, Hello, LATEST, Partition, Replica, Subscribe,
+    Subscribed, Welcome,
 };
 pub use client::{
     Aborted, Append, Appended, Batch, Committed, Kept, Leader, OfGroup, Producer, ToCommit, Topic,

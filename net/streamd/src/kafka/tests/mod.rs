@@ -76,6 +76,7 @@ pub async fn start(env: &Env, configs: Configs) -> Rc<Broker> {
             endpoints: Vec::new(),
             features: (0, 1),
         },
+        joins: false,
         journal: JournalOptions {
             file_bytes: 1 << 20,
             files_max: 4,
@@ -101,6 +102,7 @@ pub async fn start(env: &Env, configs: Configs) -> Rc<Broker> {
         node_id: NODE,
         host: "broker.example".to_owned(),
         port: 9092,
+        native: None,
         directory: TopicId::ZERO,
         incarnation: TopicId::ZERO,
     };
