@@ -14,10 +14,12 @@ use streamd_model::{ErrorCode, Map, Mono, PartitionId, TopicId};
 use streamd_shard::{ReadDone, ReadItem, ReadRequest, Refusal, Reply, Request, WatchRequest};
 use streamd_wire::kafka::generated::fetch_request::FetchRequest;
 use streamd_wire::kafka::generated::fetch_response::{
-    AbortedTransaction, EpochEndOffset, FetchResponse, FetchableTopicResponse, PartitionData,
+    AbortedTransaction, EpochEndOffset, FetchResponse, FetchableTopicResponse, LeaderIdAndEpoch,
+    NodeEndpoint, PartitionData,
 };
 use streamd_wire::kafka::{Records, RequestHeader, ResponseHeader, Writer};
 
+use super::leaders::Leaders;
 use super::session::{Mode, SessionAsk, TopicKey, Wanted};
 use crate::broker::Broker;
 
@@ -26,6 +28,9 @@ const COPY_MAX: usize = 4096;
 
 /// The longest poll: a client that went away meanwhile is found out then.
 const WAIT_MAX: Duration = Duration::from_secs(60);
+
+/// From this version on a client is told who leads instead.
+const LEADERS_FROM: i16 = 16;
 
 /// From this version on a client may read from a replica that follows (KIP-392).
 const FOLLOWER_FROM: i16 = 11;
@@ -268,6 +273,8 @@ impl LongPoll {
         done: Vec<ReadDone>,
     ) -> Result<Vec<Part>, String> {
         let mut left = self.bytes_max;
+        let mut leaders = Leaders::new(broker);
+        let tells = header.version >= LEADERS_FROM;
         let mut plans = Vec::new();
         let mut topics: Vec<FetchableTopicResponse<'_>> = Vec::new();
         let mut run: Vec<PartitionData<'_>> = Vec::new();
@@ -281,7 +288,15 @@ impl LongPoll {
         let (mut turn, mut served) = (0, false);
         for (at, (w, mut d)) in self.wanted.iter().zip(done).enumerate() {
             trim(&mut d, &mut left);
-            let (data, plan) = partition_data(w, d, self.read_committed);
+            let (mut data, plan) = partition_data(w, d, self.read_committed);
+            if tells && data.error_code != 0 {
+                let topic = (w.topic.name.as_str(), w.topic.id);
+                let (leader_id, leader_epoch) = leaders.of(data.error_code, topic, w.index);
+                data.current_leader = LeaderIdAndEpoch {
+                    leader_id,
+                    leader_epoch,
+                };
+            }
             let now = (
                 data.high_watermark,
                 data.last_stable_offset,
@@ -318,9 +333,19 @@ impl LongPoll {
         if let Some(session) = session {
             session.rotate(turn);
         }
+        let nodes = leaders.nodes();
         let response = FetchResponse {
             session_id: id,
             responses: topics.into(),
+            node_endpoints: nodes
+                .iter()
+                .map(|n| NodeEndpoint {
+                    node_id: n.node,
+                    host: n.host,
+                    port: i32::from(n.port),
+                    rack: n.rack,
+                })
+                .collect(),
             ..FetchResponse::default()
         };
         encode(header, &response, plans)
