@@ -12,14 +12,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use streamd_core::control::{Ask, Metadata, Outcome, Output, Times, Token};
-use streamd_core::meta::{BrokerMeta, ClusterImage, Command};
+use streamd_core::meta::{BrokerMeta, ClusterImage};
 use streamd_core::raft::Options;
 use streamd_io::local::{Notify, OneSender, oneshot};
 use streamd_io::{Class, Env};
 use streamd_log::LogError;
 use streamd_model::{ErrorCode, Mono, NodeId, Offset, ShardId};
 
-use crate::Refusal;
 use crate::drive_seat;
 use crate::flusher::{Flusher, Owner};
 use crate::mesh::{Reply, Request};
@@ -32,8 +31,6 @@ pub(crate) const TICK: Duration = Duration::from_millis(100);
 const ELECTION_TICKS: usize = 10;
 /// Ticks between a leader's heartbeats.
 const HEARTBEAT_TICKS: usize = 2;
-/// A new topic waits so long for a broker that could take it.
-const SITE_MAX: Duration = Duration::from_secs(5);
 /// A stop does not wait longer for what is being committed: the disk may be full.
 const END_MAX: Duration = Duration::from_secs(2);
 
@@ -308,7 +305,7 @@ impl Meta {
     }
 
     /// Waits until some broker may take partitions, or nothing is taken any more.
-    async fn has_site(&self) {
+    pub async fn has_site(&self) {
         loop {
             let changed = self.changed.wait();
             {
@@ -434,32 +431,6 @@ impl Shard {
             for wait in waits {
                 wait.await;
             }
-        }
-    }
-
-    /// Changes the metadata: checked against the image, durable, known to every shard. Gives an
-    /// image with the change in it.
-    pub async fn propose(self: &Rc<Self>, command: Command) -> Result<Arc<ClusterImage>, Refusal> {
-        let meta = self.meta.borrow().clone();
-        let Some(meta) = meta else {
-            return Err(Refusal::new(ErrorCode::NotController, STOPPING));
-        };
-        if matches!(
-            command,
-            Command::CreateTopic { .. } | Command::CreatePartitions { .. }
-        ) {
-            let late = async {
-                self.env.sleep(SITE_MAX).await;
-            };
-            futures_lite::future::or(meta.has_site(), late).await;
-        }
-        let ask = Ask::Propose {
-            commands: vec![command],
-            replication: None,
-        };
-        match meta.ask(ask).await {
-            Ok(_) => Ok(self.image()),
-            Err((code, text)) => Err(Refusal::new(code, text)),
         }
     }
 }

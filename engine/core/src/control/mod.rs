@@ -10,6 +10,7 @@ mod codec;
 mod controller;
 mod node;
 mod place;
+mod propose;
 mod reassign;
 mod seat;
 #[cfg(test)]
@@ -20,12 +21,13 @@ use std::time::Duration;
 use streamd_model::{Epoch, ErrorCode, NodeId, PartitionId, TopicId};
 
 use crate::Refused;
-use crate::meta::{Command, Registration};
+use crate::meta::{Command, Registration, Wanted};
 
 pub use codec::{decode_outcome, encode_outcome};
 pub use controller::Controller;
 pub use node::{Metadata, Output, Token};
 pub use place::{Site, place, sites};
+pub use propose::plan;
 pub use seat::{Seat, SeatEffect};
 
 /// Times of the cluster.
@@ -139,6 +141,15 @@ pub enum Ask {
     },
     /// A broker goes for good.
     Unregister(NodeId),
+}
+
+impl From<Wanted> for Ask {
+    fn from(wanted: Wanted) -> Ask {
+        Ask::Propose {
+            commands: wanted.commands,
+            replication: wanted.replication,
+        }
+    }
 }
 
 /// What the controller answers.

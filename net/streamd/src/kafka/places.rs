@@ -105,12 +105,6 @@ impl View {
         }
     }
 
-    /// How many replicas the partitions of a topic have.
-    pub fn replication(&self, topic: TopicId) -> i16 {
-        let first = self.image.cluster().partitions(topic).first();
-        first.map_or(1, |p| i16::try_from(p.target().len()).unwrap_or(i16::MAX))
-    }
-
     fn is_there(&self, node: NodeId) -> bool {
         let broker = self.image.cluster().broker(node);
         node.0 == self.me[0] || broker.is_some_and(|b| !b.fenced)
@@ -123,6 +117,12 @@ impl View {
             _ => nodes.iter().map(|n| n.0).collect::<Vec<_>>().into(),
         }
     }
+}
+
+/// How many replicas the partitions of a topic have.
+pub fn replication(image: &ClusterImage, topic: TopicId) -> i16 {
+    let first = image.cluster().partitions(topic).first();
+    first.map_or(1, |p| i16::try_from(p.target().len()).unwrap_or(i16::MAX))
 }
 
 /// `None` if clients cannot reach it.
