@@ -31,7 +31,8 @@ impl Internal {
             .find(|i| i.name() == name)
     }
 
-    fn name(self) -> &'static str {
+    /// Its name.
+    pub fn name(self) -> &'static str {
         match self {
             Internal::Offsets => OFFSETS_TOPIC,
             Internal::Txns => TXN_TOPIC,

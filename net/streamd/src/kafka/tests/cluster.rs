@@ -16,6 +16,8 @@ use streamd_wire::kafka::generated::create_topics_request::{
     CreatableReplicaAssignment, CreatableTopic, CreateTopicsRequest,
 };
 use streamd_wire::kafka::generated::create_topics_response::CreateTopicsResponse;
+use streamd_wire::kafka::generated::find_coordinator_request::FindCoordinatorRequest;
+use streamd_wire::kafka::generated::find_coordinator_response::FindCoordinatorResponse;
 use streamd_wire::kafka::generated::metadata_request::{MetadataRequest, MetadataRequestTopic};
 use streamd_wire::kafka::generated::metadata_response::MetadataResponse;
 
@@ -194,4 +196,52 @@ fn replicas_are_where_a_client_puts_them() {
         let third = places(&broker, "good").await.pop();
         assert_eq!(third, Some((vec![2, 1], vec![2, 1], 2)));
     });
+}
+
+#[test]
+fn coordinators_are_where_their_partitions_are_led() {
+    with_broker(
+        &[("offsets.topic.num.partitions", "6")],
+        |broker| async move {
+            join(&broker, 2).await;
+            let keys: Vec<String> = (0..12).map(|n| format!("group-{n}")).collect();
+            let request = FindCoordinatorRequest {
+                key_type: 0,
+                coordinator_keys: keys.iter().map(String::as_str).collect(),
+                ..FindCoordinatorRequest::default()
+            };
+            let found = async |led: &[i32]| {
+                let answer = ask(&broker, 6, &request).await;
+                let r: FindCoordinatorResponse<'_> = answer.decode();
+                assert_eq!(r.coordinators.len(), keys.len());
+                for (c, key) in r.coordinators.iter().zip(&keys) {
+                    let index = streamd_core::group::partition_of(key, 6);
+                    let leader = led[index as usize];
+                    let (host, code_) = match leader {
+                        NODE => ("broker.example", ErrorCode::None),
+                        2 => ("host-2", ErrorCode::None),
+                        _ => ("", ErrorCode::CoordinatorNotAvailable),
+                    };
+                    assert_eq!(
+                        (c.node_id, c.host, code(c.error_code)),
+                        (leader, host, code_)
+                    );
+                }
+            };
+            // The first question makes the topic.
+            ask(&broker, 6, &request).await;
+            let led: Vec<i32> = places(&broker, "__consumer_offsets")
+                .await
+                .iter()
+                .map(|p| p.2)
+                .collect();
+            assert!(led.contains(&NODE) && led.contains(&2), "{led:?}");
+            found(&led).await;
+            let node = NodeId(2);
+            let epoch = broker.shard.image().cluster().broker(node).unwrap().epoch;
+            let lost = broker.shard.decide(Ask::Lost { node, epoch }).await;
+            lost.unwrap();
+            found(&[NODE; 6]).await;
+        },
+    );
 }
