@@ -10,7 +10,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use streamd_io::Part;
 use streamd_log::ReadPlan;
-use streamd_model::{ErrorCode, Map, Mono, PartitionId, TopicId};
+use streamd_model::{ErrorCode, Map, Mono, Offset, PartitionId, TopicId};
 use streamd_shard::{ReadDone, ReadItem, ReadRequest, Refusal, Reply, Request, WatchRequest};
 use streamd_wire::kafka::generated::fetch_request::FetchRequest;
 use streamd_wire::kafka::generated::fetch_response::{
@@ -20,7 +20,8 @@ use streamd_wire::kafka::generated::fetch_response::{
 use streamd_wire::kafka::{Records, RequestHeader, ResponseHeader, Writer};
 
 use super::leaders::Leaders;
-use super::session::{Mode, SessionAsk, TopicKey, Wanted};
+use super::places::Seen;
+use super::session::{Mode, Session, SessionAsk, TopicKey, Wanted};
 use crate::broker::Broker;
 
 /// Parts of up to so many bytes are copied beside the header: cheaper than a call of their own.
@@ -290,29 +291,11 @@ impl LongPoll {
             trim(&mut d, &mut left);
             let (mut data, plan) = partition_data(w, d, self.read_committed);
             if tells && data.error_code != 0 {
-                let topic = (w.topic.name.as_str(), w.topic.id);
-                let (leader_id, leader_epoch) = leaders.of(data.error_code, topic, w.index);
-                data.current_leader = LeaderIdAndEpoch {
-                    leader_id,
-                    leader_epoch,
-                };
+                data.current_leader = leader(&mut leaders, w, data.error_code);
             }
-            let now = (
-                data.high_watermark,
-                data.last_stable_offset,
-                data.log_start_offset,
-            );
-            let same = data.error_code == 0 && plan.bytes == 0 && now == w.told;
-            let told = if data.error_code == 0 {
-                now
-            } else {
-                (-1, -1, -1)
-            };
-            let place = session
-                .as_mut()
-                .and_then(|s| s.partitions_mut().get_mut(at));
-            if let Some(place) = place.filter(|p| p.index == w.index && p.topic == w.topic) {
-                place.told = told;
+            let same = data.error_code == 0 && plan.bytes == 0 && told(&data) == w.told;
+            if let Some(session) = session.as_mut() {
+                self.note(session, at, &data);
             }
             if plan.bytes > 0 && !served {
                 (turn, served) = (at + 1, true);
@@ -337,18 +320,46 @@ impl LongPoll {
         let response = FetchResponse {
             session_id: id,
             responses: topics.into(),
-            node_endpoints: nodes
-                .iter()
-                .map(|n| NodeEndpoint {
-                    node_id: n.node,
-                    host: n.host,
-                    port: i32::from(n.port),
-                    rack: n.rack,
-                })
-                .collect(),
+            node_endpoints: nodes.iter().map(endpoint).collect(),
             ..FetchResponse::default()
         };
         encode(header, &response, plans)
+    }
+
+    /// What goes into the session of what is answered for its partition at this place.
+    fn note(&self, session: &mut Session, at: usize, data: &PartitionData<'_>) {
+        let w = &self.wanted[at];
+        let place = session.partitions_mut().get_mut(at);
+        if let Some(place) = place.filter(|p| p.index == w.index && p.topic == w.topic) {
+            place.told = match data.error_code {
+                0 => told(data),
+                _ => (-1, -1, -1),
+            };
+        }
+    }
+}
+
+/// What a client knows of a partition from an answer: high watermark, last stable offset, start.
+fn told(data: &PartitionData<'_>) -> (Offset, Offset, Offset) {
+    let (high, stable) = (data.high_watermark, data.last_stable_offset);
+    (high, stable, data.log_start_offset)
+}
+
+fn leader(leaders: &mut Leaders<'_>, w: &Wanted, code: i16) -> LeaderIdAndEpoch {
+    let topic = (w.topic.name.as_str(), w.topic.id);
+    let (leader_id, leader_epoch) = leaders.of(code, topic, w.index);
+    LeaderIdAndEpoch {
+        leader_id,
+        leader_epoch,
+    }
+}
+
+fn endpoint<'a>(node: &Seen<'a>) -> NodeEndpoint<'a> {
+    NodeEndpoint {
+        node_id: node.node,
+        host: node.host,
+        port: i32::from(node.port),
+        rack: node.rack,
     }
 }
 
