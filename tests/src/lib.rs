@@ -19,6 +19,7 @@ pub mod broker;
 pub mod child;
 pub mod client;
 pub mod install;
+pub mod net;
 pub mod noise;
 pub mod run;
 pub mod wire;
