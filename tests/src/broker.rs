@@ -310,6 +310,12 @@ fn binary() -> &'static Path {
     })
 }
 
+/// The broker's program, for starts that are to fail.
+#[must_use]
+pub fn streamd() -> &'static Path {
+    binary()
+}
+
 /// The operator's command, built as the binary under test; beside it if that is given.
 #[must_use]
 pub fn streamctl() -> &'static Path {

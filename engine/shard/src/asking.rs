@@ -181,6 +181,17 @@ impl Meta {
 }
 
 impl Shard {
+    /// The controller, as far as it is known here (shard 0 only).
+    pub fn controller(&self) -> Option<NodeId> {
+        self.meta.borrow().as_ref().and_then(|m| m.leader())
+    }
+
+    /// Who votes about the metadata, as far as it is known here (shard 0 only).
+    pub fn metadata_voters(&self) -> Vec<NodeId> {
+        let meta = self.meta.borrow();
+        meta.as_ref().map_or(Vec::new(), |m| m.voters())
+    }
+
     /// The process of a broker is gone, in the run of this epoch: the controller is told, until it
     /// knows (shard 0 only).
     pub(crate) async fn lost(&self, node: NodeId, epoch: i64) {

@@ -1,12 +1,14 @@
 //! A member of the quorum: inputs in, [`Output`]s out.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 
 use ::raft::eraftpb::{
     ConfChangeSingle, ConfChangeType, ConfChangeV2, ConfState, Entry, EntryType, Message,
     MessageType, Snapshot,
 };
-use ::raft::{Config, INVALID_ID, RawNode, ReadOnlyOption, Ready, StateRole};
+use ::raft::{
+    Config, INVALID_ID, ProgressState, RawNode, ReadOnlyOption, Ready, SnapshotStatus, StateRole,
+};
 use streamd_model::NodeId;
 
 use super::codec::{self, node_id, raft_id};
@@ -21,6 +23,10 @@ const UNCOMMITTED_BYTES_MAX: u64 = 64 << 20;
 const APPLY_BYTES_MAX: u64 = 16 << 20;
 /// Entries that stay behind a snapshot, so that who lags a little needs none.
 const KEEP_ENTRIES: u64 = 1_000;
+
+/// A snapshot that did not arrive within so many times the least time until an election is sent
+/// again: the library would wait for it for ever.
+const SNAPSHOT_ELECTIONS: usize = 4;
 
 /// What a member is started with.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -149,6 +155,8 @@ pub struct Quorum {
     /// and of all records since, that one among them.
     bytes: u64,
     anew: bool,
+    /// Members that a snapshot is on its way to, and the ticks since.
+    sending: BTreeMap<u64, usize>,
 }
 
 impl Quorum {
@@ -214,6 +222,7 @@ impl Quorum {
             base,
             bytes,
             anew: false,
+            sending: BTreeMap::new(),
         };
         if applied > 0 {
             quorum.restored(&snapshot);
@@ -265,7 +274,23 @@ impl Quorum {
     pub fn tick(&mut self) {
         if !self.broken {
             self.raw.tick();
+            self.send_again();
             self.settle();
+        }
+    }
+
+    fn send_again(&mut self) {
+        let progress = self.raw.raft.prs().iter();
+        let waits = progress.filter(|(_, p)| p.state == ProgressState::Snapshot);
+        let waits: Vec<u64> = waits.map(|(id, _)| *id).collect();
+        self.sending.retain(|id, _| waits.contains(id));
+        for id in waits {
+            let ticks = self.sending.entry(id).or_insert(0);
+            *ticks += 1;
+            if *ticks >= SNAPSHOT_ELECTIONS * self.options.election_ticks {
+                self.sending.remove(&id);
+                self.raw.report_snapshot(id, SnapshotStatus::Failure);
+            }
         }
     }
 

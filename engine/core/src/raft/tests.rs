@@ -246,6 +246,21 @@ fn who_joins_gets_a_snapshot_learns_and_votes() {
 }
 
 #[test]
+fn a_snapshot_that_is_lost_is_sent_again() {
+    let mut bench = Bench::new(&[0]);
+    bench.ticks(25);
+    bench.propose("a");
+    bench.at(0, |q| q.change(&[Change::Learner(NodeId(3))]).unwrap());
+    // It is not there: what is sent to it is lost.
+    bench.ticks(20);
+    let bytes = |q: &Quorum| q.progress().iter().map(|p| p.1).min();
+    assert_eq!(bytes(&bench.members[&0].quorum), Some(0));
+    bench.start(3, Vec::new());
+    bench.ticks(4 * 10 + 5);
+    assert_eq!(bench.members[&3].state, "0a");
+}
+
+#[test]
 fn a_leader_that_is_removed_by_another_steps_down() {
     let mut bench = Bench::new(&[0, 1, 2]);
     bench.ticks(25);

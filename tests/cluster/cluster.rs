@@ -1,0 +1,252 @@
+//! Three brokers on this machine that make one cluster: they join, each is killed and paused in
+//! turn while the others go on, and what has no place in the cluster is told so.
+
+use std::fs;
+use std::io::{Read as _, Write as _};
+use std::net::TcpStream;
+use std::path::Path;
+use std::process::{Command, Output, Stdio};
+use std::thread::sleep;
+use std::time::{Duration, Instant};
+
+use rustix::process::{Pid, Signal, kill_process};
+use streamd_tests::broker::{Broker, free_port, streamctl, streamd};
+use streamd_tests::noise::Noise;
+
+/// By then whatever is waited for has happened, also on a machine that has much else to do.
+const SOON: Duration = Duration::from_secs(30);
+
+struct Node {
+    broker: Broker,
+    native: String,
+}
+
+struct Cluster(Vec<Node>);
+
+/// The flags of a node; `contact`: whom it joins.
+fn flags(id: usize, native: &str, contact: Option<&str>) -> Vec<String> {
+    let mut flags = vec![
+        format!("--node-id={id}"),
+        format!("--native-listen={native}"),
+        "--cores=1".to_owned(),
+        "--memory=64MiB".to_owned(),
+    ];
+    flags.extend(contact.map(|at| format!("--join={at}")));
+    flags
+}
+
+impl Node {
+    fn start(id: usize, contact: Option<&str>) -> Node {
+        let native = format!("127.0.0.1:{}", free_port());
+        let flags = flags(id, &native, contact);
+        let flags: Vec<&str> = flags.iter().map(String::as_str).collect();
+        Node {
+            broker: Broker::start(&flags),
+            native,
+        }
+    }
+
+    fn ctl(&self, args: &[&str]) -> Output {
+        let addr = self.broker.addr();
+        let mut command = Command::new(streamctl());
+        command.args(["--bootstrap", &addr]).args(args);
+        command.output().expect("streamctl runs")
+    }
+
+    /// The topics that it knows.
+    fn topics(&self) -> Vec<String> {
+        let out = self.ctl(&["topic", "list"]);
+        let text = String::from_utf8_lossy(&out.stdout);
+        let names = text
+            .lines()
+            .skip(1)
+            .filter_map(|l| l.split_whitespace().next());
+        names.map(str::to_owned).collect()
+    }
+
+    fn signal(&self, signal: Signal) {
+        let pid = self.broker.pid().expect("it runs");
+        let pid = Pid::from_raw(pid.try_into().expect("a process id")).expect("a process id");
+        kill_process(pid, signal).expect("a signal");
+    }
+}
+
+fn until(what: &str, mut done: impl FnMut() -> bool) {
+    let deadline = Instant::now() + SOON;
+    while !done() {
+        assert!(Instant::now() < deadline, "{what}: not within {SOON:?}");
+        sleep(Duration::from_millis(50));
+    }
+}
+
+impl Cluster {
+    fn start() -> Cluster {
+        let mut nodes = vec![Node::start(1, None)];
+        let contact = nodes[0].native.clone();
+        nodes.extend([2, 3].map(|id| Node::start(id, Some(&contact))));
+        for node in &nodes {
+            until("three voters", || {
+                node.broker.log().contains("vote: 1, 2, 3;")
+            });
+        }
+        Cluster(nodes)
+    }
+
+    /// Has a node make a topic, by any way it finds; gives how long that took.
+    fn create(&self, by: usize, topic: &str) -> Duration {
+        let begun = Instant::now();
+        until(topic, || {
+            let out = self.0[by].ctl(&["topic", "create", topic]);
+            out.status.success() || self.0[by].topics().iter().any(|t| t == topic)
+        });
+        begun.elapsed()
+    }
+
+    /// Waits until these nodes know a topic.
+    fn know(&self, nodes: &[usize], topic: &str) {
+        for &node in nodes {
+            until(topic, || self.0[node].topics().iter().any(|t| t == topic));
+        }
+    }
+}
+
+#[test]
+fn nodes_are_killed_and_paused_in_turn_and_the_others_decide() {
+    let mut cluster = Cluster::start();
+    cluster.create(1, "first");
+    cluster.know(&[0, 1, 2], "first");
+    for gone in 0..3 {
+        let others: Vec<usize> = (0..3).filter(|n| *n != gone).collect();
+        cluster.0[gone].broker.kill();
+        let topic = format!("without-{gone}");
+        let took = cluster.create(others[0], &topic);
+        eprintln!("node {} killed: a topic after {took:?}", gone + 1);
+        cluster.know(&others, &topic);
+        cluster.0[gone].broker.start_again();
+        cluster.know(&[gone], &topic);
+    }
+    for gone in 0..3 {
+        let others: Vec<usize> = (0..3).filter(|n| *n != gone).collect();
+        cluster.0[gone].signal(Signal::STOP);
+        let topic = format!("asleep-{gone}");
+        let took = cluster.create(others[1], &topic);
+        eprintln!("node {} paused: a topic after {took:?}", gone + 1);
+        cluster.know(&others, &topic);
+        cluster.0[gone].signal(Signal::CONT);
+        cluster.know(&[gone], &topic);
+    }
+    // All of them at once.
+    for node in &mut cluster.0 {
+        node.broker.kill();
+    }
+    std::thread::scope(|scope| {
+        for node in &mut cluster.0 {
+            scope.spawn(|| node.broker.start_again());
+        }
+    });
+    cluster.create(2, "last");
+    cluster.know(&[0, 1, 2], "asleep-2");
+}
+
+/// What a start says that is to fail.
+fn refused(flags: &[String], data: &Path) -> String {
+    let listen = format!("127.0.0.1:{}", free_port());
+    let mut child = Command::new(streamd())
+        .args(["--listen", &listen, "--data-dir"])
+        .arg(data)
+        .args(flags)
+        .stdout(Stdio::null())
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("streamd starts");
+    let deadline = Instant::now() + SOON;
+    let status = loop {
+        if let Some(status) = child.try_wait().expect("a child's state") {
+            break status;
+        }
+        if Instant::now() > deadline {
+            child.kill().expect("SIGKILL");
+        }
+        sleep(Duration::from_millis(20));
+    };
+    let mut text = String::new();
+    let pipe = child.stderr.as_mut().expect("a pipe");
+    pipe.read_to_string(&mut text).expect("what it says");
+    assert_eq!(status.code(), Some(1), "{text}");
+    text
+}
+
+#[test]
+fn who_has_no_place_in_the_cluster_is_told_so() {
+    let mut cluster = Cluster::start();
+    let contact = cluster.0[0].native.clone();
+    let native = cluster.0[2].native.clone();
+    let flags_of_3 = flags(3, &native, None);
+    // Its id is another node's.
+    let empty = tempfile::tempdir().expect("a folder");
+    let other = format!("127.0.0.1:{}", free_port());
+    let said = refused(&flags(2, &other, Some(&contact)), empty.path());
+    assert!(
+        said.contains("node 2 of this cluster has another data directory"),
+        "{said}"
+    );
+    // It belongs to another cluster.
+    let strange = tempfile::tempdir().expect("a folder");
+    drop(Broker::start_in(
+        strange.path(),
+        &["--node-id=4", "--cores=1", "--memory=64MiB"],
+    ));
+    let said = refused(&flags(4, &other, Some(&contact)), strange.path());
+    assert!(
+        said.contains("to join another one, start with an empty --data-dir"),
+        "{said}"
+    );
+    // Its directory was wiped, but for who it is.
+    cluster.0[2].broker.stop();
+    let data = cluster.0[2].broker.data_dir();
+    let wiped = tempfile::tempdir().expect("a folder");
+    let properties = fs::read_to_string(data.join("meta.properties")).expect("a file");
+    let lines = properties
+        .lines()
+        .filter(|l| !l.starts_with("directory.id"));
+    let text = lines.map(|l| format!("{l}\n")).collect::<String>();
+    fs::write(wiped.path().join("meta.properties"), text).expect("a file");
+    let said = refused(&flags_of_3, wiped.path());
+    assert!(said.contains("this one was wiped"), "{said}");
+    // With its own directory it is welcome.
+    cluster.0[2].broker.start_again();
+    cluster.create(2, "t");
+    cluster.know(&[0, 1], "t");
+}
+
+#[test]
+fn nonsense_on_the_native_port_changes_nothing() {
+    let cluster = Cluster::start();
+    let mut noise = Noise::new(7);
+    let mut open = Vec::new();
+    for round in 0..60u32 {
+        let node = &cluster.0[round as usize % 3];
+        let mut stream = TcpStream::connect(&node.native).expect("a connection");
+        stream.set_read_timeout(Some(SOON)).expect("a timeout");
+        let length = 1 + round * 37;
+        let mut bytes: Vec<u8> = (0..length).map(|_| noise.below(256) as u8).collect();
+        if round % 3 == 0 {
+            bytes.splice(0..0, *b"STRM\x01\x0a");
+        }
+        // The other side may end it before all is said.
+        let _ = stream.write_all(&bytes);
+        match round % 2 {
+            0 => drop(stream),
+            _ => open.push(stream),
+        }
+    }
+    cluster.create(1, "t");
+    cluster.know(&[0, 1, 2], "t");
+    for node in &cluster.0 {
+        assert!(
+            !node.broker.log().contains("panicked"),
+            "{}",
+            node.broker.log()
+        );
+    }
+}
