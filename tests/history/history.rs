@@ -1,10 +1,10 @@
 //! Stock clients under faults, and a judge of what they say, in the manner of Jepsen's Kafka tests.
 //!
 //! librdkafka and Java write unique values, plainly and in transactions, poll by assignment and as
-//! members of groups, and move records from topic to topic in transactions, while the broker is
-//! killed and paused and connections are cut; one broker, and then a cluster of three. Each worker writes its history (`record`), which
-//! `analysis` reads. A run has rounds of about a minute, each with topics of its own.
-//! `STREAMD_HISTORY_SECONDS` is how long it takes (100; 3600 for a serious run),
+//! members of groups, and move records from topic to topic in transactions, while a broker, or one
+//! of a cluster of three, is killed and paused and connections are cut. Each worker writes its
+//! history (`record`), which `analysis` reads. A run has rounds of about a minute, each with topics
+//! of its own. `STREAMD_HISTORY_SECONDS` is how long it takes (100; 3600 for a serious run),
 //! `STREAMD_HISTORY_SEED` repeats a run's choices. The histories of a round with a finding are kept
 //! in the target folder.
 

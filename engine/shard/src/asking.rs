@@ -181,11 +181,6 @@ impl Meta {
 }
 
 impl Shard {
-    /// The controller, as far as it is known here (shard 0 only).
-    pub fn controller(&self) -> Option<NodeId> {
-        self.meta.borrow().as_ref().and_then(|m| m.leader())
-    }
-
     /// Who votes about the metadata, as far as it is known here (shard 0 only).
     pub fn metadata_voters(&self) -> Vec<NodeId> {
         let meta = self.meta.borrow();
