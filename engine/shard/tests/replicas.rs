@@ -1,5 +1,5 @@
-//! Replicated partitions on three simulated nodes, whose packets get lost, which are cut off, killed
-//! and lose their power: what was acknowledged by all in sync is there at its offset, whoever is
+//! Replicated partitions on three simulated nodes: packets get lost, nodes are cut off, all are killed
+//! and lose their power. What was acknowledged by all in sync is there at its offset, whoever is
 //! asked, and in the end all replicas are the same.
 //!
 //! `STREAMD_SEEDS=N` runs N seeds, `STREAMD_SEED=S` one of them.
