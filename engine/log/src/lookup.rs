@@ -47,7 +47,7 @@ pub async fn latest(env: &Env, log: &RefCell<Log>) -> Result<Found, LogError> {
 /// While the log is being cut its files may end anywhere behind what counts.
 fn still_there(log: &Log, found: Result<Found, LogError>) -> Result<Found, LogError> {
     match found {
-        Err(_) if log.is_cutting() => Ok(None),
+        Err(_) if log.queue.cut.is_some() => Ok(None),
         found => Ok(found?.filter(|f| f.0 < log.flushed)),
     }
 }
@@ -103,7 +103,7 @@ pub async fn locate(
     let found = cursor.before(limit).await;
     let mut log = log.borrow_mut();
     // The segment may have been replaced by another with its base, or cut.
-    if log.sealed.generation == generation && !log.is_cutting() {
+    if log.sealed.generation == generation && log.queue.cut.is_none() {
         log.sealed.prepared.located = Some((limit, segment.base, found?));
     }
     Ok(())
@@ -166,7 +166,11 @@ fn readable(log: &RefCell<Log>) -> Vec<Rc<Segment>> {
 }
 
 /// Makes the segment ready and gives its greatest timestamp, ms.
-async fn prepare(env: &Env, log: &RefCell<Log>, segment: &Rc<Segment>) -> Result<i64, LogError> {
+pub(crate) async fn prepare(
+    env: &Env,
+    log: &RefCell<Log>,
+    segment: &Rc<Segment>,
+) -> Result<i64, LogError> {
     let interval = log.borrow().config().index_interval;
     segment.prepare(env, interval).await?;
     log.borrow_mut().note_prepared(segment);
@@ -174,7 +178,7 @@ async fn prepare(env: &Env, log: &RefCell<Log>, segment: &Rc<Segment>) -> Result
 }
 
 /// Reads one segment's batches from a position on.
-struct Cursor<'a> {
+pub(crate) struct Cursor<'a> {
     env: &'a Env,
     log: &'a RefCell<Log>,
     segment: Rc<Segment>,
@@ -186,7 +190,7 @@ struct Cursor<'a> {
 }
 
 impl<'a> Cursor<'a> {
-    fn new(
+    pub(crate) fn new(
         (env, log): (&'a Env, &'a RefCell<Log>),
         segment: &Rc<Segment>,
         position: u64,
@@ -216,7 +220,7 @@ impl<'a> Cursor<'a> {
     }
 
     /// The batch at the cursor; `None` at the durable end. With `whole` its records are read too.
-    async fn batch(
+    pub(crate) async fn batch(
         &mut self,
         whole: impl Fn(&BatchHeader) -> bool,
     ) -> Result<Option<(BatchHeader, Bytes)>, LogError> {
@@ -279,7 +283,7 @@ impl<'a> Cursor<'a> {
         file.ok_or_else(|| self.corrupt("nothing of the segment is in its file or in memory"))
     }
 
-    fn corrupt(&self, text: &str) -> LogError {
+    pub(crate) fn corrupt(&self, text: &str) -> LogError {
         let path = self.segment.path("log");
         LogError::Corrupt(format!(
             "{} at byte {}: {text}",
