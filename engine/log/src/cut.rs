@@ -493,7 +493,7 @@ fn parse(name: &str) -> Option<(Offset, &str)> {
 }
 
 /// A checkpoint behind the cut, of what was never said to be committed, becomes one of the front
-/// of the log: all of it is scanned then.
+/// of the log: all of it is scanned then. No high watermark stays behind the cut.
 async fn pull_back_checkpoint(
     env: &Env,
     dir: &Path,
@@ -508,13 +508,19 @@ async fn pull_back_checkpoint(
     let Ok(mut c) = Checkpoint::decode(&bytes) else {
         return Ok(());
     };
+    let high = c.high.map(|high| high.min(to));
     if c.next <= to {
+        // Of what comes behind the cut nothing is committed yet.
+        if c.high != high {
+            c.high = high;
+            store_checkpoint(env, dir, &c).await?;
+        }
         return Ok(());
     }
     c.epochs.retain(|e| e.1 <= first);
     let front = Checkpoint {
         log_start: c.log_start,
-        high: c.high.map(|high| high.min(to)),
+        high,
         epochs: c.epochs,
         ..Checkpoint::empty(first)
     };

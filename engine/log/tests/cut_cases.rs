@@ -228,6 +228,27 @@ fn a_reader_sees_nothing_of_what_is_being_cut() {
 }
 
 #[test]
+fn no_high_watermark_stays_behind_a_cut() {
+    Sim::new(1, SimOptions::default()).run(|env| async move {
+        let journal = journal(&env, 2).await;
+        let log = log_of(&env, &journal, 5).await;
+        log.borrow_mut().set_high(8);
+        write_back::store_high(&env, &log).await.unwrap();
+        // As a leader does that was chosen though it does not have all of it.
+        truncate(&env, &log, 4).await.unwrap();
+        append(&log, 3);
+        flush(&journal, &log).await;
+        assert_eq!(
+            (log.borrow().high(), log.borrow().committed()),
+            (Some(4), 4)
+        );
+        assert_eq!(end_after_a_start(&env).await.0, 10);
+        let opened = recover::open(&env, &dir(), config(), 0, &mut |_, _| {}).await;
+        assert_eq!(opened.unwrap().log.high(), Some(4));
+    });
+}
+
+#[test]
 fn what_cannot_be_cut_is_refused() {
     Sim::new(1, SimOptions::default()).run(|env| async move {
         let journal = journal(&env, 2).await;
