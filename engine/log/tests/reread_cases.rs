@@ -159,6 +159,40 @@ fn it_waits_for_what_was_appended_and_nothing_is_appended_meanwhile() {
 }
 
 #[test]
+fn nothing_goes_that_is_still_to_be_shown() {
+    Sim::new(1, SimOptions::default()).run(|env| async move {
+        let journal = journal(&env).await;
+        let log = log_of(&env, &journal, 3).await;
+        for _ in 0..2 {
+            log.borrow_mut().roll(0);
+            append(&log, 2);
+        }
+        flush(&journal, &log).await;
+        log.borrow_mut().plan_checkpoint(vec![7]);
+        let room = Budget::new(1 << 20);
+        let written = write_back::write_back(&env, &log, &room, false).await;
+        written.unwrap();
+        assert!(log.borrow_mut().drop_tail(7));
+        let mut again = pin!(reread(&env, &log));
+        assert!(step(again.as_mut()).await.is_none());
+        // From now on a recovery needs the last segment only.
+        let mut go = pin!(async {
+            write_back::settle(&env, &log).await.unwrap();
+            retain::delete_before(&env, &log, 7).await.unwrap()
+        });
+        let mut shown = None;
+        while shown.is_none() {
+            assert!(step(go.as_mut()).await.is_none(), "it waits for its turn");
+            shown = step(again.as_mut()).await;
+            env.yield_now().await;
+        }
+        assert_eq!(shown.unwrap().unwrap(), (vec![], (0..7).collect()));
+        assert_eq!((go.await, log.borrow().segment_count()), (7, 1));
+        assert_eq!(reread(&env, &log).await.unwrap(), (vec![7], vec![]));
+    });
+}
+
+#[test]
 fn given_up_half_way_it_leaves_the_log_as_it_was() {
     Sim::new(1, SimOptions::default()).run(|env| async move {
         let journal = journal(&env).await;
