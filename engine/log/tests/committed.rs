@@ -207,7 +207,9 @@ async fn check(life: &Life) {
         .map(|b| *b.0);
     let mut at = first.unwrap_or(end);
     while at < end {
-        let push = replica::read_push(&life.env, log, at, 3000).await.unwrap();
+        let push = replica::read_push(&life.env, log, (at, i64::MAX), 3000)
+            .await
+            .unwrap();
         let push = push.expect("it is in the log");
         assert!(push.next > at, "a reader stands still at {at}");
         push.parts.iter().for_each(|p| found.extend_from_slice(p));
@@ -229,7 +231,7 @@ async fn content(life: &Life) -> Vec<(i64, i64)> {
     let (mut at, high) = (life.log.borrow().start(), life.log.borrow().committed());
     let (mut found, from) = (Vec::new(), at);
     while at < high {
-        let push = replica::read_push(&life.env, &life.log, at, 3000).await;
+        let push = replica::read_push(&life.env, &life.log, (at, i64::MAX), 3000).await;
         let push = push.unwrap().expect("it is in the log");
         for part in push.parts {
             let mut rest = &part[..];

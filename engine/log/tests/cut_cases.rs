@@ -209,11 +209,20 @@ fn a_reader_sees_nothing_of_what_is_being_cut() {
             if !in_memory {
                 assert!(log.borrow_mut().drop_tail(18));
             }
-            let before = replica::read_push(&env, &log, 3, 100)
+            let before = replica::read_push(&env, &log, (3, i64::MAX), 100)
                 .await
                 .unwrap()
                 .unwrap();
             assert_eq!(before.next, 4, "the batch that holds it, whole");
+        }
+        for limit in 0..=18 {
+            let push = replica::read_push(&env, &log, (0, limit), 1 << 20).await;
+            let next = push.unwrap().unwrap().next;
+            assert_eq!(
+                next,
+                (limit + 1) / 2 * 2,
+                "whole batches from before {limit}"
+            );
         }
         let mut cut = pin!(truncate(&env, &log, 6));
         assert!(step(cut.as_mut()).await.is_none());
@@ -222,7 +231,9 @@ fn a_reader_sees_nothing_of_what_is_being_cut() {
         // The file still has all of it.
         assert!(matches!(plan(2), Planned::Ready(p) if p.next <= 6 && p.bytes == 0));
         cut.await.unwrap();
-        let after = replica::read_push(&env, &log, 0, 1 << 20).await.unwrap();
+        let after = replica::read_push(&env, &log, (0, i64::MAX), 1 << 20)
+            .await
+            .unwrap();
         assert_eq!(after.unwrap().next, 6);
     });
 }

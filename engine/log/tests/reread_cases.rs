@@ -150,7 +150,9 @@ fn it_waits_for_what_was_appended_and_nothing_is_appended_meanwhile() {
         // Readers go on, from files too.
         to_segments(&env, &log).await;
         assert!(log.borrow_mut().drop_tail(2));
-        let push = replica::read_push(&env, &log, 0, 1 << 20).await.unwrap();
+        let push = replica::read_push(&env, &log, (0, i64::MAX), 1 << 20)
+            .await
+            .unwrap();
         assert_eq!(push.unwrap().next, 2);
         flush(&journal, &log).await;
         assert_eq!(again.await.unwrap().1, [0, 1, 2, 3]);
