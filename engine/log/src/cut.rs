@@ -23,6 +23,7 @@ use crate::batch::BatchHeader;
 use crate::checkpoint::{self, Checkpoint};
 use crate::compact::swap;
 use crate::log::Log;
+pub use crate::reread::reread;
 use crate::segment::file_name;
 use crate::{LogError, lookup, recover, write_back};
 
@@ -106,6 +107,36 @@ impl Order {
     }
 }
 
+/// What a file with the name [`FILE`] says, for people.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Stored {
+    /// How often the log was cut.
+    pub generation: u32,
+    /// What is decided and may not be done to the files yet: the next start carries it through.
+    pub unfinished: Option<String>,
+}
+
+/// Reads the bytes of such a file; `None` if they are damaged.
+pub fn decode(bytes: &[u8]) -> Option<Stored> {
+    let order = Order::decode(bytes)?;
+    let unfinished = match order.todo {
+        Todo::Nothing => None,
+        Todo::Cut {
+            segment,
+            position,
+            to,
+        } => Some(format!(
+            "a cut to offset {to}, which is at byte {position} of {}",
+            file_name(segment, "log")
+        )),
+        Todo::Reset { start } => Some(format!("a reset: it begins anew at offset {start}")),
+    };
+    Some(Stored {
+        generation: order.generation,
+        unfinished,
+    })
+}
+
 /// What came of a cut.
 #[derive(Debug, Default)]
 pub struct Truncated {
@@ -117,10 +148,10 @@ pub struct Truncated {
 }
 
 impl Log {
-    /// Whether the log is being cut: nothing is appended to it, or rolled, until that is done. So
-    /// it is also after a cut that failed.
+    /// Whether the log is being cut, or read again: nothing is appended to it, or rolled, until
+    /// that is done. So it is also after a cut that failed.
     pub fn is_cutting(&self) -> bool {
-        self.queue.cut.is_some()
+        self.queue.cut.is_some() || self.queue.held
     }
 
     /// Whether there is a batch boundary at `to`, as far as memory tells; and whether it may go.
@@ -156,6 +187,7 @@ impl Log {
             q.bytes -= p.batch.bytes.len();
         }
         q.taken = q.taken.min(to);
+        q.landed.notify_all();
         (self.end, self.flushed) = (self.end.min(to), self.flushed.min(to));
         self.epochs.retain(|e| e.1 < to);
         self.points.next.take_if(|c| c.next > to);
@@ -212,7 +244,7 @@ pub async fn truncate(
     {
         let mut log = log.borrow_mut();
         log.check_cut(to)?;
-        if to == log.end && !log.is_cutting() {
+        if to == log.end && log.queue.cut.is_none() {
             return Ok(None);
         }
         log.begin_cut(to);
@@ -287,17 +319,18 @@ impl Turns {
     }
 }
 
-/// Waits until no group has anything of the log, and everything before `to` is in the journal.
-async fn landed(log: &RefCell<Log>, to: Option<Offset>) -> Result<(), LogError> {
+/// Waits until no group has anything of the log, and everything before `to`, or the log's end, is
+/// in the journal.
+pub(crate) async fn landed(log: &RefCell<Log>, to: Option<Offset>) -> Result<(), LogError> {
     loop {
         let landed = {
             let log = log.borrow();
             if log.queue.lost {
-                let what = format!("cut {}", log.dir.display());
+                let what = format!("wait for {}", log.dir.display());
                 let error = io::Error::other("what it appended last could not be written");
                 return Err(LogError::Io { what, error });
             }
-            if !log.queue.in_flight && to.is_none_or(|to| log.flushed >= to) {
+            if !log.queue.in_flight && to.is_none_or(|to| log.flushed >= to.min(log.end)) {
                 return Ok(());
             }
             log.queue.landed.wait()
@@ -490,7 +523,7 @@ fn parse(name: &str) -> Option<(Offset, &str)> {
 }
 
 /// A checkpoint behind the cut, of what was never said to be committed, becomes one of the front
-/// of the log: all of it is scanned then.
+/// of the log: all of it is scanned then. No high watermark stays behind the cut.
 async fn pull_back_checkpoint(
     env: &Env,
     dir: &Path,
@@ -505,13 +538,19 @@ async fn pull_back_checkpoint(
     let Ok(mut c) = Checkpoint::decode(&bytes) else {
         return Ok(());
     };
+    let high = c.high.map(|high| high.min(to));
     if c.next <= to {
+        // Of what comes behind the cut nothing is committed yet.
+        if c.high != high {
+            c.high = high;
+            store_checkpoint(env, dir, &c).await?;
+        }
         return Ok(());
     }
     c.epochs.retain(|e| e.1 <= first);
     let front = Checkpoint {
         log_start: c.log_start,
-        high: c.high.map(|high| high.min(to)),
+        high,
         epochs: c.epochs,
         ..Checkpoint::empty(first)
     };
@@ -559,6 +598,9 @@ mod tests {
             let bytes = order.encode();
             assert_eq!(bytes.len(), BYTES);
             assert_eq!(Order::decode(&bytes), Some(order));
+            let told = decode(&bytes).expect("it is whole");
+            assert_eq!(told.generation, 3);
+            assert_eq!(told.unfinished.is_some(), todo != Todo::Nothing);
             for bit in 0..bytes.len() * 8 {
                 let mut bad = bytes.clone();
                 bad[bit / 8] ^= 1 << (bit % 8);

@@ -2,8 +2,8 @@
 //!
 //! `append` is synchronous and gives offsets at once; [`crate::journal`] makes what was appended
 //! durable, many logs at a time; [`crate::write_back`] moves it to the segments. Invariants:
-//! offsets are dense; `start <= flushed`; `synced <= written <= flushed <= taken <= end`; nothing
-//! beyond `flushed` is ever read.
+//! offsets are dense; `start <= committed <= flushed`; `synced <= written <= flushed <= taken <=
+//! end`; nothing beyond `flushed` is ever read.
 
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
@@ -123,6 +123,8 @@ pub(crate) struct Queue {
     pub generation: u32,
     /// Where the log is being cut: whatever lies there or behind is none of it any more.
     pub cut: Option<Offset>,
+    /// Whether nothing is appended for now: see [`crate::cut::reread`].
+    pub held: bool,
 }
 
 /// What is on its way from the journal to the segments.
@@ -401,6 +403,12 @@ impl Log {
         self.points.high
     }
 
+    /// The high watermark, or the flushed end where the owner never gave one. Everything before it
+    /// stays for good: nothing else is compacted, deleted, or told of by look-ups.
+    pub fn committed(&self) -> Offset {
+        (self.points.high).map_or(self.flushed, |high| high.min(self.flushed))
+    }
+
     /// What lies before `high` is committed: it is never cut. The next checkpoint keeps it, and
     /// from now on none lies behind it. It never goes back.
     pub fn set_high(&mut self, high: Offset) {
@@ -506,7 +514,7 @@ impl Log {
     /// Gives the batch its offsets and queues it for writing. The caller has validated it. Not
     /// while the log is being cut: see [`Log::is_cutting`].
     pub fn append(&mut self, batch: NewBatch, epoch: Epoch, now_ms: i64) -> Appended {
-        assert!(!self.is_cutting(), "nothing is appended before the cut");
+        assert!(!self.is_cutting(), "nothing is appended while it is cut");
         let header = batch.facts.header;
         assert!(header.size == batch.bytes.len(), "one whole batch");
         if self.segments.is_empty() {

@@ -86,7 +86,7 @@ impl Log {
         {
             return Planned::Ready(plan);
         }
-        if self.is_cutting() {
+        if self.queue.cut.is_some() {
             // What the files have may be what goes: a reader stands still meanwhile.
             return empty;
         }

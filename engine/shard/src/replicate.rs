@@ -222,7 +222,7 @@ impl Partition {
         let Some(room) = peers.room(to, max).await else {
             return;
         };
-        let read = read_push(&shard.env, &self.log, head.base, max).await;
+        let read = read_push(&shard.env, &self.log, (head.base, Offset::MAX), max).await;
         let Push { parts, bytes, next } = match read {
             Ok(Some(push)) => push,
             // It was deleted meanwhile: the follower subscribes anew, and is told.
