@@ -43,6 +43,8 @@ pub struct Placed {
     pub log_append_ms: i64,
     /// The partition's log start.
     pub log_start: Offset,
+    /// The leader epoch that it was told in.
+    pub epoch: Epoch,
 }
 
 /// Batches that were accepted and are on their way to the disk.
@@ -126,6 +128,7 @@ impl Accepted {
                     base,
                     log_append_ms,
                     log_start,
+                    epoch: partition.epoch(),
                 })
             }
         }

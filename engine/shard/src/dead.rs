@@ -17,7 +17,7 @@ use streamd_log::batch::{NewHeader, NewRecord, Writer, build_headed};
 use streamd_log::record_view::BatchView;
 use streamd_log::validate::Facts;
 use streamd_log::{BatchHeader, NewBatch};
-use streamd_model::{ErrorCode, Offset, PartitionId, ShardId, TopicId};
+use streamd_model::{ErrorCode, Offset, PartitionId, TopicId};
 
 use crate::append::AppendItem;
 use crate::partition::Partition;
@@ -145,12 +145,9 @@ async fn target(shard: &Rc<Shard>, name: &str, from: i32) -> Result<PartitionId,
             configs: &[],
             now_ms: env.wall_ms(),
         };
-        let command =
+        let wanted =
             create_topic(&image, &wanted).map_err(|(code, text)| Refusal::new(code, text))?;
-        match shard.ask(ShardId(0), mesh::Request::Propose(command)).await {
-            Some(mesh::Reply::Propose(done)) => image = done?,
-            _ => return Err(gone()),
-        }
+        image = shard.want(wanted).await?;
     }
     let topic = image.topic(name).ok_or_else(|| {
         Refusal::new(

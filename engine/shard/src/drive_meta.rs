@@ -13,15 +13,14 @@ use std::time::Duration;
 
 use streamd_core::Refused;
 use streamd_core::control::{Ask, Metadata, Output, Times, Token};
-use streamd_core::meta::{BrokerMeta, ClusterImage, Command};
+use streamd_core::meta::{BrokerMeta, ClusterImage};
 use streamd_core::raft::{Members, NotTaken, Options};
 use streamd_io::local::Notify;
 use streamd_io::{Class, Env};
 use streamd_log::LogError;
 use streamd_model::{ErrorCode, Mono, NodeId, Offset, ShardId};
 
-use crate::Refusal;
-use crate::asking::{Answered, Asker, is_done};
+use crate::asking::{Answered, Asker};
 use crate::drive_seat;
 use crate::fatal::Fatal;
 use crate::flusher::{Flusher, Owner};
@@ -37,8 +36,6 @@ pub(crate) const TICK: Duration = Duration::from_millis(50);
 const ELECTION_TICKS: usize = 10;
 /// Ticks between a leader's heartbeats.
 const HEARTBEAT_TICKS: usize = 2;
-/// A new topic waits so long for a broker that could take it.
-const SITE_MAX: Duration = Duration::from_secs(5);
 /// A stop does not wait longer for what is being committed: the disk may be full.
 const END_MAX: Duration = Duration::from_secs(2);
 
@@ -166,6 +163,11 @@ impl Meta {
         let meta = self.clone();
         env.spawn(Class::Latency, async move { meta.tick().await })
             .detach();
+    }
+
+    /// The controller, as far as it is known here.
+    pub fn controller(&self) -> Option<NodeId> {
+        self.metadata.borrow().quorum().role().leader
     }
 
     /// Whether there is anybody to ask: the controller, or who may know it.
@@ -547,7 +549,7 @@ impl Meta {
     }
 
     /// Waits until some broker may take partitions, or nothing is taken any more.
-    async fn has_site(&self) {
+    pub async fn has_site(&self) {
         loop {
             let changed = self.changed.wait();
             {
@@ -646,29 +648,5 @@ impl Shard {
                 wait.await;
             }
         }
-    }
-
-    /// Changes the metadata: checked against the image, durable, known to every shard. Gives an
-    /// image with the change in it.
-    pub async fn propose(self: &Rc<Self>, command: Command) -> Result<Arc<ClusterImage>, Refusal> {
-        let meta = self.meta.borrow().clone();
-        let Some(meta) = meta else {
-            return Err(Refusal::new(ErrorCode::NotController, STOPPING));
-        };
-        if matches!(
-            command,
-            Command::CreateTopic { .. } | Command::CreatePartitions { .. }
-        ) {
-            let late = async {
-                self.env.sleep(SITE_MAX).await;
-            };
-            futures_lite::future::or(meta.has_site(), late).await;
-        }
-        let ask = Ask::Propose {
-            commands: vec![command.clone()],
-            replication: None,
-        };
-        meta.decide(ask, |image| is_done(image, &command)).await?;
-        Ok(self.image())
     }
 }

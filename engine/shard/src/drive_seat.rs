@@ -14,7 +14,7 @@ use streamd_core::control::{Ask, NewIsr, Seat, SeatEffect, Times, Token};
 use streamd_core::meta::{ClusterCommand, ClusterImage, Command, Registration};
 use streamd_io::local::Notify;
 use streamd_io::{Class, Env};
-use streamd_model::{ErrorCode, Mono, PartitionId, ShardId};
+use streamd_model::{ErrorCode, Mono, NodeId, PartitionId, ShardId};
 
 use crate::drive_meta::{Meta, TICK};
 use crate::mesh::Request;
@@ -30,6 +30,8 @@ pub struct Seated {
     epoch: Option<i64>,
     /// Until when leaders on this node may act.
     lease: Mono,
+    /// Who the controller is, as far as this node knows.
+    pub(crate) controller: Option<NodeId>,
 }
 
 /// What a shard knows of the seat; shard 0 has it.
@@ -43,6 +45,7 @@ impl Default for Seating {
         let none = Seated {
             epoch: None,
             lease: Mono(0),
+            controller: None,
         };
         Seating {
             now: Cell::new(none),
@@ -141,6 +144,7 @@ impl Driver {
         Seated {
             epoch: seat.epoch(),
             lease: seat.lease(),
+            controller: self.meta.controller(),
         }
     }
 
@@ -207,6 +211,11 @@ impl Shard {
         let image = self.image();
         let broker = image.cluster().broker(image.node())?;
         (broker.epoch == epoch).then_some(epoch)
+    }
+
+    /// What the broker's seat is.
+    pub(crate) fn seated(&self) -> Seated {
+        self.seating.now.get()
     }
 
     /// Until when leaders on this node may act.

@@ -7,6 +7,7 @@
 pub mod append;
 mod asking;
 pub mod compact;
+pub mod control;
 mod dead;
 pub mod disk;
 pub mod drive_group;
@@ -41,6 +42,7 @@ use streamd_log::BatchError;
 use streamd_model::ErrorCode;
 
 pub use append::{AppendDone, AppendItem, Placed, Ticket};
+pub use control::Decided;
 pub use drive_group::{GroupAsk, GroupDone};
 pub use drive_share::{ShareAsk, ShareDone};
 pub use drive_txn::{TxnAsk, TxnDone};

@@ -9,9 +9,9 @@ use std::collections::VecDeque;
 use std::future::Future;
 use std::sync::Arc;
 
-use streamd_core::control::NewIsr;
+use streamd_core::control::{Ask, NewIsr};
 use streamd_core::group::{Listed, Token};
-use streamd_core::meta::{ClusterImage, Command};
+use streamd_core::meta::ClusterImage;
 use streamd_core::producer::Described;
 use streamd_core::share::Key;
 use streamd_core::txn;
@@ -22,6 +22,7 @@ use streamd_model::{ErrorCode, Map, NodeId, Offset, PartitionId, ShardId};
 
 use crate::Refusal;
 use crate::append::{AppendDone, AppendItem};
+use crate::control::Decided;
 use crate::disk::Candidate;
 use crate::drive_group::{GroupAsk, GroupDone};
 use crate::drive_seat::Seated;
@@ -62,8 +63,8 @@ pub enum Request {
     Start,
     /// Use this image from now on.
     Image(Arc<ClusterImage>),
-    /// Change the cluster's metadata. Only shard 0 takes it.
-    Propose(Command),
+    /// Ask the controller. Only shard 0 takes it.
+    Control(Ask),
     /// The process of this broker, in the run of this epoch, is gone. Only shard 0 takes it.
     Lost(NodeId, i64),
     /// Ask coordinators of groups.
@@ -118,8 +119,8 @@ pub enum Reply {
     DeleteRecords(Vec<Result<Offset, Refusal>>),
     /// To [`Request::Sizes`].
     Sizes(Vec<PartitionSize>),
-    /// To [`Request::Propose`]: the image with the change in it.
-    Propose(Result<Arc<ClusterImage>, Refusal>),
+    /// To [`Request::Control`].
+    Control(Decided),
     /// To [`Request::Start`]: why it failed.
     Started(Result<(), String>),
     /// To [`Request::Groups`], in the order of its items.

@@ -367,7 +367,7 @@ impl Shard {
             }
             Request::Oldest => Reply::Oldest(self.oldest().await),
             Request::DropOldest(which) => Reply::Dropped(self.drop_oldest(which).await),
-            Request::Propose(command) => Reply::Propose(self.propose(command).await),
+            Request::Control(ask) => Reply::Control(self.control(ask).await),
             Request::GroupGone(..)
             | Request::SharesGone(_)
             | Request::Peer(..)

@@ -11,8 +11,8 @@ pub struct BrokerConfig {
     pub delete_topics: bool,
     /// The partitions of a topic that names no number.
     pub num_partitions: i32,
-    /// The replication factor of a topic that names none.
-    pub replication_factor: i16,
+    /// The replication factor of a topic that names none; `None`: as suits the brokers.
+    pub replication_factor: Option<i16>,
     /// The largest request, bytes.
     pub request_bytes_max: usize,
     /// The bytes of requests that are held at once; `None`: a part of the memory.
@@ -96,6 +96,8 @@ pub struct GroupConfig {
     pub offset_metadata_max_bytes: usize,
     /// The partitions of `__consumer_offsets`.
     pub offsets_partitions: i32,
+    /// The replicas of each, if there are so many brokers.
+    pub offsets_replication: i16,
     /// How often offsets are looked for that nobody wants, ms.
     pub offsets_retention_check_ms: u64,
     /// How long the offsets of a group outlive it, ms.
@@ -134,6 +136,10 @@ pub struct ConsumerGroupConfig {
 pub struct TxnConfig {
     /// The partitions of `__transaction_state`.
     pub partitions: i32,
+    /// The replicas of each, if there are so many brokers.
+    pub replication: i16,
+    /// How many of them have to have a record.
+    pub min_isr: i32,
     /// The size of the segments of `__transaction_state`, bytes.
     pub segment_bytes: i64,
     /// The longest timeout that a producer may ask for, ms.
@@ -142,6 +148,11 @@ pub struct TxnConfig {
     pub id_expiration_ms: i64,
     /// How often that is looked after, ms.
     pub expire_check_ms: u64,
+}
+
+/// A number of replicas, which is compared with what there is.
+pub(super) fn short(number: i64) -> i16 {
+    i16::try_from(number).unwrap_or(i16::MAX)
 }
 
 impl BrokerConfig {
@@ -156,7 +167,9 @@ impl BrokerConfig {
             auto_create_topics: layers.broker_value("auto.create.topics.enable").is_true(),
             delete_topics: layers.broker_value("delete.topic.enable").is_true(),
             num_partitions: int("num.partitions"),
-            replication_factor: i16::try_from(number("default.replication.factor")).unwrap_or(1),
+            replication_factor: i16::try_from(number("default.replication.factor"))
+                .ok()
+                .filter(|n| *n > 0),
             request_bytes_max: size("socket.request.max.bytes"),
             queued_request_bytes_max: optional("queued.max.request.bytes"),
             fetch_bytes_max: size("fetch.max.bytes"),
@@ -213,6 +226,7 @@ impl GroupConfig {
             min_session_ms: int("group.min.session.timeout.ms"),
             offset_metadata_max_bytes: size("offset.metadata.max.bytes"),
             offsets_partitions: int("offsets.topic.num.partitions"),
+            offsets_replication: short(number("offsets.topic.replication.factor")),
             offsets_retention_check_ms: optional("offsets.retention.check.interval.ms")
                 .unwrap_or(600_000),
             offsets_retention_ms: number("offsets.retention.minutes").saturating_mul(60_000),
@@ -257,6 +271,8 @@ impl TxnConfig {
         let check = "transaction.remove.expired.transaction.cleanup.interval.ms";
         TxnConfig {
             partitions: int("transaction.state.log.num.partitions"),
+            replication: short(number("transaction.state.log.replication.factor")),
+            min_isr: int("transaction.state.log.min.isr"),
             segment_bytes: number("transaction.state.log.segment.bytes"),
             timeout_max_ms: int("transaction.max.timeout.ms"),
             id_expiration_ms: number("transactional.id.expiration.ms"),
@@ -280,7 +296,7 @@ mod tests {
     fn defaults_and_minus_one() {
         let c = BrokerConfig::default();
         assert!(c.auto_create_topics && c.delete_topics && c.durable);
-        assert_eq!((c.num_partitions, c.replication_factor), (1, 1));
+        assert_eq!((c.num_partitions, c.replication_factor), (1, None));
         assert_eq!(c.queued_request_bytes_max, None);
         assert_eq!(c.connections.idle_ms, Some(600_000));
         let file: Configs = [("connections.max.idle.ms", "-1"), ("log.flush", "written")]

@@ -20,6 +20,8 @@ pub struct ShareGroupConfig {
     pub sessions_max: usize,
     /// The partitions of `__share_group_state`.
     pub state_partitions: i32,
+    /// The replicas of each, if there are so many brokers.
+    pub state_replication: i16,
     /// The size of the segments of `__share_group_state`, bytes.
     pub state_segment_bytes: i64,
     /// How many updates there are between two snapshots of a share-partition.
@@ -84,6 +86,9 @@ impl ShareGroupConfig {
             ),
             sessions_max: size("group.share.max.share.sessions"),
             state_partitions: int("share.coordinator.state.topic.num.partitions"),
+            state_replication: super::broker::short(number(
+                "share.coordinator.state.topic.replication.factor",
+            )),
             state_segment_bytes: number("share.coordinator.state.topic.segment.bytes"),
             updates_per_snapshot: u32::try_from(number(
                 "share.coordinator.snapshot.update.records.per.snapshot",

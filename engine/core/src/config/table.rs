@@ -284,8 +284,9 @@ topic_keys! {
     "min.compaction.lag.ms", (LONG, Allowed::AtLeast(0)), "0",
     ["log.cleaner.min.compaction.lag.ms"], Effect::Honoured,
     "How long a record stays uncompacted at least, in milliseconds.";
-    "min.insync.replicas", (INT, Allowed::AtLeast(1)), "1", ["min.insync.replicas"],
-    NO_REPLICATION, "How many replicas must have a record before acks=all is answered.";
+    "min.insync.replicas", (INT, Allowed::AtLeast(1)), "2", ["min.insync.replicas"],
+    Effect::Honoured, "How many replicas must have a record before acks=all is answered; all of \
+     them where there are fewer.";
     "preallocate", BOOL, "false", ["log.preallocate"], RECYCLED,
     "Whether a segment's file gets its full size when it is made.";
     "remote.log.copy.disable", BOOL, "false", [], NO_TIERS,
@@ -349,8 +350,9 @@ broker_keys! {
     "Whether a topic is created when a client asks for its metadata.";
     "connections.max.idle.ms", (LONG, Allowed::AtLeast(-1)), "600000", false, Effect::Honoured,
     "After how many idle milliseconds a connection is closed; -1 is never.";
-    "default.replication.factor", (INT, Allowed::Between(1, 1)), "1", false, Effect::Honoured,
-    "The replication factor of topics that do not name one.";
+    "default.replication.factor", (INT, Allowed::Between(-1, 64)), "-1", false, Effect::Honoured,
+    "The replication factor of topics that do not name one; -1 is 3, or as many brokers as there \
+     are.";
     "delete.topic.enable", BOOL, "true", false, Effect::Honoured,
     "Whether topics can be deleted.";
     "disk.free.high.bytes", (LONG, Allowed::AtLeast(-1)), "-1", true, Effect::Honoured,
@@ -481,14 +483,14 @@ broker_keys! {
     "Partitions of __consumer_offsets; counts when the first group makes the topic.";
     "offsets.topic.segment.bytes", (INT, Allowed::AtLeast(1_048_576)), "104857600", false,
     Effect::Honoured, "The size of the segments of __consumer_offsets, in bytes.";
-    "offsets.topic.replication.factor", (INT, FROM_1), "3", false, NO_REPLICATION,
-    "The replication factor of __consumer_offsets.";
+    "offsets.topic.replication.factor", (INT, FROM_1), "3", false, Effect::Honoured,
+    "The replication factor of __consumer_offsets, or as many brokers as there are.";
     "share.coordinator.snapshot.update.records.per.snapshot", (INT, FROM_0), "500", false,
     Effect::Honoured, "How many updates of a share-partition are written between two snapshots.";
     "share.coordinator.state.topic.num.partitions", (INT, FROM_1), "50", false, Effect::Honoured,
     "Partitions of __share_group_state; counts when the first share group makes the topic.";
-    "share.coordinator.state.topic.replication.factor", (INT, FROM_1), "3", false, NO_REPLICATION,
-    "The replication factor of __share_group_state.";
+    "share.coordinator.state.topic.replication.factor", (INT, FROM_1), "3", false, Effect::Honoured,
+    "The replication factor of __share_group_state, or as many brokers as there are.";
     "share.coordinator.state.topic.segment.bytes", (INT, Allowed::AtLeast(1_048_576)),
     "104857600", false, Effect::Honoured,
     "The size of the segments of __share_group_state, in bytes.";
@@ -502,10 +504,10 @@ broker_keys! {
     Effect::Honoured, "The size of the segments of __transaction_state, in bytes.";
     "transactional.id.expiration.ms", (INT, FROM_1), "604800000", false, Effect::Honoured,
     "How long an idle transactional id is kept, in milliseconds.";
-    "transaction.state.log.min.isr", (INT, FROM_1), "2", false, NO_REPLICATION,
+    "transaction.state.log.min.isr", (INT, FROM_1), "2", false, Effect::Honoured,
     "min.insync.replicas of __transaction_state.";
-    "transaction.state.log.replication.factor", (INT, FROM_1), "3", false, NO_REPLICATION,
-    "The replication factor of __transaction_state.";
+    "transaction.state.log.replication.factor", (INT, FROM_1), "3", false, Effect::Honoured,
+    "The replication factor of __transaction_state, or as many brokers as there are.";
 }
 
 const ELSEWHERE: &[(&str, &str)] = &[

@@ -3,17 +3,14 @@
 //! Invariant: a call looks at the image and at sessions and changes only sessions; the commands
 //! that it returns belong together, and change the image when they are committed.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
-use streamd_model::{ErrorCode, Mono, NodeId, PartitionId, TopicId};
+use streamd_model::{ErrorCode, Mono, NodeId, PartitionId};
 
-use super::{
-    Answer, Ask, Election, NewIsr, Times, Unplaced, change, place, reassign, refuse, sites,
-};
+use super::propose::without_place;
+use super::{Answer, Ask, Election, NewIsr, Times, Unplaced, change, plan, reassign, refuse};
 use crate::Refused;
-use crate::meta::{
-    BrokerMeta, ClusterCommand, ClusterImage, Command, PartitionMeta, Registration, TopicMeta,
-};
+use crate::meta::{BrokerMeta, ClusterCommand, ClusterImage, Command, PartitionMeta, Registration};
 
 /// The most partitions whose leaders one look at the balance moves.
 const BALANCE_MAX: usize = 500;
@@ -68,7 +65,7 @@ impl Controller {
             Ask::Propose {
                 commands,
                 replication,
-            } => propose(image, commands, *replication),
+            } => Ok((plan(image, commands, *replication)?, Answer::Done)),
             Ask::Elect {
                 election,
                 partitions,
@@ -311,48 +308,6 @@ fn alter_one(image: &ClusterImage, node: NodeId, set: &NewIsr) -> Result<Command
     Ok(change::command(set.partition, now, next))
 }
 
-fn propose(image: &ClusterImage, commands: &[Command], replication: Option<i16>) -> Verdict {
-    let mut after = image.clone();
-    let mut all = Vec::with_capacity(commands.len() + 1);
-    for command in commands {
-        after.admit(command)?;
-        after.apply(command);
-        all.push(command.clone());
-    }
-    let replication = match replication {
-        None | Some(-1) => after.broker().replication_factor,
-        Some(n) => n,
-    };
-    let sites = sites(after.cluster());
-    let touched = commands.iter().filter_map(|c| match c {
-        Command::CreateTopic { id, .. } | Command::CreatePartitions { id, .. } => Some(*id),
-        _ => None,
-    });
-    let touched: BTreeSet<TopicId> = touched.collect();
-    let touched = touched.iter().filter_map(|id| after.topic_by_id(*id));
-    for (topic, first, count) in touched.filter_map(|t| without_place(&after, t)) {
-        // Topics of before there were places stay where their data is.
-        if image
-            .topic_by_id(topic)
-            .is_some_and(|t| t.partitions > first)
-        {
-            continue;
-        }
-        let replication = match after.cluster().partitions(topic).first() {
-            Some(other) => other.target().len(),
-            None => usize::try_from(replication).unwrap_or(0),
-        };
-        let places = place(&sites, count as usize, replication)?;
-        let partitions = places.into_iter().map(PartitionMeta::new).collect();
-        all.push(Command::Cluster(ClusterCommand::Place {
-            topic,
-            first,
-            partitions,
-        }));
-    }
-    Ok((all, Answer::Done))
-}
-
 /// Topics with partitions that have no place: the first of them, and how many.
 fn unplaced(image: &ClusterImage) -> Vec<Unplaced> {
     if image.partitions() == image.cluster().placed() {
@@ -360,11 +315,6 @@ fn unplaced(image: &ClusterImage) -> Vec<Unplaced> {
     }
     let topics = image.topics().filter_map(|t| without_place(image, t));
     topics.collect()
-}
-
-fn without_place(image: &ClusterImage, topic: &TopicMeta) -> Option<Unplaced> {
-    let have = image.cluster().partitions(topic.id).len() as i32;
-    (have < topic.partitions).then_some((topic.id, have, topic.partitions - have))
 }
 
 /// Partitions from before there were places are on the node that leads the quorum: there was no

@@ -11,6 +11,7 @@ mod controller;
 mod members;
 mod node;
 mod place;
+mod propose;
 mod reassign;
 mod seat;
 #[cfg(test)]
@@ -21,12 +22,13 @@ use std::time::Duration;
 use streamd_model::{Epoch, ErrorCode, NodeId, PartitionId, TopicId};
 
 use crate::Refused;
-use crate::meta::{Command, Registration};
+use crate::meta::{Command, Registration, Wanted};
 
 pub use codec::{decode_outcome, encode_outcome};
 pub use controller::Controller;
 pub use node::{Metadata, Output, Token};
 pub use place::{Site, place, sites};
+pub use propose::plan;
 pub use seat::{Seat, SeatEffect};
 
 /// Times of the cluster.
@@ -140,6 +142,15 @@ pub enum Ask {
     },
     /// A broker goes for good.
     Unregister(NodeId),
+}
+
+impl From<Wanted> for Ask {
+    fn from(wanted: Wanted) -> Ask {
+        Ask::Propose {
+            commands: wanted.commands,
+            replication: wanted.replication,
+        }
+    }
 }
 
 /// What the controller answers.

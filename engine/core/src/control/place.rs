@@ -45,8 +45,9 @@ pub fn place(
 ) -> Result<Vec<Vec<NodeId>>, Refused> {
     if replication == 0 || replication > sites.len() {
         let text = format!(
-            "Unable to replicate the partition {replication} time(s): {} broker(s) are there. \
-             Start more brokers, or ask for fewer replicas.",
+            "Unable to replicate the partition {replication} time(s): The target replication \
+             factor of {replication} cannot be reached because only {} broker(s) are registered \
+             and there. Start more brokers, or ask for fewer replicas.",
             sites.len()
         );
         return refuse(ErrorCode::InvalidReplicationFactor, text);

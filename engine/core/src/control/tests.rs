@@ -7,7 +7,7 @@ use streamd_model::{ErrorCode, Mono, NodeId, PartitionId, TopicId};
 
 use super::*;
 use crate::config::Configs;
-use crate::meta::{ClusterImage, Local, PartitionMeta};
+use crate::meta::{ClusterCommand, ClusterImage, Local, PartitionMeta};
 
 const TOPIC: TopicId = TopicId([5; 16]);
 
@@ -365,6 +365,38 @@ fn a_move_is_called_off_as_it_was() {
     }
     let busy = bench.ask(Ask::Unregister(NodeId(before.leader.unwrap().0)));
     assert_eq!(busy.unwrap_err().0, ErrorCode::InvalidRequest);
+}
+
+#[test]
+fn a_chosen_place_begins_with_who_is_there() {
+    let mut bench = Bench::new(3, 1, 1);
+    bench.lose(2);
+    let topic = TopicId([6; 16]);
+    let create = |replicas: &[i32]| Ask::Propose {
+        commands: vec![
+            Command::CreateTopic {
+                name: "chosen".to_owned(),
+                id: topic,
+                partitions: 1,
+                configs: Configs::new(),
+                created_ms: 0,
+            },
+            Command::Cluster(ClusterCommand::Place {
+                topic,
+                first: 0,
+                partitions: vec![PartitionMeta::new(nodes(replicas))],
+            }),
+        ],
+        replication: None,
+    };
+    let refused = bench.ask(create(&[2])).unwrap_err();
+    assert_eq!(refused.0, ErrorCode::InvalidReplicaAssignment);
+    assert!(bench.image.topic("chosen").is_none(), "all or none");
+    bench.ask(create(&[2, 1, 0])).unwrap();
+    let place = &bench.image.cluster().partitions(topic)[0];
+    assert_eq!(place.replicas, nodes(&[2, 1, 0]));
+    assert_eq!(place.isr, nodes(&[1, 0]));
+    assert_eq!(place.leader, Some(NodeId(1)));
 }
 
 #[test]

@@ -11,12 +11,14 @@ mod image;
 mod snapshot;
 mod topics;
 pub mod validate;
+mod wanted;
 
 pub use cluster::{
     BrokerMeta, Cluster, ClusterCommand, Endpoint, PartitionMeta, REPLICAS_MAX, Registration,
 };
 pub use command::{Command, ConfigChange, Resource, decode_batch, encode_batch};
 pub use image::{ClusterImage, Local, TopicMeta};
+pub use wanted::Wanted;
 
 /// The most partitions that a node takes, over all topics.
 pub const PARTITIONS_MAX: i64 = 100_000;

@@ -9,6 +9,7 @@ use streamd_model::{ErrorCode, NodeId, TopicId};
 
 use super::command::{Command, ConfigChange, Resource};
 use super::image::{ClusterImage, TopicMeta};
+use super::wanted::{self, Wanted};
 use crate::Refused;
 use crate::config::{Configs, Kind, Layers, TopicConfig, Value, broker_key, topic_key};
 
@@ -76,11 +77,11 @@ pub fn topic_name(name: &str) -> Result<(), Refused> {
     }
 }
 
-/// Makes the command for a new topic.
+/// Makes the commands for a new topic.
 ///
 /// # Errors
 /// Kafka's codes for each thing that may be wrong.
-pub fn create_topic(image: &ClusterImage, new: &NewTopic<'_>) -> Result<Command, Refused> {
+pub fn create_topic(image: &ClusterImage, new: &NewTopic<'_>) -> Result<Wanted, Refused> {
     topic_name(new.name)?;
     if new.name == "__cluster_metadata" {
         let text = "Creation of internal topic __cluster_metadata is prohibited.";
@@ -91,16 +92,22 @@ pub fn create_topic(image: &ClusterImage, new: &NewTopic<'_>) -> Result<Command,
         return refuse(ErrorCode::TopicAlreadyExists, text);
     }
     no_collision(image, new.name)?;
-    let partitions = partition_count(image, new)?;
+    let (partitions, replication) = wanted::layout(image, new)?;
     image.room_for(i64::from(partitions))?;
-    let command = Command::CreateTopic {
+    let mut commands = vec![Command::CreateTopic {
         name: new.name.to_owned(),
         id: new.id,
         partitions,
         configs: topic_configs(image, new.configs)?,
         created_ms: new.now_ms,
-    };
-    Ok(command)
+    }];
+    let mut given: Vec<_> = new.assignments.iter().collect();
+    given.sort_unstable();
+    commands.extend(wanted::places(new.id, 0, given.iter().map(|a| &a.1)));
+    Ok(Wanted {
+        commands,
+        replication,
+    })
 }
 
 /// `a.b` and `a_b` would have the same name in metrics.
@@ -117,95 +124,6 @@ pub(super) fn no_collision(image: &ClusterImage, name: &str) -> Result<(), Refus
             );
             refuse(ErrorCode::InvalidTopicException, text)
         }
-    }
-}
-
-fn partition_count(image: &ClusterImage, new: &NewTopic<'_>) -> Result<i32, Refused> {
-    if !new.assignments.is_empty() {
-        if new.partitions != -1 {
-            let text = "A manual partition assignment was specified, but numPartitions was not \
-                        set to -1.";
-            return refuse(ErrorCode::InvalidRequest, text);
-        }
-        if new.replication != -1 {
-            let text = "A manual partition assignment was specified, but replicationFactor was \
-                        not set to -1.";
-            return refuse(ErrorCode::InvalidRequest, text);
-        }
-        return assigned_count(image, new.assignments);
-    }
-    let replication = match new.replication {
-        -1 => image.broker().replication_factor,
-        n => n,
-    };
-    if replication <= 0 {
-        let text = "Replication factor was set to an invalid non-positive value.";
-        return refuse(ErrorCode::InvalidReplicationFactor, text);
-    }
-    if replication > 1 {
-        let text = format!(
-            "Unable to replicate the partition {replication} time(s): The target replication \
-             factor of {replication} cannot be reached because only 1 broker(s) are registered. \
-             Ask for 1, or for -1 (the broker's default)."
-        );
-        return refuse(ErrorCode::InvalidReplicationFactor, text);
-    }
-    match new.partitions {
-        -1 => Ok(image.broker().num_partitions),
-        n if n > 0 => Ok(n),
-        _ => {
-            let text = "Number of partitions was set to an invalid non-positive value.";
-            refuse(ErrorCode::InvalidPartitions, text)
-        }
-    }
-}
-
-fn assigned_count(image: &ClusterImage, given: &[(i32, Vec<i32>)]) -> Result<i32, Refused> {
-    let mut partitions: Vec<i32> = given.iter().map(|a| a.0).collect();
-    partitions.sort_unstable();
-    if let Some(twice) = partitions.windows(2).find(|w| w[0] == w[1]) {
-        let text = format!(
-            "Found multiple manual partition assignments for partition {}",
-            twice[0]
-        );
-        return refuse(ErrorCode::InvalidReplicaAssignment, text);
-    }
-    let count = i32::try_from(partitions.len()).unwrap_or(i32::MAX);
-    if !partitions.iter().copied().eq(0..count) {
-        let text = "partitions should be a consecutive 0-based integer sequence";
-        return refuse(ErrorCode::InvalidReplicaAssignment, text);
-    }
-    for (partition, brokers) in given {
-        assigned(image.node(), *partition, brokers)?;
-    }
-    Ok(count)
-}
-
-fn assigned(node: NodeId, partition: i32, brokers: &[i32]) -> Result<(), Refused> {
-    let bad = |text: String| refuse(ErrorCode::InvalidReplicaAssignment, text);
-    match brokers {
-        [only] if *only == node.0 => Ok(()),
-        [] => bad(format!(
-            "The manual partition assignment for partition {partition} includes an empty replica \
-             list."
-        )),
-        _ if brokers.iter().any(|b| *b != node.0) => {
-            let stranger = brokers
-                .iter()
-                .find(|b| **b != node.0)
-                .copied()
-                .unwrap_or(-1);
-            bad(format!(
-                "The manual partition assignment includes broker {stranger}, but no such broker \
-                 is registered. The only broker is {}.",
-                node.0
-            ))
-        }
-        _ => bad(format!(
-            "The manual partition assignment for partition {partition} includes the broker {} \
-             more than once.",
-            node.0
-        )),
     }
 }
 
@@ -285,7 +203,7 @@ pub fn delete_topic(
     }
 }
 
-/// Makes the command that gives a topic more partitions.
+/// Makes the commands that give a topic more partitions.
 ///
 /// # Errors
 /// UNKNOWN_TOPIC_OR_PARTITION, INVALID_PARTITIONS, INVALID_REPLICA_ASSIGNMENT.
@@ -294,7 +212,7 @@ pub fn create_partitions(
     name: &str,
     total: i32,
     assignments: Option<&[Vec<i32>]>,
-) -> Result<Command, Refused> {
+) -> Result<Wanted, Refused> {
     let topic = named(image, name)?;
     if topic.is_internal() {
         let text = format!(
@@ -316,13 +234,21 @@ pub fn create_partitions(
             );
             return refuse(ErrorCode::InvalidReplicaAssignment, text);
         }
+        let of = image.cluster().partitions(topic.id).first();
+        let count = of.map_or(1, |p| p.target().len());
         for (brokers, partition) in given.iter().zip(topic.partitions..) {
-            assigned(image.node(), partition, brokers)?;
+            wanted::assigned(image, partition, brokers, count)?;
         }
     }
-    Ok(Command::CreatePartitions {
+    let mut commands = vec![Command::CreatePartitions {
         id: topic.id,
         total,
+    }];
+    let given = assignments.into_iter().flatten();
+    commands.extend(wanted::places(topic.id, topic.partitions, given));
+    Ok(Wanted {
+        commands,
+        replication: None,
     })
 }
 
@@ -437,6 +363,9 @@ fn broker_resource(image: &ClusterImage, broker: Option<i32>) -> Result<Resource
     match broker {
         None => Ok(Resource::AllBrokers),
         Some(id) if id == image.node().0 => Ok(Resource::Broker(image.node())),
+        Some(id) if image.cluster().broker(NodeId(id)).is_some() => {
+            Ok(Resource::Broker(NodeId(id)))
+        }
         Some(id) => {
             let text = format!(
                 "Broker {id} is not known; this is broker {}.",
@@ -558,7 +487,9 @@ mod tests {
             node: NodeId(1),
             configs,
         });
-        image.apply(&create_topic(&image, &new("a.b", 3)).unwrap());
+        for command in create_topic(&image, &new("a.b", 3)).unwrap().commands {
+            image.apply(&command);
+        }
         image
     }
 
@@ -605,7 +536,7 @@ mod tests {
             replication,
             ..new("c", 1)
         };
-        for n in [0, -2, 2, 3] {
+        for n in [0, -2] {
             assert_eq!(of(&replicated(n)), ErrorCode::InvalidReplicationFactor);
         }
         assert_eq!(of(&new("__cluster_metadata", 1)), ErrorCode::InvalidRequest);
@@ -628,63 +559,11 @@ mod tests {
     }
 
     #[test]
-    fn defaults_come_from_the_broker() {
-        let image = image();
-        let topic = NewTopic {
-            replication: -1,
-            ..new("c", -1)
-        };
-        let Ok(Command::CreateTopic { partitions, .. }) = create_topic(&image, &topic) else {
-            panic!("not created");
-        };
-        assert_eq!(partitions, 4);
-    }
-
-    #[test]
-    fn manual_assignments_name_this_node_once_per_partition() {
-        let image = image();
-        let try_it = |assignments: &[(i32, Vec<i32>)]| {
-            create_topic(
-                &image,
-                &NewTopic {
-                    assignments,
-                    replication: -1,
-                    ..new("c", -1)
-                },
-            )
-        };
-        let Ok(Command::CreateTopic { partitions, .. }) = try_it(&[(1, vec![1]), (0, vec![1])])
-        else {
-            panic!("refused");
-        };
-        assert_eq!(partitions, 2);
-        for bad in [
-            &[(0, vec![2])][..],
-            &[(0, vec![])],
-            &[(0, vec![1, 1])],
-            &[(1, vec![1])],
-            &[(0, vec![1]), (0, vec![1])],
-        ] {
-            assert_eq!(
-                code(try_it(bad)),
-                ErrorCode::InvalidReplicaAssignment,
-                "{bad:?}"
-            );
-        }
-        let both = NewTopic {
-            assignments: &[(0, vec![1])],
-            ..new("c", -1)
-        };
-        assert_eq!(code(create_topic(&image, &both)), ErrorCode::InvalidRequest);
-    }
-
-    #[test]
     fn partitions_only_grow() {
         let image = image();
         let more =
             |total, given: Option<&[Vec<i32>]>| create_partitions(&image, "a.b", total, given);
         assert!(more(5, None).is_ok());
-        assert!(more(5, Some(&[vec![1], vec![1]])).is_ok());
         assert_eq!(
             code(more(5, Some(&[vec![1]]))),
             ErrorCode::InvalidReplicaAssignment

@@ -10,15 +10,18 @@ use std::time::Duration;
 use bytes::Bytes;
 use streamd_io::Part;
 use streamd_log::ReadPlan;
-use streamd_model::{ErrorCode, Map, Mono, PartitionId, TopicId};
+use streamd_model::{ErrorCode, Map, Mono, Offset, PartitionId, TopicId};
 use streamd_shard::{ReadDone, ReadItem, ReadRequest, Refusal, Reply, Request, WatchRequest};
 use streamd_wire::kafka::generated::fetch_request::FetchRequest;
 use streamd_wire::kafka::generated::fetch_response::{
-    AbortedTransaction, EpochEndOffset, FetchResponse, FetchableTopicResponse, PartitionData,
+    AbortedTransaction, EpochEndOffset, FetchResponse, FetchableTopicResponse, LeaderIdAndEpoch,
+    NodeEndpoint, PartitionData,
 };
 use streamd_wire::kafka::{Records, RequestHeader, ResponseHeader, Writer};
 
-use super::session::{Mode, SessionAsk, TopicKey, Wanted};
+use super::leaders::Leaders;
+use super::places::Seen;
+use super::session::{Mode, Session, SessionAsk, TopicKey, Wanted};
 use crate::broker::Broker;
 
 /// Parts of up to so many bytes are copied beside the header: cheaper than a call of their own.
@@ -26,6 +29,9 @@ const COPY_MAX: usize = 4096;
 
 /// The longest poll: a client that went away meanwhile is found out then.
 const WAIT_MAX: Duration = Duration::from_secs(60);
+
+/// From this version on a client is told who leads instead.
+const LEADERS_FROM: i16 = 16;
 
 /// From this version on a client may read from a replica that follows (KIP-392).
 const FOLLOWER_FROM: i16 = 11;
@@ -268,6 +274,8 @@ impl LongPoll {
         done: Vec<ReadDone>,
     ) -> Result<Vec<Part>, String> {
         let mut left = self.bytes_max;
+        let mut leaders = Leaders::new(broker);
+        let tells = header.version >= LEADERS_FROM;
         let mut plans = Vec::new();
         let mut topics: Vec<FetchableTopicResponse<'_>> = Vec::new();
         let mut run: Vec<PartitionData<'_>> = Vec::new();
@@ -281,23 +289,13 @@ impl LongPoll {
         let (mut turn, mut served) = (0, false);
         for (at, (w, mut d)) in self.wanted.iter().zip(done).enumerate() {
             trim(&mut d, &mut left);
-            let (data, plan) = partition_data(w, d, self.read_committed);
-            let now = (
-                data.high_watermark,
-                data.last_stable_offset,
-                data.log_start_offset,
-            );
-            let same = data.error_code == 0 && plan.bytes == 0 && now == w.told;
-            let told = if data.error_code == 0 {
-                now
-            } else {
-                (-1, -1, -1)
-            };
-            let place = session
-                .as_mut()
-                .and_then(|s| s.partitions_mut().get_mut(at));
-            if let Some(place) = place.filter(|p| p.index == w.index && p.topic == w.topic) {
-                place.told = told;
+            let (mut data, plan) = partition_data(w, d, self.read_committed);
+            if tells && data.error_code != 0 {
+                data.current_leader = leader(&mut leaders, w, data.error_code);
+            }
+            let same = data.error_code == 0 && plan.bytes == 0 && told(&data) == w.told;
+            if let Some(session) = session.as_mut() {
+                self.note(session, at, &data);
             }
             if plan.bytes > 0 && !served {
                 (turn, served) = (at + 1, true);
@@ -318,12 +316,50 @@ impl LongPoll {
         if let Some(session) = session {
             session.rotate(turn);
         }
+        let nodes = leaders.nodes();
         let response = FetchResponse {
             session_id: id,
             responses: topics.into(),
+            node_endpoints: nodes.iter().map(endpoint).collect(),
             ..FetchResponse::default()
         };
         encode(header, &response, plans)
+    }
+
+    /// What goes into the session of what is answered for its partition at this place.
+    fn note(&self, session: &mut Session, at: usize, data: &PartitionData<'_>) {
+        let w = &self.wanted[at];
+        let place = session.partitions_mut().get_mut(at);
+        if let Some(place) = place.filter(|p| p.index == w.index && p.topic == w.topic) {
+            place.told = match data.error_code {
+                0 => told(data),
+                _ => (-1, -1, -1),
+            };
+        }
+    }
+}
+
+/// What a client knows of a partition from an answer: high watermark, last stable offset, start.
+fn told(data: &PartitionData<'_>) -> (Offset, Offset, Offset) {
+    let (high, stable) = (data.high_watermark, data.last_stable_offset);
+    (high, stable, data.log_start_offset)
+}
+
+fn leader(leaders: &mut Leaders<'_>, w: &Wanted, code: i16) -> LeaderIdAndEpoch {
+    let topic = (w.topic.name.as_str(), w.topic.id);
+    let (leader_id, leader_epoch) = leaders.of(code, topic, w.index);
+    LeaderIdAndEpoch {
+        leader_id,
+        leader_epoch,
+    }
+}
+
+fn endpoint<'a>(node: &Seen<'a>) -> NodeEndpoint<'a> {
+    NodeEndpoint {
+        node_id: node.node,
+        host: node.host,
+        port: i32::from(node.port),
+        rack: node.rack,
     }
 }
 

@@ -31,7 +31,8 @@ impl Internal {
             .find(|i| i.name() == name)
     }
 
-    fn name(self) -> &'static str {
+    /// Its name.
+    pub fn name(self) -> &'static str {
         match self {
             Internal::Offsets => OFFSETS_TOPIC,
             Internal::Txns => TXN_TOPIC,
@@ -60,6 +61,15 @@ impl Internal {
         }
     }
 
+    /// How many replicas it gets, if there are so many brokers.
+    fn replication(self, config: &BrokerConfig) -> i16 {
+        match self {
+            Internal::Offsets => config.groups.offsets_replication,
+            Internal::Txns => config.txns.replication,
+            Internal::Shares => config.groups.share.state_replication,
+        }
+    }
+
     /// What else it is made with: how it is cleaned.
     fn cleaning(self) -> &'static [(&'static str, Option<&'static str>)] {
         match self {
@@ -79,26 +89,33 @@ impl Internal {
 /// # Errors
 /// Why it cannot be made.
 pub async fn make(broker: &Rc<Broker>, which: Internal) -> Result<(), ErrorCode> {
-    let (image, name) = (broker.shard.image(), which.name());
-    if image.topic(name).is_some() {
+    let name = which.name();
+    if broker.shard.image().topic(name).is_some() {
         return Ok(());
     }
+    let image = broker.shard.sited_image().await;
     let (partitions, segment_bytes, compression) = which.layout(image.broker());
     let segment_bytes = segment_bytes.to_string();
     let mut configs = which.cleaning().to_vec();
     configs.push(("compression.type", Some(compression)));
     configs.push(("segment.bytes", Some(segment_bytes.as_str())));
+    let min_isr = image.broker().txns.min_isr.to_string();
+    if which == Internal::Txns {
+        configs.push(("min.insync.replicas", Some(min_isr.as_str())));
+    }
+    let brokers = image.cluster().brokers().filter(|b| b.is_active()).count();
+    let brokers = i16::try_from(brokers).unwrap_or(i16::MAX).max(1);
     let wanted = NewTopic {
         name,
         id: topics::new_id(broker),
         partitions,
-        replication: -1,
+        replication: which.replication(image.broker()).min(brokers),
         assignments: &[],
         configs: &configs,
         now_ms: broker.shard.env.wall_ms(),
     };
-    let command = create_topic(&image, &wanted).map_err(|(code, _)| code)?;
-    match topics::propose(broker, command).await {
+    let wanted = create_topic(&image, &wanted).map_err(|(code, _)| code)?;
+    match broker.shard.want(wanted).await {
         Ok(_) => Ok(()),
         // Another was faster.
         Err(refusal) if refusal.code == ErrorCode::TopicAlreadyExists => Ok(()),

@@ -1,5 +1,5 @@
 //! Metadata, DescribeCluster and DescribeTopicPartitions: what the image says, as clients ask for
-//! it. There is one node as yet: it is the controller.
+//! it.
 
 use std::collections::BTreeSet;
 use std::rc::Rc;
@@ -98,7 +98,7 @@ pub async fn metadata(
             })
             .collect(),
         cluster_id: Some(&broker.identity.cluster_id),
-        controller_id: broker.identity.node_id,
+        controller_id: view.controller(),
         topics: topics.into(),
         cluster_authorized_operations: if request.include_cluster_authorized_operations {
             CLUSTER_OPERATIONS
@@ -223,7 +223,7 @@ pub fn cluster(
     let response = DescribeClusterResponse {
         endpoint_type: 1,
         cluster_id: &broker.identity.cluster_id,
-        controller_id: broker.identity.node_id,
+        controller_id: view.controller(),
         brokers: brokers
             .iter()
             .map(|b| DescribeClusterBroker {

@@ -17,6 +17,7 @@ pub struct View {
     pub image: Arc<ClusterImage>,
     identity: Arc<Identity>,
     me: [i32; 1],
+    controller: Option<NodeId>,
 }
 
 /// A broker.
@@ -56,25 +57,44 @@ impl View {
             image: broker.shard.image(),
             me: [broker.identity.node_id],
             identity: broker.identity.clone(),
+            controller: broker.shard.controller(),
         }
     }
 
     /// The brokers by id; on demand those too that are fenced.
     pub fn brokers(&self, fenced: bool) -> Vec<Seen<'_>> {
         let cluster = self.image.cluster();
-        let me = cluster.broker(NodeId(self.me[0]));
-        let mut all = vec![Seen {
-            node: self.me[0],
-            host: &self.identity.host,
-            port: self.identity.port,
-            rack: me.and_then(|b| b.told.rack.as_deref()),
-            fenced: false,
-        }];
+        let mut all = vec![self.myself()];
         let others = cluster.brokers().filter(|b| b.told.node.0 != self.me[0]);
         let told = others.filter(|b| fenced || !b.fenced);
         all.extend(told.filter_map(|b| seen(b)));
         all.sort_unstable_by_key(|b| b.node);
         all
+    }
+
+    /// A broker that clients can reach.
+    pub fn broker(&self, node: i32) -> Option<Seen<'_>> {
+        match node == self.me[0] {
+            true => Some(self.myself()),
+            false => seen(self.image.cluster().broker(NodeId(node))?),
+        }
+    }
+
+    fn myself(&self) -> Seen<'_> {
+        let me = self.image.cluster().broker(NodeId(self.me[0]));
+        Seen {
+            node: self.me[0],
+            host: &self.identity.host,
+            port: self.identity.port,
+            rack: me.and_then(|b| b.told.rack.as_deref()),
+            fenced: false,
+        }
+    }
+
+    /// Who clients are to take for the controller: any broker asks the one that is.
+    pub fn controller(&self) -> i32 {
+        let there = |n: &NodeId| self.is_there(*n) && self.broker(n.0).is_some();
+        self.controller.filter(there).map_or(self.me[0], |n| n.0)
     }
 
     /// Where a partition lives.
@@ -105,12 +125,6 @@ impl View {
         }
     }
 
-    /// How many replicas the partitions of a topic have.
-    pub fn replication(&self, topic: TopicId) -> i16 {
-        let first = self.image.cluster().partitions(topic).first();
-        first.map_or(1, |p| i16::try_from(p.target().len()).unwrap_or(i16::MAX))
-    }
-
     fn is_there(&self, node: NodeId) -> bool {
         let broker = self.image.cluster().broker(node);
         node.0 == self.me[0] || broker.is_some_and(|b| !b.fenced)
@@ -123,6 +137,12 @@ impl View {
             _ => nodes.iter().map(|n| n.0).collect::<Vec<_>>().into(),
         }
     }
+}
+
+/// How many replicas the partitions of a topic have.
+pub fn replication(image: &ClusterImage, topic: TopicId) -> i16 {
+    let first = image.cluster().partitions(topic).first();
+    first.map_or(1, |p| i16::try_from(p.target().len()).unwrap_or(i16::MAX))
 }
 
 /// `None` if clients cannot reach it.

@@ -15,10 +15,12 @@ use streamd_shard::append::sent;
 use streamd_shard::{AppendDone, AppendItem, GuardAsk, Placed, Refusal, Reply, Request, Ticket};
 use streamd_wire::kafka::generated::produce_request::{ProduceRequest, TopicProduceData};
 use streamd_wire::kafka::generated::produce_response::{
-    BatchIndexAndErrorMessage, PartitionProduceResponse, ProduceResponse, TopicProduceResponse,
+    BatchIndexAndErrorMessage, LeaderIdAndEpoch, NodeEndpoint, PartitionProduceResponse,
+    ProduceResponse, TopicProduceResponse,
 };
 use streamd_wire::kafka::{Frame, ResponseHeader, Writer};
 
+use super::leaders::Leaders;
 use super::txn;
 use super::txn::confirm::{Knows, Wanted};
 use crate::broker::Broker;
@@ -26,6 +28,9 @@ use crate::conn::LaterReply;
 
 /// Records are walked so far, uncompressed bytes, before others get a turn.
 const STEP: u64 = 256 << 10;
+
+/// From this version on a client is told who leads instead.
+const LEADERS_FROM: i16 = 10;
 
 /// A request whose batches have their place in the order, and the reply to come.
 pub struct Accepted {
@@ -303,11 +308,22 @@ fn encode(broker: &Broker, bytes: &Bytes, outcomes: &[AppendDone]) -> Option<Vec
     let frame = Frame::parse(bytes).ok()?;
     let request: ProduceRequest<'_> = frame.decode().ok()?;
     let mut outcomes = outcomes.iter();
+    let mut leaders = Leaders::new(broker);
+    let tells = frame.header.version >= LEADERS_FROM;
     let mut topics = Vec::with_capacity(request.topic_data.len());
     for topic in &request.topic_data {
         let mut partitions = Vec::with_capacity(topic.partition_data.len());
         for p in &topic.partition_data {
-            partitions.push(partition_response(p.index, outcomes.next()?));
+            let mut response = partition_response(p.index, outcomes.next()?);
+            if tells && response.error_code != 0 {
+                let topic = (topic.name, topic.topic_id);
+                let (id, epoch) = leaders.of(response.error_code, topic, p.index);
+                response.current_leader = LeaderIdAndEpoch {
+                    leader_id: id,
+                    leader_epoch: epoch,
+                };
+            }
+            partitions.push(response);
         }
         topics.push(TopicProduceResponse {
             name: topic.name,
@@ -315,10 +331,19 @@ fn encode(broker: &Broker, bytes: &Bytes, outcomes: &[AppendDone]) -> Option<Vec
             partition_responses: partitions.into(),
         });
     }
+    let nodes = leaders.nodes();
     let response = ProduceResponse {
         responses: topics.into(),
         throttle_time_ms: broker.shard.disk.throttle_ms(),
-        ..ProduceResponse::default()
+        node_endpoints: nodes
+            .iter()
+            .map(|n| NodeEndpoint {
+                node_id: n.node,
+                host: n.host,
+                port: i32::from(n.port),
+                rack: n.rack,
+            })
+            .collect(),
     };
     let mut writer = Writer::append_to(Vec::with_capacity(256));
     match ResponseHeader::from(&frame.header).encode(&response, &mut writer) {
@@ -336,6 +361,7 @@ fn partition_response(index: i32, outcome: &AppendDone) -> PartitionProduceRespo
             base,
             log_append_ms,
             log_start,
+            ..
         }) => PartitionProduceResponse {
             index,
             base_offset: *base,

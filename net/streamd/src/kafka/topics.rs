@@ -6,10 +6,11 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use streamd_core::config::describe_topic;
-use streamd_core::meta::{ClusterImage, Command, TopicMeta, validate};
+use streamd_core::control::{Ask, plan};
+use streamd_core::meta::{ClusterImage, Command, TopicMeta, Wanted, validate};
 use streamd_io::Part;
-use streamd_model::{ErrorCode, ShardId, TopicId};
-use streamd_shard::{Refusal, Reply, Request};
+use streamd_model::{ErrorCode, TopicId};
+use streamd_shard::Refusal;
 use streamd_wire::kafka::ResponseHeader;
 use streamd_wire::kafka::generated::create_partitions_request::{
     CreatePartitionsRequest, CreatePartitionsTopic,
@@ -26,9 +27,8 @@ use streamd_wire::kafka::generated::delete_topics_response::{
     DeletableTopicResult, DeleteTopicsResponse,
 };
 
-use super::encode;
 use super::internal::{self, Internal};
-use super::places::View;
+use super::{encode, places};
 use crate::broker::Broker;
 
 type Outcome<T> = Result<T, Refusal>;
@@ -44,17 +44,11 @@ pub fn check_name(name: &str) -> Result<(), Refusal> {
 
 /// Changes the metadata; gives the image with the change in it.
 pub async fn propose(broker: &Rc<Broker>, command: Command) -> Outcome<Arc<ClusterImage>> {
-    match broker
-        .shard
-        .ask(ShardId(0), Request::Propose(command))
-        .await
-    {
-        Some(Reply::Propose(outcome)) => outcome,
-        _ => Err(Refusal::new(
-            ErrorCode::NotController,
-            "this broker is stopping",
-        )),
-    }
+    let ask = Ask::Propose {
+        commands: vec![command],
+        replication: None,
+    };
+    broker.shard.decide(ask).await.map(|(_, image)| image)
 }
 
 /// An id for a topic that is to be.
@@ -87,7 +81,7 @@ pub async fn auto_create(
         now_ms: broker.shard.env.wall_ms(),
     };
     let outcome = match validate::create_topic(&broker.shard.image(), &wanted) {
-        Ok(command) => propose(broker, command).await,
+        Ok(wanted) => broker.shard.want(wanted).await,
         Err(e) => Err(refused(e)),
     };
     outcome.map_err(|refusal| (refusal.code, broker.shard.image()))
@@ -119,12 +113,11 @@ pub async fn create(
         };
         outcomes.push((topic.name, outcome));
     }
-    let view = View::of(broker);
-    let image = &view.image;
+    let image = broker.shard.image();
     let described: Vec<_> = outcomes
         .iter()
         .map(|(_, o)| {
-            o.as_ref().map_or(Vec::new(), |t| {
+            o.as_ref().map_or(Vec::new(), |(t, _)| {
                 describe_topic(&image.layers(Some(t)), &|_| true)
             })
         })
@@ -133,12 +126,12 @@ pub async fn create(
         .iter()
         .zip(&described)
         .map(|((name, outcome), entries)| match outcome {
-            Ok(topic) => CreatableTopicResult {
+            Ok((topic, replication)) => CreatableTopicResult {
                 name,
                 topic_id: topic.id,
                 error_message: None,
                 num_partitions: topic.partitions,
-                replication_factor: view.replication(topic.id),
+                replication_factor: *replication,
                 configs: Some(
                     entries
                         .iter()
@@ -173,7 +166,7 @@ async fn create_one(
     broker: &Rc<Broker>,
     topic: &CreatableTopic<'_>,
     validate_only: bool,
-) -> Outcome<Arc<TopicMeta>> {
+) -> Outcome<(Arc<TopicMeta>, i16)> {
     let assignments = topic.assignments.iter();
     let assignments: Vec<(i32, Vec<i32>)> = assignments
         .map(|a| (a.partition_index, a.broker_ids.iter().collect()))
@@ -189,14 +182,10 @@ async fn create_one(
         now_ms: broker.shard.env.wall_ms(),
     };
     let image = broker.shard.image();
-    let command = validate::create_topic(&image, &wanted).map_err(refused)?;
-    let image = if validate_only {
-        image.admit(&command).map_err(refused)?;
-        let mut image = ClusterImage::clone(&image);
-        image.apply(&command);
-        Arc::new(image)
-    } else {
-        propose(broker, command).await?
+    let wanted = validate::create_topic(&image, &wanted).map_err(refused)?;
+    let image = match validate_only {
+        true => Arc::new(as_if(broker, &wanted).await?),
+        false => broker.shard.want(wanted).await?,
     };
     let gone = || {
         Refusal::new(
@@ -204,7 +193,17 @@ async fn create_one(
             "deleted at once by another",
         )
     };
-    image.topic(topic.name).cloned().ok_or_else(gone)
+    let topic = image.topic(topic.name).ok_or_else(gone)?;
+    Ok((topic.clone(), places::replication(&image, topic.id)))
+}
+
+/// The image as it would be; decided here, where the controller is not asked.
+async fn as_if(broker: &Rc<Broker>, wanted: &Wanted) -> Outcome<ClusterImage> {
+    let image = broker.shard.sited_image().await;
+    let commands = plan(&image, &wanted.commands, wanted.replication).map_err(refused)?;
+    let mut image = ClusterImage::clone(&image);
+    commands.iter().for_each(|command| image.apply(command));
+    Ok(image)
 }
 
 /// Answers DeleteTopics, versions 1 to 6: by name, since version 6 also by id.
@@ -291,19 +290,19 @@ pub async fn create_partitions(
 
 async fn more_partitions(
     broker: &Rc<Broker>,
-    wanted: &CreatePartitionsTopic<'_>,
+    topic: &CreatePartitionsTopic<'_>,
     validate_only: bool,
 ) -> Outcome<()> {
     let image = broker.shard.image();
-    let assignments: Option<Vec<Vec<i32>>> = wanted
+    let assignments: Option<Vec<Vec<i32>>> = topic
         .assignments
         .as_ref()
         .map(|all| all.iter().map(|a| a.broker_ids.iter().collect()).collect());
-    let command =
-        validate::create_partitions(&image, wanted.name, wanted.count, assignments.as_deref())
+    let wanted =
+        validate::create_partitions(&image, topic.name, topic.count, assignments.as_deref())
             .map_err(refused)?;
-    if validate_only {
-        return image.admit(&command).map_err(refused);
+    match validate_only {
+        true => as_if(broker, &wanted).await.map(drop),
+        false => broker.shard.want(wanted).await.map(drop),
     }
-    propose(broker, command).await.map(drop)
 }

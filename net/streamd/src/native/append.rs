@@ -85,7 +85,7 @@ fn answer(correlation: u64, done: &[AppendDone]) -> Vec<streamd_io::Part> {
         Ok(placed) => Appended {
             code: 0,
             base: placed.base,
-            epoch: 0,
+            epoch: placed.epoch,
             text: "",
         },
         Err(refusal) => Appended {

@@ -33,6 +33,7 @@ use crate::broker::Broker;
 use crate::conn::{Hangup, Life};
 use crate::frames::{Frames, Shape};
 use crate::kafka::cluster::next_producer_id;
+use crate::kafka::places::View;
 use outbox::Outbox;
 use peers::Links;
 
@@ -249,14 +250,17 @@ fn unasked(op: Op) -> Hangup {
 
 /// A topic's id, and the list of who leads its partitions.
 fn topic(conn: &Conn, name: &str) -> Result<(streamd_model::TopicId, Vec<u8>), Refusal> {
-    let image = conn.broker.shard.image();
-    let topic = image.topic(name).ok_or_else(|| {
+    let view = View::of(&conn.broker);
+    let topic = view.image.topic(name).ok_or_else(|| {
         let text = format!("no topic named {name:?}");
         Refusal::new(ErrorCode::UnknownTopicOrPartition, text)
     })?;
-    let leader = |_| Leader {
-        node: conn.broker.identity.node_id,
-        epoch: 0,
+    let leader = |index| {
+        let place = view.partition(topic.id, index);
+        Leader {
+            node: place.leader,
+            epoch: place.epoch,
+        }
     };
     Ok((topic.id, List::encode((0..topic.partitions).map(leader))))
 }

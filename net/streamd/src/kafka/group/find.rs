@@ -1,9 +1,10 @@
-//! FindCoordinator: one node coordinates everything. The first that looks for the coordinator of a
-//! group makes `__consumer_offsets`, of a transaction `__transaction_state`, of a share-partition
-//! `__share_group_state`.
+//! FindCoordinator: who leads the partition of an internal topic that a key belongs to. The first
+//! that looks for the coordinator of a group makes `__consumer_offsets`, of a transaction
+//! `__transaction_state`, of a share-partition `__share_group_state`.
 
 use std::rc::Rc;
 
+use streamd_core::group::partition_of;
 use streamd_io::Part;
 use streamd_model::ErrorCode;
 use streamd_wire::kafka::ResponseHeader;
@@ -14,6 +15,7 @@ use streamd_wire::kafka::generated::find_coordinator_response::{
 
 use super::super::encode;
 use super::super::internal::{self, Internal};
+use super::super::places::View;
 use super::check_items;
 use crate::broker::Broker;
 
@@ -35,8 +37,11 @@ pub async fn handle(
     };
     let mut found = Vec::with_capacity(keys.len());
     for key in keys {
-        found.push(find(broker, request.key_type, key).await);
+        found.push((key, find(broker, request.key_type, key).await));
     }
+    let view = View::of(broker);
+    let found = found.iter();
+    let mut found: Vec<_> = found.map(|(key, f)| coordinator(&view, key, *f)).collect();
     if header.version <= 3 {
         let Some(one) = found.pop() else {
             return Err("no key".to_owned());
@@ -58,45 +63,65 @@ pub async fn handle(
     encode(header, &response)
 }
 
-async fn find<'a>(broker: &'a Rc<Broker>, kind: i8, key: &'a str) -> Coordinator<'a> {
-    let failed = |code: ErrorCode, text: &'static str| Coordinator {
-        key,
-        node_id: -1,
-        host: "",
-        port: -1,
-        error_code: code.code(),
-        error_message: Some(text),
-    };
-    let made = match kind {
-        GROUP => internal::make(broker, Internal::Offsets).await,
-        TRANSACTION => internal::make(broker, Internal::Txns).await,
+/// The internal topic that a key belongs to; it is there.
+async fn find(
+    broker: &Rc<Broker>,
+    kind: i8,
+    key: &str,
+) -> Result<Internal, (ErrorCode, &'static str)> {
+    let which = match kind {
+        GROUP => Internal::Offsets,
+        TRANSACTION => Internal::Txns,
         SHARE if !is_share_key(key) => {
-            return failed(
-                ErrorCode::InvalidRequest,
-                "the key of a share-partition is GROUP:TOPIC-ID:PARTITION",
-            );
+            let text = "the key of a share-partition is GROUP:TOPIC-ID:PARTITION";
+            return Err((ErrorCode::InvalidRequest, text));
         }
-        SHARE => internal::make(broker, Internal::Shares).await,
+        SHARE => Internal::Shares,
         _ => {
-            return failed(
-                ErrorCode::InvalidRequest,
-                "this kind of key has no coordinator here",
-            );
+            let text = "this kind of key has no coordinator here";
+            return Err((ErrorCode::InvalidRequest, text));
         }
     };
-    match made {
-        Ok(()) => Coordinator {
+    let unmade = |_| {
+        let text = "its internal topic cannot be made now";
+        (ErrorCode::CoordinatorNotAvailable, text)
+    };
+    let made = internal::make(broker, which).await;
+    made.map(|()| which).map_err(unmade)
+}
+
+fn coordinator<'a>(
+    view: &'a View,
+    key: &'a str,
+    found: Result<Internal, (ErrorCode, &'static str)>,
+) -> Coordinator<'a> {
+    let leader = found.and_then(|which| {
+        let topic = view.image.topic(which.name());
+        let leader = topic.and_then(|topic| {
+            // Java's hash of the key tells the partition, whatever the topic.
+            let index = partition_of(key, topic.partitions);
+            view.broker(view.partition(topic.id, index).leader)
+        });
+        let text = "nobody leads its partition of the internal topic now";
+        leader.ok_or((ErrorCode::CoordinatorNotAvailable, text))
+    });
+    match leader {
+        Ok(broker) => Coordinator {
             key,
-            node_id: broker.identity.node_id,
-            host: &broker.identity.host,
-            port: i32::from(broker.identity.port),
+            node_id: broker.node,
+            host: broker.host,
+            port: i32::from(broker.port),
             error_code: 0,
             error_message: None,
         },
-        Err(_) => failed(
-            ErrorCode::CoordinatorNotAvailable,
-            "its internal topic cannot be made now",
-        ),
+        Err((code, text)) => Coordinator {
+            key,
+            node_id: -1,
+            host: "",
+            port: -1,
+            error_code: code.code(),
+            error_message: Some(text),
+        },
     }
 }
 

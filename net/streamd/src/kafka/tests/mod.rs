@@ -2,6 +2,7 @@
 //! out, on a broker of two shards in the simulator. Nothing leaves the process.
 
 mod cleaning;
+mod cluster;
 mod configs;
 mod consumer_groups;
 mod crashes;
