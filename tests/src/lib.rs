@@ -5,9 +5,9 @@
 //! - `crash/`: rounds of SIGKILL under load; nothing acknowledged is lost or doubled.
 //! - `streams/`: Kafka Streams counts words exactly once over kills; Kafka Connect moves files.
 //! - `scenarios/`: what people use such a log for: programs that check themselves.
-//! - `cluster/`: three nodes that join, are killed, stopped, wiped and told nonsense.
-//! - `full/`: a small disk gets full under load; as root, which mounts one.
-//! - `many/`: thousands of partitions; `history/`: clients under faults, judged; `differ/`.
+//! - `cluster/`: three nodes that join, are killed, paused, wiped and told nonsense.
+//! - `full/`: a small disk gets full, as root; `many/`: thousands of partitions; `history/`:
+//!   clients under faults, judged; `differ/`.
 //! - `hostile/`: what no client should send; the broker answers as Kafka does and serves on.
 //!
 //! `STREAMD_TEST_TARGET=HOST:PORT` points compat, mainjob (without the kill) and hostile at a

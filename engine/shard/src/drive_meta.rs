@@ -180,11 +180,6 @@ impl Meta {
         self.metadata.borrow().quorum().role().leads
     }
 
-    /// The controller, as far as it is known here.
-    pub fn leader(&self) -> Option<NodeId> {
-        self.metadata.borrow().quorum().role().leader
-    }
-
     /// Who votes, as far as it is known here.
     pub fn voters(&self) -> Vec<NodeId> {
         self.metadata.borrow().quorum().members().voters
@@ -192,7 +187,7 @@ impl Meta {
 
     /// Waits until another node than this one leads, or none, if it leads now.
     pub async fn other_than(&self, node: NodeId) {
-        let leads = || self.leader() == Some(node);
+        let leads = || self.controller() == Some(node);
         if !leads() {
             std::future::pending::<()>().await;
         }
