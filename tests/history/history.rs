@@ -1,32 +1,32 @@
 //! Stock clients under faults, and a judge of what they say, in the manner of Jepsen's Kafka tests.
 //!
 //! librdkafka and Java write unique values, plainly and in transactions, poll by assignment and as
-//! members of groups, and move records from topic to topic in transactions, while the broker is
-//! killed and paused and connections are cut. Each worker writes its history (`record`), which
-//! `analysis` reads. A run has rounds of about a minute, each with topics of its own.
-//! `STREAMD_HISTORY_SECONDS` is how long it takes (100; 3600 for a serious run),
+//! members of groups, and move records from topic to topic in transactions, while a broker, or one
+//! of a cluster of three, is killed and paused and connections are cut. Each worker writes its
+//! history (`record`), which `analysis` reads. A run has rounds of about a minute, each with topics
+//! of its own. `STREAMD_HISTORY_SECONDS` is how long it takes (100; 3600 for a serious run),
 //! `STREAMD_HISTORY_SEED` repeats a run's choices. The histories of a round with a finding are kept
 //! in the target folder.
 
 mod analysis;
 mod nemesis;
+mod one;
 mod record;
 mod relay;
+mod three;
 mod workers;
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::net::TcpListener;
 use std::time::{Duration, Instant};
 
-use streamd_tests::broker::Broker;
 use streamd_tests::client::now_ms;
 use streamd_tests::run::target_dir;
-use streamd_tests::wire::Connection;
 
-use nemesis::Nemesis;
+use nemesis::{Arena, Nemesis};
+use one::One;
 use record::History;
-use relay::Relay;
+use three::Three;
 use workers::Worker;
 
 const TOPICS: [&str; 3] = ["plain", "txns", "moved"];
@@ -42,42 +42,19 @@ fn env(name: &str, default: u64) -> u64 {
     })
 }
 
-/// A free port that no outgoing connection takes meanwhile.
-fn free_port() -> u16 {
-    let first = 24_000 + (std::process::id() % 400) as u16;
-    let free = |port: &u16| TcpListener::bind(("127.0.0.1", *port)).is_ok();
-    (first..first + 400).find(free).expect("a free port")
-}
-
-fn start(relay: &Relay) -> Broker {
-    let options = [
-        "--advertise",
-        &relay.addr(),
-        "--set",
-        "group.initial.rebalance.delay.ms=0",
-        "--set",
-        "group.consumer.heartbeat.interval.ms=300",
-    ];
-    let broker = Broker::start(&options);
-    relay.serve(broker.addr());
-    broker
-}
-
 /// Runs the clients under faults for a while; returns all that they said.
-fn round(number: u64, broker: &mut Broker, relay: &Relay, nemesis: &mut Nemesis) -> Vec<String> {
+fn round(number: u64, arena: &mut dyn Arena, nemesis: &mut Nemesis) -> Vec<String> {
     let prefix = format!("r{number}-");
-    let mut direct = Connection::open(&broker.addr());
     for topic in TOPICS {
-        let configs = [("segment.bytes", "1048576")];
-        direct.create_topic(&format!("{prefix}{topic}"), 3, &configs);
+        arena.create_topic(&format!("{prefix}{topic}"), 3);
     }
-    let boot = relay.addr();
+    let boot = arena.boot();
     let protocol = ["classic", "consumer"][number as usize % 2];
     let mut workers = [
         Worker::confluent(&[&boot, &prefix, "c", protocol]),
         Worker::java(&[&boot, &prefix, "j", protocol]),
     ];
-    nemesis.rage(Instant::now() + ROUND, broker, relay, &workers);
+    nemesis.rage(Instant::now() + ROUND, arena, &workers);
     workers.iter_mut().for_each(Worker::drain);
     workers.iter_mut().for_each(Worker::until_quiet);
     let [first, mut last] = workers;
@@ -121,24 +98,34 @@ fn judge(number: u64, seed: u64, lines: &[String]) -> String {
     history.summary()
 }
 
-#[test]
-fn clients_see_a_log_whatever_happens() {
-    let seconds = env("STREAMD_HISTORY_SECONDS", 100);
+/// Rounds for so many seconds; what fired.
+fn run(arena: &mut dyn Arena, seconds: u64) -> BTreeMap<String, u64> {
     let seed = env("STREAMD_HISTORY_SEED", now_ms());
     println!("STREAMD_HISTORY_SEED={seed}");
-    let relay = Relay::listen(free_port());
-    let mut broker = start(&relay);
     let mut nemesis = Nemesis::new(seed);
     let rounds = (seconds / (ROUND + AFTERWARDS).as_secs()).max(1);
     for number in 0..rounds {
         let began = Instant::now();
-        let lines = round(number, &mut broker, &relay, &mut nemesis);
+        let lines = round(number, arena, &mut nemesis);
         let took = began.elapsed();
         println!(
             "round {number}: {}; {took:.0?}",
             judge(number, seed, &lines)
         );
     }
-    let (fired, connections) = (&nemesis.fired, relay.accepted());
-    println!("faults: {fired:?}; {connections} connections");
+    nemesis.fired
+}
+
+#[test]
+fn clients_see_a_log_whatever_happens() {
+    let mut one = One::start();
+    let fired = run(&mut one, env("STREAMD_HISTORY_SECONDS", 100));
+    println!("faults: {fired:?}; {} connections", one.relay.accepted());
+}
+
+#[test]
+fn clients_see_a_log_whatever_happens_to_the_cluster() {
+    let mut three = Three::start();
+    let fired = run(&mut three, env("STREAMD_HISTORY_SECONDS", 100));
+    println!("faults of the cluster: {fired:?}");
 }

@@ -1,4 +1,4 @@
-//! Faults at random moments: kills, pauses, cuts and stalls, of the broker and of its clients.
+//! Faults at random moments, of whatever the arena has to offer, and of the clients.
 
 use std::collections::BTreeMap;
 use std::thread::sleep;
@@ -6,46 +6,50 @@ use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, kill_process};
 use streamd_tests::broker::Broker;
-
-use crate::relay::Relay;
-use crate::workers::Worker;
 use streamd_tests::noise::Noise;
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Fault {
-    /// SIGKILL, and a start after up to a second.
-    Kill,
-    /// SIGSTOP and SIGCONT.
-    Pause,
-    /// SIGSTOP, and SIGKILL while it stands.
-    PauseAndKill,
-    /// SIGKILL while it starts again.
-    KillTwice,
-    /// All connections end.
-    CutAll,
-    /// About half of the connections end.
-    CutSome,
-    /// No byte gets through.
-    Stall,
-    /// A client stands still for longer than sessions, sometimes than transactions, last.
-    PauseClient,
+use crate::workers::Worker;
+
+/// Brokers, and what can happen to them.
+pub trait Arena {
+    /// Where clients find them.
+    fn boot(&self) -> String;
+
+    /// Makes a topic.
+    fn create_topic(&self, name: &str, partitions: i32);
+
+    /// What can happen, and how often each is chosen.
+    fn faults(&self) -> &'static [(&'static str, u64)];
+
+    /// Has it happen; all is well again when this returns.
+    fn strike(&mut self, fault: &str, moments: &mut Moments);
 }
 
-/// How often each is chosen, of a hundred.
-const WEIGHTS: [(Fault, u64); 8] = [
-    (Fault::Kill, 25),
-    (Fault::Pause, 12),
-    (Fault::PauseAndKill, 8),
-    (Fault::KillTwice, 8),
-    (Fault::CutAll, 12),
-    (Fault::CutSome, 17),
-    (Fault::Stall, 10),
-    (Fault::PauseClient, 8),
-];
+/// Random moments.
+pub struct Moments(Noise);
+
+impl Moments {
+    pub fn below(&mut self, limit: u64) -> u64 {
+        self.0.below(limit)
+    }
+
+    pub fn millis(&mut self, from: u64, to: u64) -> Duration {
+        Duration::from_millis(from + self.below(to - from))
+    }
+
+    /// Waits for a random time between these, ms.
+    pub fn wait(&mut self, from: u64, to: u64) {
+        sleep(self.millis(from, to));
+    }
+}
+
+/// How often a client stands still, of a hundred: for longer than sessions, sometimes than
+/// transactions, last.
+const PAUSE_CLIENT: u64 = 8;
 
 pub struct Nemesis {
-    noise: Noise,
-    pub fired: BTreeMap<Fault, u64>,
+    moments: Moments,
+    pub fired: BTreeMap<String, u64>,
     /// What fired and from when to when, as notes of a history; its clock in seconds.
     pub notes: Vec<String>,
 }
@@ -62,79 +66,61 @@ fn uptime() -> String {
 impl Nemesis {
     pub fn new(seed: u64) -> Self {
         Self {
-            noise: Noise::new(seed),
+            moments: Moments(Noise::new(seed)),
             fired: BTreeMap::new(),
             notes: Vec::new(),
         }
     }
 
     /// Lets faults happen until then; in the end all is well again.
-    pub fn rage(&mut self, until: Instant, broker: &mut Broker, relay: &Relay, workers: &[Worker]) {
+    pub fn rage(&mut self, until: Instant, arena: &mut dyn Arena, workers: &[Worker]) {
         loop {
-            sleep(self.millis(300, 3000));
+            self.moments.wait(300, 3000);
             if Instant::now() >= until {
                 return;
             }
-            let mut ticket = self.noise.below(100);
-            let chosen = WEIGHTS.iter().find(|(_, weight)| {
-                let here = ticket < *weight;
-                ticket = ticket.saturating_sub(*weight);
-                here
-            });
-            let fault = chosen.expect("weights of a hundred").0;
             let from = uptime();
-            self.strike(fault, broker, relay, workers);
+            let fault = self.strike(arena, workers);
             self.notes
-                .push(format!("# {fault:?} from {from} to {}", uptime()));
+                .push(format!("# {fault} from {from} to {}", uptime()));
             *self.fired.entry(fault).or_default() += 1;
         }
     }
 
-    fn millis(&mut self, from: u64, to: u64) -> Duration {
-        Duration::from_millis(from + self.noise.below(to - from))
-    }
-
-    fn strike(&mut self, fault: Fault, broker: &mut Broker, relay: &Relay, workers: &[Worker]) {
-        match fault {
-            Fault::Kill => self.kill(broker),
-            Fault::Pause => {
-                signal(broker, Signal::STOP);
-                sleep(self.millis(100, 4000));
-                signal(broker, Signal::CONT);
-            }
-            Fault::PauseAndKill => {
-                signal(broker, Signal::STOP);
-                sleep(self.millis(10, 1500));
-                self.kill(broker);
-            }
-            Fault::KillTwice => {
-                broker.kill();
-                broker.start_again();
-                sleep(self.millis(0, 200));
-                self.kill(broker);
-            }
-            Fault::CutAll => relay.cut(|| true),
-            Fault::CutSome => relay.cut(|| self.noise.below(2) == 0),
-            Fault::Stall => {
-                let time = self.millis(100, 4000);
-                relay.stall(time);
-            }
-            Fault::PauseClient => {
-                let chosen = self.noise.below(workers.len() as u64) as usize;
-                let time = self.millis(2000, 12_000);
-                workers[chosen].pause(time);
-            }
+    fn strike(&mut self, arena: &mut dyn Arena, workers: &[Worker]) -> String {
+        if self.moments.below(100) < PAUSE_CLIENT {
+            let chosen = self.moments.below(workers.len() as u64) as usize;
+            workers[chosen].pause(self.moments.millis(2000, 12_000));
+            return "pause a client".to_owned();
         }
-    }
-
-    fn kill(&mut self, broker: &mut Broker) {
-        broker.kill();
-        sleep(self.millis(0, 1000));
-        broker.start_again();
+        let faults = arena.faults();
+        let mut ticket = self.moments.below(faults.iter().map(|f| f.1).sum());
+        let chosen = faults.iter().find(|(_, weight)| {
+            let here = ticket < *weight;
+            ticket = ticket.saturating_sub(*weight);
+            here
+        });
+        let fault = chosen.expect("below the sum of the weights").0;
+        arena.strike(fault, &mut self.moments);
+        fault.to_owned()
     }
 }
 
-fn signal(broker: &Broker, signal: Signal) {
+/// SIGKILL, and a start after up to a second.
+pub fn kill(broker: &mut Broker, moments: &mut Moments) {
+    broker.kill();
+    moments.wait(0, 1000);
+    broker.start_again();
+}
+
+/// SIGSTOP, and SIGCONT after a time between these, ms.
+pub fn pause(broker: &Broker, moments: &mut Moments, (from, to): (u64, u64)) {
+    signal(broker, Signal::STOP);
+    moments.wait(from, to);
+    signal(broker, Signal::CONT);
+}
+
+pub fn signal(broker: &Broker, signal: Signal) {
     let pid = broker.pid().expect("a running broker");
     let pid = Pid::from_raw(pid as i32).expect("a process id");
     kill_process(pid, signal).expect("a broker of ours");

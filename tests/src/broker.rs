@@ -4,7 +4,7 @@
 
 use std::fs::{self, File};
 use std::io::Read;
-use std::net::TcpListener;
+use std::net::{Ipv4Addr, TcpListener};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::OnceLock;
@@ -15,6 +15,7 @@ use std::time::{Duration, Instant};
 use rustix::process::{Pid, Signal, kill_process};
 use tempfile::TempDir;
 
+use crate::net::Place;
 use crate::run::{run, source_dir, tail, target_dir};
 
 const START_DEADLINE: Duration = Duration::from_secs(30);
@@ -35,6 +36,8 @@ pub struct Broker {
     dir: TempDir,
     data: PathBuf,
     port: u16,
+    /// Where it runs, if not here.
+    place: Option<Place>,
     options: Vec<String>,
     child: Option<Child>,
 }
@@ -48,7 +51,18 @@ impl Broker {
     pub fn start(options: &[&str]) -> Self {
         let dir = TempDir::with_prefix("streamd-test-").expect("a temporary folder");
         let data = dir.path().join("data");
-        Self::start_there(dir, data, options)
+        Self::start_there((dir, data), None, options)
+    }
+
+    /// As [`Broker::start`], in a namespace.
+    ///
+    /// # Panics
+    /// As [`Broker::start`].
+    #[must_use]
+    pub fn start_at(place: &Place, options: &[&str]) -> Self {
+        let dir = TempDir::with_prefix("streamd-test-").expect("a temporary folder");
+        let data = dir.path().join("data");
+        Self::start_there((dir, data), Some(place.clone()), options)
     }
 
     /// As [`Broker::start`], with its data in a folder that outlives it.
@@ -58,15 +72,20 @@ impl Broker {
     #[must_use]
     pub fn start_in(data: &Path, options: &[&str]) -> Self {
         let dir = TempDir::with_prefix("streamd-test-").expect("a temporary folder");
-        Self::start_there(dir, data.to_owned(), options)
+        Self::start_there((dir, data.to_owned()), None, options)
     }
 
-    fn start_there(dir: TempDir, data: PathBuf, options: &[&str]) -> Self {
+    fn start_there(
+        (dir, data): (TempDir, PathBuf),
+        place: Option<Place>,
+        options: &[&str],
+    ) -> Self {
         let options = options.iter().map(|&o| o.to_owned()).collect();
         let mut broker = Self {
             dir,
             data,
             port: free_port(),
+            place,
             options,
             child: None,
         };
@@ -86,7 +105,11 @@ impl Broker {
             .open(self.log_path())
             .expect("a log");
         let seen = log.metadata().expect("a log").len();
-        let child = Command::new(binary())
+        let mut command = match &self.place {
+            Some(place) => place.command(binary()),
+            None => Command::new(binary()),
+        };
+        let child = command
             .args(["--listen", &self.addr(), "--data-dir"])
             .arg(self.data_dir())
             .args(&self.options)
@@ -129,7 +152,9 @@ impl Broker {
     /// Where clients reach it.
     #[must_use]
     pub fn addr(&self) -> String {
-        format!("127.0.0.1:{}", self.port)
+        let here = Ipv4Addr::LOCALHOST;
+        let host = self.place.as_ref().map_or(here, Place::address);
+        format!("{host}:{}", self.port)
     }
 
     /// Its data folder.

@@ -5,9 +5,8 @@
 //! - `crash/`: rounds of SIGKILL under load; nothing acknowledged is lost or doubled.
 //! - `streams/`: Kafka Streams counts words exactly once over kills; Kafka Connect moves files.
 //! - `scenarios/`: what people use such a log for: programs that check themselves.
-//! - `cluster/`: three nodes that join, are killed, paused, wiped and told nonsense.
-//! - `full/`: a small disk gets full, as root; `many/`: thousands of partitions; `history/`:
-//!   clients under faults, judged; `differ/`.
+//! - `cluster/`: three nodes that join, are killed, stopped, wiped; `many/`: many partitions.
+//! - `full/`: a small disk gets full under load; `history/`: clients under faults; `differ/`.
 //! - `hostile/`: what no client should send; the broker answers as Kafka does and serves on.
 //!
 //! `STREAMD_TEST_TARGET=HOST:PORT` points compat, mainjob (without the kill) and hostile at a
@@ -20,6 +19,7 @@ pub mod broker;
 pub mod child;
 pub mod client;
 pub mod install;
+pub mod net;
 pub mod noise;
 pub mod run;
 pub mod wire;

@@ -278,11 +278,23 @@ impl Connection {
     /// # Panics
     /// When that fails.
     pub fn create_topic(&mut self, topic: &str, partitions: i32, configs: &[(&str, &str)]) {
+        self.create_replicated((topic, partitions, 1), configs);
+    }
+
+    /// As [`Connection::create_topic`], of so many partitions with so many replicas.
+    ///
+    /// # Panics
+    /// As there.
+    pub fn create_replicated(
+        &mut self,
+        (topic, partitions, replicas): (&str, i32, i16),
+        configs: &[(&str, &str)],
+    ) {
         let mut body = Body::default()
             .i32(1)
             .string(topic)
             .i32(partitions)
-            .i16(1)
+            .i16(replicas)
             .i32(0);
         body = body.i32(configs.len() as i32);
         for (name, value) in configs {

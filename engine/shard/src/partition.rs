@@ -156,7 +156,11 @@ impl Partition {
     /// Where the log stands.
     pub fn watermarks(&self) -> Watermarks {
         let log = self.log.borrow();
-        let high = self.replica.borrow().high();
+        let mut high = self.replica.borrow().high();
+        if self.is_opening() {
+            // The log is being cut: it says less than the replica, which is ahead of it.
+            high = high.clamp(log.start(), log.flushed());
+        }
         // Of a transaction that was open when its records were deleted nothing can be read.
         let stable = self.producers.borrow().txns.stable(high);
         let marks = Watermarks {

@@ -219,6 +219,11 @@ impl Shard {
                 true => marks.stable,
                 false => marks.high,
             };
+            if item.offset >= limit
+                && let Some(nothing) = partition.nothing_at(item.offset, marks)
+            {
+                return nothing;
+            }
             let log = &partition.log;
             let planned = log.borrow().plan_read_below(item.offset, limit, max, whole);
             let prepared = match planned {
@@ -409,6 +414,17 @@ impl Shard {
 }
 
 impl Partition {
+    /// What is read from an offset at or behind all that may be read. A client may be ahead of what
+    /// this replica knows to be committed, or even has: another broker has told it more.
+    fn nothing_at(&self, offset: Offset, marks: Watermarks) -> Option<Result<ReadPlan, Refusal>> {
+        if offset <= marks.end {
+            return Some(Ok(ReadPlan::default()));
+        }
+        let text = format!("offset {offset} of {}, which follows", self.name);
+        let behind = Refusal::new(ErrorCode::OffsetNotAvailable, text);
+        self.is_readable(false).is_err().then_some(Err(behind))
+    }
+
     /// Whether the client's last epoch ends, in this log, before what it has.
     fn diverging(&self, item: &ReadItem) -> Option<(Epoch, Offset)> {
         if item.last_fetched_epoch < 0 || item.last_fetched_epoch == self.epoch() {

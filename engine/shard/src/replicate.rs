@@ -361,6 +361,7 @@ impl Partition {
                     shard.env.sleep(FULL_POLL).await;
                     continue;
                 }
+                Err(_) if self.is_deleted() => return,
                 Err(error) => return self.fail(&error),
             };
             match state {

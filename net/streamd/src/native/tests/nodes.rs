@@ -157,7 +157,7 @@ fn nonsense_of_a_node_ends_its_connection_and_nothing_else() {
                 bytes[..5].copy_from_slice(b"STRM\x01");
                 let length = (bytes.len() - HEADER_BYTES) as u32;
                 bytes[20..24].copy_from_slice(&length.to_le_bytes());
-                let crc = crc32c::crc32c(&bytes[..28]);
+                let crc = hostile::crc(&bytes[..28]);
                 bytes[28..32].copy_from_slice(&crc.to_le_bytes());
             }
             peer.send_raw(bytes).await;

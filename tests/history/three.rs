@@ -1,0 +1,133 @@
+//! Three brokers that make a cluster, each in a namespace of its own where that may be made.
+
+use std::thread::scope;
+
+use streamd_tests::broker::{Broker, free_port};
+use streamd_tests::net::Net;
+use streamd_tests::wire::Connection;
+
+use crate::nemesis::{Arena, Moments, kill, pause};
+
+/// Longer than a broker's session lasts.
+const LONG: (u64, u64) = (500, 12_000);
+
+pub struct Three {
+    brokers: Vec<Broker>,
+    /// It goes when they have ended.
+    net: Option<Net>,
+}
+
+impl Three {
+    pub fn start() -> Three {
+        let net = Net::new(3);
+        if let Err(why) = &net {
+            eprintln!("no network of its own, so none is cut: {why}");
+        }
+        let net = net.ok();
+        let mut brokers: Vec<Broker> = Vec::new();
+        let mut contact = None;
+        for n in 0..3 {
+            let place = net.as_ref().map(|net| &net.places()[n]);
+            let host = place.map_or("127.0.0.1".to_owned(), |p| p.address().to_string());
+            let native = format!("{host}:{}", free_port());
+            let mut options = vec![
+                format!("--node-id={}", n + 1),
+                format!("--native-listen={native}"),
+                "--memory=256MiB".to_owned(),
+                "--set=group.initial.rebalance.delay.ms=0".to_owned(),
+                "--set=group.consumer.heartbeat.interval.ms=300".to_owned(),
+            ];
+            options.extend(contact.iter().map(|c| format!("--join={c}")));
+            contact.get_or_insert(native);
+            let options: Vec<&str> = options.iter().map(String::as_str).collect();
+            brokers.push(match place {
+                Some(place) => Broker::start_at(place, &options),
+                None => Broker::start(&options),
+            });
+        }
+        Three { brokers, net }
+    }
+
+    /// What the broker says to these, and they to it, gets lost, or only one way.
+    fn cut(&self, one: usize, others: &[usize], ways: (bool, bool), moments: &mut Moments) {
+        let Some(net) = &self.net else {
+            return moments.wait(0, 100);
+        };
+        for &other in others {
+            if ways.0 {
+                net.cut(one, other);
+            }
+            if ways.1 {
+                net.cut(other, one);
+            }
+        }
+        moments.wait(LONG.0, LONG.1);
+        for &other in others {
+            net.heal(one, other);
+            net.heal(other, one);
+        }
+    }
+}
+
+impl Arena for Three {
+    fn boot(&self) -> String {
+        let addrs: Vec<String> = self.brokers.iter().map(Broker::addr).collect();
+        addrs.join(",")
+    }
+
+    fn create_topic(&self, name: &str, partitions: i32) {
+        let configs = [("segment.bytes", "1048576")];
+        let mut any = Connection::open(&self.brokers[0].addr());
+        any.create_replicated((name, partitions, 3), &configs);
+    }
+
+    fn faults(&self) -> &'static [(&'static str, u64)] {
+        match self.net {
+            Some(_) => &[
+                ("kill one", 30),
+                ("kill one, then another", 10),
+                ("kill all", 5),
+                ("pause one", 15),
+                ("isolate one", 15),
+                ("cut one way", 15),
+                ("cut a pair", 10),
+            ],
+            None => &[
+                ("kill one", 50),
+                ("kill one, then another", 15),
+                ("kill all", 10),
+                ("pause one", 25),
+            ],
+        }
+    }
+
+    fn strike(&mut self, fault: &str, moments: &mut Moments) {
+        let one = moments.below(3) as usize;
+        let others = [(one + 1) % 3, (one + 2) % 3];
+        match fault {
+            "kill one" => kill(&mut self.brokers[one], moments),
+            "kill one, then another" => {
+                kill(&mut self.brokers[one], moments);
+                moments.wait(0, 2000);
+                kill(&mut self.brokers[others[0]], moments);
+            }
+            "kill all" => {
+                self.brokers.iter_mut().for_each(Broker::kill);
+                moments.wait(0, 1000);
+                // None of them is ready before another one is.
+                scope(|scope| {
+                    for broker in &mut self.brokers {
+                        scope.spawn(|| broker.start_again());
+                    }
+                });
+            }
+            "pause one" => pause(&self.brokers[one], moments, LONG),
+            "isolate one" => self.cut(one, &others, (true, true), moments),
+            "cut one way" => {
+                let out = moments.below(2) == 0;
+                self.cut(one, &others, (out, !out), moments);
+            }
+            _ => self.cut(one, &others[..1], (true, true), moments),
+        }
+    }
+}
