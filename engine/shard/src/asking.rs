@@ -187,19 +187,6 @@ impl Shard {
         let meta = self.meta.borrow();
         meta.as_ref().map_or(Vec::new(), |m| m.voters())
     }
-
-    /// The process of a broker is gone, in the run of this epoch: the controller is told, until it
-    /// knows (shard 0 only).
-    pub(crate) async fn lost(&self, node: NodeId, epoch: i64) {
-        let meta = self.meta.borrow().clone();
-        let Some(meta) = meta else { return };
-        let is_done = |image: &ClusterImage| {
-            let broker = image.cluster().broker(node);
-            broker.is_none_or(|b| b.epoch != epoch || b.fenced)
-        };
-        // If nobody decides within that time, the session's end will do.
-        let _ = meta.decide(Ask::Lost { node, epoch }, is_done).await;
-    }
 }
 
 /// Whether an image shows that a command went through.

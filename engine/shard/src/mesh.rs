@@ -65,8 +65,6 @@ pub enum Request {
     Image(Arc<ClusterImage>),
     /// Ask the controller. Only shard 0 takes it.
     Control(Ask),
-    /// The process of this broker, in the run of this epoch, is gone. Only shard 0 takes it.
-    Lost(NodeId, i64),
     /// Ask coordinators of groups.
     Groups(Vec<GroupAsk>),
     /// Whoever asked a coordinator under this token is gone.

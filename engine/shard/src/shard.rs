@@ -385,7 +385,6 @@ impl Shard {
                 self.take(request);
                 Reply::Done
             }
-            Request::Lost(node, epoch) => done(self.lost(node, epoch)).await,
             Request::Close => done(self.close()).await,
         }
     }

@@ -16,15 +16,18 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures_lite::future;
+use streamd_core::control::Ask;
 use streamd_core::meta::ClusterImage;
 use streamd_io::local::Permit;
 use streamd_io::{Class, Env};
 use streamd_model::{Map, NodeId};
-use streamd_shard::{Packet, Peers, Request, Shard};
+use streamd_shard::{Packet, Peers, Shard};
 
 use book::Book;
 use link::Link;
 pub use packets::decode;
+#[cfg(test)]
+pub use packets::encode;
 
 /// How long a connection may take to come about.
 const CONNECT_MAX: Duration = Duration::from_secs(1);
@@ -79,7 +82,8 @@ impl Links {
                     return;
                 }
                 if is_deserted(&env, &book, node).await {
-                    drop(shard.begin(0, Request::Lost(node, epoch)).await.await);
+                    // If nobody decides soon, the session's end will do.
+                    let _ = shard.decide(Ask::Lost { node, epoch }).await;
                     return;
                 }
                 env.sleep(KNOCK_EVERY).await;

@@ -81,7 +81,7 @@ fn random_frames_are_answered_or_refused() {
 }
 
 /// CRC-32C, bit by bit.
-fn crc(bytes: &[u8]) -> u32 {
+pub(super) fn crc(bytes: &[u8]) -> u32 {
     let step = |crc: u32, _| (crc >> 1) ^ (0x82f6_3b78 & (crc & 1).wrapping_neg());
     !bytes
         .iter()

@@ -4,6 +4,7 @@
 mod appends;
 mod handshake;
 mod hostile;
+mod nodes;
 mod streams;
 
 use std::rc::Rc;
