@@ -13,6 +13,7 @@ mod place;
 mod propose;
 mod reassign;
 mod seat;
+mod spread;
 #[cfg(test)]
 mod tests;
 
