@@ -23,7 +23,6 @@ use crate::batch::BatchHeader;
 use crate::checkpoint::{self, Checkpoint};
 use crate::compact::swap;
 use crate::log::Log;
-pub use crate::reread::reread;
 use crate::segment::file_name;
 use crate::{LogError, lookup, recover, write_back};
 
@@ -148,10 +147,10 @@ pub struct Truncated {
 }
 
 impl Log {
-    /// Whether the log is being cut, or read again: nothing is appended to it, or rolled, until
-    /// that is done. So it is also after a cut that failed.
+    /// Whether the log is being cut: nothing is appended to it, or rolled, until that is done. So
+    /// it is also after a cut that failed.
     pub fn is_cutting(&self) -> bool {
-        self.queue.cut.is_some() || self.queue.held
+        self.queue.cut.is_some()
     }
 
     /// Whether there is a batch boundary at `to`, as far as memory tells; and whether it may go.
@@ -187,7 +186,6 @@ impl Log {
             q.bytes -= p.batch.bytes.len();
         }
         q.taken = q.taken.min(to);
-        q.landed.notify_all();
         (self.end, self.flushed) = (self.end.min(to), self.flushed.min(to));
         self.epochs.retain(|e| e.1 < to);
         self.points.next.take_if(|c| c.next > to);
@@ -244,7 +242,7 @@ pub async fn truncate(
     {
         let mut log = log.borrow_mut();
         log.check_cut(to)?;
-        if to == log.end && log.queue.cut.is_none() {
+        if to == log.end && !log.is_cutting() {
             return Ok(None);
         }
         log.begin_cut(to);
@@ -319,18 +317,17 @@ impl Turns {
     }
 }
 
-/// Waits until no group has anything of the log, and everything before `to`, or the log's end, is
-/// in the journal.
-pub(crate) async fn landed(log: &RefCell<Log>, to: Option<Offset>) -> Result<(), LogError> {
+/// Waits until no group has anything of the log, and everything before `to` is in the journal.
+async fn landed(log: &RefCell<Log>, to: Option<Offset>) -> Result<(), LogError> {
     loop {
         let landed = {
             let log = log.borrow();
             if log.queue.lost {
-                let what = format!("wait for {}", log.dir.display());
+                let what = format!("cut {}", log.dir.display());
                 let error = io::Error::other("what it appended last could not be written");
                 return Err(LogError::Io { what, error });
             }
-            if !log.queue.in_flight && to.is_none_or(|to| log.flushed >= to.min(log.end)) {
+            if !log.queue.in_flight && to.is_none_or(|to| log.flushed >= to) {
                 return Ok(());
             }
             log.queue.landed.wait()

@@ -23,7 +23,6 @@ pub mod record_view;
 pub mod records;
 pub mod recover;
 pub mod replica;
-mod reread;
 pub mod retain;
 pub mod scrub;
 pub mod segment;

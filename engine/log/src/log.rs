@@ -123,8 +123,6 @@ pub(crate) struct Queue {
     pub generation: u32,
     /// Where the log is being cut: whatever lies there or behind is none of it any more.
     pub cut: Option<Offset>,
-    /// Whether nothing is appended for now: see [`crate::cut::reread`].
-    pub held: bool,
 }
 
 /// What is on its way from the journal to the segments.
@@ -514,7 +512,7 @@ impl Log {
     /// Gives the batch its offsets and queues it for writing. The caller has validated it. Not
     /// while the log is being cut: see [`Log::is_cutting`].
     pub fn append(&mut self, batch: NewBatch, epoch: Epoch, now_ms: i64) -> Appended {
-        assert!(!self.is_cutting(), "nothing is appended while it is cut");
+        assert!(!self.is_cutting(), "nothing is appended before the cut");
         let header = batch.facts.header;
         assert!(header.size == batch.bytes.len(), "one whole batch");
         if self.segments.is_empty() {

@@ -48,7 +48,7 @@ pub async fn latest(env: &Env, log: &RefCell<Log>) -> Result<Found, LogError> {
 /// While the log is being cut its files may end anywhere behind what counts.
 fn still_there(log: &Log, found: Result<Found, LogError>) -> Result<Found, LogError> {
     match found {
-        Err(_) if log.queue.cut.is_some() => Ok(None),
+        Err(_) if log.is_cutting() => Ok(None),
         found => Ok(found?.filter(|f| f.0 < log.committed())),
     }
 }
@@ -106,7 +106,7 @@ pub async fn locate(
     let found = cursor.before(limit).await;
     let mut log = log.borrow_mut();
     // The segment may have been replaced by another with its base, or cut.
-    if log.sealed.generation == generation && log.queue.cut.is_none() {
+    if log.sealed.generation == generation && !log.is_cutting() {
         log.sealed.prepared.located = Some((limit, segment.base, found?));
     }
     Ok(())
@@ -194,11 +194,7 @@ fn readable(log: &RefCell<Log>, range: &Range<Offset>) -> Vec<Rc<Segment>> {
 }
 
 /// Makes the segment ready and gives its greatest timestamp, ms.
-pub(crate) async fn prepare(
-    env: &Env,
-    log: &RefCell<Log>,
-    segment: &Rc<Segment>,
-) -> Result<i64, LogError> {
+async fn prepare(env: &Env, log: &RefCell<Log>, segment: &Rc<Segment>) -> Result<i64, LogError> {
     let interval = log.borrow().config().index_interval;
     segment.prepare(env, interval).await?;
     log.borrow_mut().note_prepared(segment);
@@ -206,7 +202,7 @@ pub(crate) async fn prepare(
 }
 
 /// Reads one segment's batches from a position on.
-pub(crate) struct Cursor<'a> {
+struct Cursor<'a> {
     env: &'a Env,
     log: &'a RefCell<Log>,
     segment: Rc<Segment>,
@@ -218,7 +214,7 @@ pub(crate) struct Cursor<'a> {
 }
 
 impl<'a> Cursor<'a> {
-    pub(crate) fn new(
+    fn new(
         (env, log): (&'a Env, &'a RefCell<Log>),
         segment: &Rc<Segment>,
         position: u64,
@@ -248,7 +244,7 @@ impl<'a> Cursor<'a> {
     }
 
     /// The batch at the cursor; `None` at the durable end. With `whole` its records are read too.
-    pub(crate) async fn batch(
+    async fn batch(
         &mut self,
         whole: impl Fn(&BatchHeader) -> bool,
     ) -> Result<Option<(BatchHeader, Bytes)>, LogError> {
@@ -311,7 +307,7 @@ impl<'a> Cursor<'a> {
         file.ok_or_else(|| self.corrupt("nothing of the segment is in its file or in memory"))
     }
 
-    pub(crate) fn corrupt(&self, text: &str) -> LogError {
+    fn corrupt(&self, text: &str) -> LogError {
         let path = self.segment.path("log");
         LogError::Corrupt(format!(
             "{} at byte {}: {text}",

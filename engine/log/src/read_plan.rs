@@ -86,7 +86,7 @@ impl Log {
         {
             return Planned::Ready(plan);
         }
-        if self.queue.cut.is_some() {
+        if self.is_cutting() {
             // What the files have may be what goes: a reader stands still meanwhile.
             return empty;
         }

@@ -125,6 +125,8 @@ impl Partition {
     pub(crate) fn open(&self, node: NodeId, log: Log, state: (ProducerState, Option<Keeper>)) {
         *self.replica.borrow_mut() = replica_of(node, &log, &self.topic.borrow());
         *self.log.borrow_mut() = log;
+        // What is known to be committed, from the start on: nothing else may be touched.
+        self.log.borrow_mut().set_high(self.replica.borrow().high());
         self.take_state(state);
     }
 

@@ -1,4 +1,4 @@
-//! Replicated partitions on three simulated nodes. Packets get lost, nodes are cut off, all are killed
+//! Replicated partitions on three simulated nodes: packets get lost, nodes are cut off, killed,
 //! and lose their power. What was acknowledged by all in sync is there at its offset, whoever is
 //! asked, and in the end all replicas are the same.
 //!
