@@ -1,6 +1,7 @@
 //! Three brokers that make a cluster, each in a namespace of its own where that may be made.
 
-use std::thread::scope;
+use std::thread::{scope, sleep};
+use std::time::{Duration, Instant};
 
 use streamd_tests::broker::{Broker, free_port};
 use streamd_tests::net::Net;
@@ -8,6 +9,8 @@ use streamd_tests::wire::Connection;
 
 use crate::nemesis::{Arena, Moments, kill, pause};
 
+/// By then all three vote.
+const TOGETHER: Duration = Duration::from_secs(30);
 /// Longer than a broker's session lasts.
 const LONG: (u64, u64) = (500, 12_000);
 
@@ -44,6 +47,11 @@ impl Three {
                 Some(place) => Broker::start_at(place, &options),
                 None => Broker::start(&options),
             });
+        }
+        let deadline = Instant::now() + TOGETHER;
+        while !brokers[0].log().contains("vote: 1, 2, 3;") {
+            assert!(Instant::now() < deadline, "no cluster within {TOGETHER:?}");
+            sleep(Duration::from_millis(50));
         }
         Three { brokers, net }
     }
