@@ -49,7 +49,9 @@ impl Node {
     fn ctl(&self, args: &[&str]) -> Output {
         let addr = self.broker.addr();
         let mut command = Command::new(streamctl());
-        command.args(["--bootstrap", &addr]).args(args);
+        // Who was the controller a moment ago may be asleep.
+        command.args(["--bootstrap", &addr, "--timeout", "2s"]);
+        command.args(args);
         command.output().expect("streamctl runs")
     }
 
