@@ -4,6 +4,7 @@
 //! crates it depends on `streamd-model` alone. Whoever drives a machine hands it the time and the
 //! ids, and carries out what it says.
 
+pub mod call;
 pub mod codec;
 pub mod config;
 pub mod control;

@@ -344,6 +344,16 @@ pub fn marker_commits(batch: &[u8]) -> Option<bool> {
     }
 }
 
+/// The epoch of the coordinator that wrote a batch of markers; -1 if that is not in it.
+pub fn marker_epoch(batch: &[u8]) -> i32 {
+    let epoch = || {
+        let view = crate::record_view::BatchView::new(batch, 1 << 20).ok()?;
+        let record = view.records().next()?.ok()?;
+        record.value?.get(2..6)?.try_into().ok()
+    };
+    epoch().map_or(-1, i32::from_be_bytes)
+}
+
 pub(crate) fn put_varint(out: &mut Vec<u8>, v: i64) {
     let mut z = ((v << 1) ^ (v >> 63)) as u64;
     while z >= 0x80 {

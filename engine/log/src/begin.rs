@@ -1,4 +1,5 @@
-//! Where a read from a file begins: a look at the file between a plan and its sending.
+//! From an offset to a plan that can be carried out: what it needs is awaited, and its first bytes
+//! are those of the batch that is wanted, by a look at the file between a plan and its sending.
 //!
 //! An index is sparse and is not trusted. The batches where its entry points say which is the one
 //! that is wanted; if they do not fit, the index is made anew from the log.
@@ -10,17 +11,68 @@ use bytes::Bytes;
 use streamd_io::{Env, Part};
 use streamd_model::Offset;
 
-use crate::LogError;
 use crate::batch::{BatchHeader, HEADER};
 use crate::log::Log;
-use crate::read_plan::ReadPlan;
+use crate::read_plan::{Planned, ReadPlan};
+use crate::{LogError, lookup};
 
 /// So much is read at once to find the batch that a reader wants behind an entry of an index.
 const LOOK: usize = 4 << 10;
 
+/// Plans a read as [`Log::plan_read_below`] does, from `offset`, of at most `max` bytes; with
+/// `whole` the first batch comes whole. `limit` is asked whenever it is tried, as it may move; and
+/// `note` is shown the log, the limit and the plan before anything else can happen to them. `None`
+/// if the offset is not in the log.
+///
+/// # Errors
+/// The disk refused, or what is on it is damaged; never because a segment was deleted or replaced
+/// meanwhile.
+pub async fn plan(
+    (env, log): (&Env, &RefCell<Log>),
+    offset: Offset,
+    limit: &dyn Fn() -> Offset,
+    (max, whole): (usize, bool),
+    note: &mut dyn FnMut(&Log, Offset, &ReadPlan),
+) -> Result<Option<ReadPlan>, LogError> {
+    let mut mended = false;
+    loop {
+        let limit = limit();
+        let planned = log.borrow().plan_read_below(offset, limit, max, whole);
+        let (segment, done) = match planned {
+            Planned::OutOfRange => return Ok(None),
+            Planned::Ready(mut plan) => {
+                can_be_read(log, offset, &plan)?;
+                note(&log.borrow(), limit, &plan);
+                if begin_at(env, log, offset, &mut plan).await? || mended {
+                    return Ok(Some(plan));
+                }
+                // Once: an index that was made anew is right.
+                mended = true;
+                continue;
+            }
+            Planned::Locate(segment) => {
+                let done = lookup::locate(env, log, &segment, limit).await;
+                (segment, done)
+            }
+            Planned::Prepare(segment) => {
+                let interval = log.borrow().config.index_interval;
+                let done = segment.prepare(env, interval).await;
+                if done.is_ok() && log.borrow().has_segment(&segment) {
+                    log.borrow_mut().note_prepared(&segment);
+                }
+                (segment, done)
+            }
+        };
+        // It may have been deleted or replaced meanwhile.
+        if log.borrow().has_segment(&segment) {
+            done?;
+        }
+    }
+}
+
 /// An error if the disk could not read, for an earlier reader, the file that `plan` would have
 /// sent: by then half an answer was on its way, so that reader only saw its connection end.
-pub fn can_be_read(log: &RefCell<Log>, offset: Offset, plan: &ReadPlan) -> Result<(), LogError> {
+fn can_be_read(log: &RefCell<Log>, offset: Offset, plan: &ReadPlan) -> Result<(), LogError> {
     let failed = |part: &Part| matches!(part, Part::File { file, .. } if file.has_failed());
     if !plan.parts.iter().any(failed) {
         return Ok(());
@@ -41,7 +93,7 @@ pub fn can_be_read(log: &RefCell<Log>, offset: Offset, plan: &ReadPlan) -> Resul
 ///
 /// False if the index was wrong: it is forgotten, and made anew from the log by the next
 /// [`crate::segment::Segment::prepare`].
-pub async fn begin_at(
+async fn begin_at(
     env: &Env,
     log: &RefCell<Log>,
     offset: Offset,

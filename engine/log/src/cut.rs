@@ -106,6 +106,36 @@ impl Order {
     }
 }
 
+/// What a file with the name [`FILE`] says, for people.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Stored {
+    /// How often the log was cut.
+    pub generation: u32,
+    /// What is decided and may not be done to the files yet: the next start carries it through.
+    pub unfinished: Option<String>,
+}
+
+/// Reads the bytes of such a file; `None` if they are damaged.
+pub fn decode(bytes: &[u8]) -> Option<Stored> {
+    let order = Order::decode(bytes)?;
+    let unfinished = match order.todo {
+        Todo::Nothing => None,
+        Todo::Cut {
+            segment,
+            position,
+            to,
+        } => Some(format!(
+            "a cut to offset {to}, which is at byte {position} of {}",
+            file_name(segment, "log")
+        )),
+        Todo::Reset { start } => Some(format!("a reset: it begins anew at offset {start}")),
+    };
+    Some(Stored {
+        generation: order.generation,
+        unfinished,
+    })
+}
+
 /// What came of a cut.
 #[derive(Debug, Default)]
 pub struct Truncated {
@@ -490,7 +520,7 @@ fn parse(name: &str) -> Option<(Offset, &str)> {
 }
 
 /// A checkpoint behind the cut, of what was never said to be committed, becomes one of the front
-/// of the log: all of it is scanned then.
+/// of the log: all of it is scanned then. No high watermark stays behind the cut.
 async fn pull_back_checkpoint(
     env: &Env,
     dir: &Path,
@@ -505,13 +535,19 @@ async fn pull_back_checkpoint(
     let Ok(mut c) = Checkpoint::decode(&bytes) else {
         return Ok(());
     };
+    let high = c.high.map(|high| high.min(to));
     if c.next <= to {
+        // Of what comes behind the cut nothing is committed yet.
+        if c.high != high {
+            c.high = high;
+            store_checkpoint(env, dir, &c).await?;
+        }
         return Ok(());
     }
     c.epochs.retain(|e| e.1 <= first);
     let front = Checkpoint {
         log_start: c.log_start,
-        high: c.high.map(|high| high.min(to)),
+        high,
         epochs: c.epochs,
         ..Checkpoint::empty(first)
     };
@@ -559,6 +595,9 @@ mod tests {
             let bytes = order.encode();
             assert_eq!(bytes.len(), BYTES);
             assert_eq!(Order::decode(&bytes), Some(order));
+            let told = decode(&bytes).expect("it is whole");
+            assert_eq!(told.generation, 3);
+            assert_eq!(told.unfinished.is_some(), todo != Todo::Nothing);
             for bit in 0..bytes.len() * 8 {
                 let mut bad = bytes.clone();
                 bad[bit / 8] ^= 1 << (bit % 8);

@@ -99,6 +99,13 @@ impl Index {
         after.checked_sub(1).map_or(0, |i| self.times[i].1)
     }
 
+    /// The last entry whose batch ends before `relative`: a timestamp, and the last offset of the
+    /// first batch that has it. Every batch before that one is older.
+    pub fn latest_before(&self, relative: u32) -> Option<(i64, u32)> {
+        let after = self.times.partition_point(|&(_, o)| o < relative);
+        Some(self.times[after.checked_sub(1)?])
+    }
+
     /// Position of the last entry, 0 without one.
     pub fn last_position(&self) -> u64 {
         self.positions.last().map_or(0, |&(_, p)| u64::from(p))

@@ -2,8 +2,8 @@
 //!
 //! `append` is synchronous and gives offsets at once; [`crate::journal`] makes what was appended
 //! durable, many logs at a time; [`crate::write_back`] moves it to the segments. Invariants:
-//! offsets are dense; `start <= flushed`; `synced <= written <= flushed <= taken <= end`; nothing
-//! beyond `flushed` is ever read.
+//! offsets are dense; `start <= committed <= flushed`; `synced <= written <= flushed <= taken <=
+//! end`; nothing beyond `flushed` is ever read.
 
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
@@ -399,6 +399,12 @@ impl Log {
     /// `None` if none ever was. At most the flushed end.
     pub fn high(&self) -> Option<Offset> {
         self.points.high
+    }
+
+    /// The high watermark, or the flushed end where the owner never gave one. Everything before it
+    /// stays for good: nothing else is compacted, deleted, or told of by look-ups.
+    pub fn committed(&self) -> Offset {
+        (self.points.high).map_or(self.flushed, |high| high.min(self.flushed))
     }
 
     /// What lies before `high` is committed: it is never cut. The next checkpoint keeps it, and

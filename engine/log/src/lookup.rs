@@ -2,6 +2,7 @@
 //! The sparse time index says where to begin; the batches themselves decide.
 
 use std::cell::RefCell;
+use std::ops::Range;
 use std::rc::Rc;
 
 use bytes::Bytes;
@@ -10,8 +11,9 @@ use streamd_model::Offset;
 
 use crate::LogError;
 use crate::batch::{BatchHeader, HEADER};
+use crate::index::Index;
 use crate::log::Log;
-use crate::records::{first_at_or_after, latest_from};
+use crate::records::{first_at_or_after, latest_of};
 use crate::segment::Segment;
 
 /// Read ahead so much while looking at headers, bytes.
@@ -20,8 +22,7 @@ const CHUNK: usize = 64 << 10;
 /// A record's offset and timestamp (ms).
 pub type Found = Option<(Offset, i64)>;
 
-/// The first record, from the log start to the flushed end, whose timestamp is at least
-/// `timestamp` ms.
+/// The first record, of what is committed, whose timestamp is at least `timestamp` ms.
 pub async fn at_or_after(env: &Env, log: &RefCell<Log>, timestamp: i64) -> Result<Found, LogError> {
     loop {
         let generation = log.borrow().sealed.generation;
@@ -33,7 +34,7 @@ pub async fn at_or_after(env: &Env, log: &RefCell<Log>, timestamp: i64) -> Resul
     }
 }
 
-/// The first record with the greatest timestamp of the log.
+/// The first record with the greatest timestamp of what is committed.
 pub async fn latest(env: &Env, log: &RefCell<Log>) -> Result<Found, LogError> {
     loop {
         let generation = log.borrow().sealed.generation;
@@ -48,16 +49,17 @@ pub async fn latest(env: &Env, log: &RefCell<Log>) -> Result<Found, LogError> {
 fn still_there(log: &Log, found: Result<Found, LogError>) -> Result<Found, LogError> {
     match found {
         Err(_) if log.is_cutting() => Ok(None),
-        found => Ok(found?.filter(|f| f.0 < log.flushed)),
+        found => Ok(found?.filter(|f| f.0 < log.committed())),
     }
 }
 
 async fn first_from(env: &Env, log: &RefCell<Log>, timestamp: i64) -> Result<Found, LogError> {
-    for segment in readable(log) {
+    let range = committed(log);
+    for segment in readable(log, &range) {
         if prepare(env, log, &segment).await? < timestamp {
             continue;
         }
-        if let Some(found) = in_segment(env, log, &segment, timestamp).await? {
+        if let Some(found) = in_segment((env, log), &segment, timestamp, &range).await? {
             return Ok(Some(found));
         }
     }
@@ -65,21 +67,22 @@ async fn first_from(env: &Env, log: &RefCell<Log>, timestamp: i64) -> Result<Fou
 }
 
 async fn latest_of_all(env: &Env, log: &RefCell<Log>) -> Result<Found, LogError> {
-    let start = log.borrow().start();
+    let range = committed(log);
     let mut best: Found = None;
-    for segment in readable(log) {
+    for segment in readable(log, &range) {
         let max = prepare(env, log, &segment).await?;
         if best.is_some_and(|(_, b)| b >= max) || max < 0 {
             continue;
         }
-        // Of a segment that begins before the log start the index may name a record that is gone.
+        // Of a segment that begins before the log start the index may name a record that is gone,
+        // and of one that goes on behind what is committed, a record there.
         let mut found = None;
-        if segment.base >= start {
-            found = in_segment(env, log, &segment, max).await?;
+        if segment.base >= range.start && segment.next() <= range.end {
+            found = in_segment((env, log), &segment, max, &range).await?;
         }
         // The greatest timestamp may be that of a batch whose records are compacted away.
         if found.is_none() {
-            found = latest_in(env, log, &segment, start).await?;
+            found = latest_in((env, log), &segment, &range).await?;
         }
         if found.is_some_and(|(_, t)| best.is_none_or(|(_, b)| b < t)) {
             best = found;
@@ -134,19 +137,42 @@ pub(crate) async fn position_of(
 }
 
 async fn latest_in(
-    env: &Env,
-    log: &RefCell<Log>,
+    at: (&Env, &RefCell<Log>),
     segment: &Rc<Segment>,
-    start: Offset,
+    range: &Range<Offset>,
 ) -> Result<Found, LogError> {
-    let relative = u32::try_from(start - segment.base).unwrap_or(0);
+    let relative = |to: Offset| u32::try_from(to - segment.base).unwrap_or(0);
+    let first = relative(range.start);
+    if segment.next() > range.end {
+        // Mostly the active segment, near its end: the index says from where on to look, unless
+        // what it names there is no record any more, or a marker.
+        let entry = |i: Rc<RefCell<Index>>| i.borrow().latest_before(relative(range.end));
+        if let Some((max, offset)) = segment.index().and_then(entry) {
+            let found = latest_behind(at, segment, offset.max(first), range).await?;
+            if found.is_some_and(|(_, t)| t >= max) {
+                return Ok(found);
+            }
+        }
+    }
+    latest_behind(at, segment, first, range).await
+}
+
+async fn latest_behind(
+    (env, log): (&Env, &RefCell<Log>),
+    segment: &Rc<Segment>,
+    relative: u32,
+    range: &Range<Offset>,
+) -> Result<Found, LogError> {
     let position = segment.index().map_or(0, |i| i.borrow().find(relative).0);
     let mut cursor = Cursor::new((env, log), segment, position);
     let mut best: Found = None;
-    while let Some((header, bytes)) = cursor.batch(|h| h.next_offset() > start).await? {
+    while let Some((header, bytes)) = cursor.batch(|h| h.next_offset() > range.start).await? {
+        if header.base_offset >= range.end {
+            break;
+        }
         let may_be = !bytes.is_empty() && !header.is_control();
         if may_be && best.is_none_or(|(_, b)| b < header.max_timestamp) {
-            let found = latest_from(&bytes, &header, start).map_err(|e| cursor.corrupt(&e.text))?;
+            let found = latest_of(&bytes, &header, range).map_err(|e| cursor.corrupt(&e.text))?;
             if found.is_some_and(|(_, t)| best.is_none_or(|(_, b)| b < t)) {
                 best = found;
             }
@@ -156,13 +182,15 @@ async fn latest_in(
     Ok(best)
 }
 
-fn readable(log: &RefCell<Log>) -> Vec<Rc<Segment>> {
+/// The offsets that are looked at.
+fn committed(log: &RefCell<Log>) -> Range<Offset> {
     let log = log.borrow();
-    log.segments
-        .iter()
-        .filter(|s| s.next() > log.start && s.size() > 0)
-        .cloned()
-        .collect()
+    log.start..log.committed()
+}
+
+fn readable(log: &RefCell<Log>, range: &Range<Offset>) -> Vec<Rc<Segment>> {
+    let may = |s: &&Rc<Segment>| s.next() > range.start && s.base < range.end && s.size() > 0;
+    log.borrow().segments.iter().filter(may).cloned().collect()
 }
 
 /// Makes the segment ready and gives its greatest timestamp, ms.
@@ -290,22 +318,25 @@ impl<'a> Cursor<'a> {
 }
 
 async fn in_segment(
-    env: &Env,
-    log: &RefCell<Log>,
+    (env, log): (&Env, &RefCell<Log>),
     segment: &Rc<Segment>,
     timestamp: i64,
+    range: &Range<Offset>,
 ) -> Result<Found, LogError> {
     let Some(index) = segment.index() else {
         return Ok(None);
     };
     let from = index.borrow().before_time(timestamp);
     let position = index.borrow().find(from).0;
-    let start = log.borrow().start();
+    let start = range.start;
     let mut cursor = Cursor::new((env, log), segment, position);
     while let Some((header, bytes)) = cursor
         .batch(|h| h.max_timestamp >= timestamp && h.next_offset() > start)
         .await?
     {
+        if header.base_offset >= range.end {
+            break;
+        }
         if !bytes.is_empty() && !header.is_control() {
             // Records before the log start are gone, though their batch may still be there.
             let found = first_at_or_after(&bytes, &header, (timestamp, start))

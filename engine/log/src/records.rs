@@ -2,6 +2,8 @@
 //! (offset delta, timestamp delta, whether the key is null) is looked at, keys and values are
 //! stepped over. Record layout: Kafka's message format v2, zig-zag varints.
 
+use std::ops::Range;
+
 use crate::batch::{BatchError, BatchHeader, HEADER};
 use crate::compress::{INFLATED_MAX, Inflate, WINDOW, Window};
 
@@ -453,12 +455,12 @@ pub fn first_at_or_after(
     Ok(None)
 }
 
-/// The first of the records with the greatest timestamp, among those at `from` or later: offset and
+/// The first of the records with the greatest timestamp, among those in `range`: offset and
 /// timestamp.
-pub fn latest_from(
+pub fn latest_of(
     batch: &[u8],
     header: &BatchHeader,
-    from: i64,
+    range: &Range<i64>,
 ) -> Result<Option<(i64, i64)>, BatchError> {
     let mut walker = Walker::new(batch, header)?;
     let mut best: Option<(i64, i64)> = None;
@@ -469,7 +471,7 @@ pub fn latest_from(
             true => header.max_timestamp,
             false => header.base_timestamp.saturating_add(r.timestamp_delta),
         };
-        if offset >= from && best.is_none_or(|(_, b)| b < t) {
+        if range.contains(&offset) && best.is_none_or(|(_, b)| b < t) {
             best = Some((offset, t));
         }
     }

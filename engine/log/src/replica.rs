@@ -8,11 +8,10 @@ use streamd_io::{Env, Part};
 use streamd_model::{ErrorCode, Offset};
 
 use crate::batch::{BatchHeader, build_empty, crc_matches};
-use crate::begin::begin_at;
 use crate::log::{Appended, Log, NewBatch};
-use crate::read_plan::Planned;
+use crate::read_plan::ReadPlan;
 use crate::validate::Facts;
-use crate::{BatchError, LogError, lookup};
+use crate::{BatchError, LogError, begin};
 
 /// Whole batches for a follower.
 #[derive(Clone, Debug, Default)]
@@ -107,62 +106,48 @@ fn follows(header: &BatchHeader, (end, epoch): (Offset, i32)) -> Result<(), Batc
 }
 
 /// Reads whole batches from the one that holds `offset` on, about `max` bytes, at least one batch;
-/// nothing at the flushed end. `None` if the offset is not in the log.
+/// none that begins at or behind `limit`, which must be where one begins, or the flushed end or
+/// more: nothing is read behind that. `None` if the offset is not in the log.
 ///
 /// # Errors
 /// The disk refused, or what is on it is damaged.
 pub async fn read_push(
     env: &Env,
     log: &RefCell<Log>,
-    offset: Offset,
+    (offset, limit): (Offset, Offset),
     max: usize,
 ) -> Result<Option<Push>, LogError> {
-    loop {
-        let planned = log.borrow().plan_read(offset, max, true);
-        let mut plan = match planned {
-            Planned::OutOfRange => return Ok(None),
-            Planned::Ready(plan) => plan,
-            Planned::Locate(segment) => {
-                let limit = log.borrow().flushed();
-                lookup::locate(env, log, &segment, limit).await?;
-                continue;
+    let mut reader = None;
+    let mut note = |log: &Log, _, _: &ReadPlan| reader = log.reader_of(offset);
+    let planned = begin::plan((env, log), offset, &|| limit, (max, true), &mut note).await?;
+    let Some(plan) = planned else {
+        return Ok(None);
+    };
+    let mut push = Push {
+        next: offset,
+        ..Push::default()
+    };
+    for part in plan.parts {
+        let bytes = match (part, &reader) {
+            (Part::Bytes(bytes), _) => bytes,
+            (Part::File { pos, len, .. }, Some(file)) => {
+                let fail = LogError::io(format!("read {}", log.borrow().dir.display()));
+                file.read_at(pos, len).await.map_err(fail)?
             }
-            Planned::Prepare(segment) => {
-                let interval = log.borrow().config.index_interval;
-                segment.prepare(env, interval).await?;
-                log.borrow_mut().note_prepared(&segment);
-                continue;
-            }
+            (Part::File { .. }, None) => Bytes::new(),
         };
-        let reader = log.borrow().reader_of(offset);
-        if !begin_at(env, log, offset, &mut plan).await? {
-            continue;
-        }
-        let mut push = Push {
-            next: offset,
-            ..Push::default()
-        };
-        for part in plan.parts {
-            let bytes = match (part, &reader) {
-                (Part::Bytes(bytes), _) => bytes,
-                (Part::File { pos, len, .. }, Some(file)) => {
-                    let fail = LogError::io(format!("read {}", log.borrow().dir.display()));
-                    file.read_at(pos, len).await.map_err(fail)?
-                }
-                (Part::File { .. }, None) => Bytes::new(),
-            };
-            push.add(&log.borrow(), bytes);
-        }
-        return Ok(Some(push));
+        push.add(&log.borrow(), (bytes, limit));
     }
+    Ok(Some(push))
 }
 
 impl Push {
-    /// Takes the whole batches at the front of `bytes`.
-    fn add(&mut self, log: &Log, bytes: Bytes) {
+    /// Takes the whole batches at the front of `bytes` that begin before `limit`.
+    fn add(&mut self, log: &Log, (bytes, limit): (Bytes, Offset)) {
         let (mut from, mut len) = (0, 0);
         while let Ok(header) = BatchHeader::parse(&bytes[len..])
             && header.size <= bytes.len() - len
+            && header.base_offset < limit
         {
             if header.base_offset > self.next {
                 self.put(bytes.slice(from..len));
@@ -213,7 +198,7 @@ mod tests {
             let mut bytes = build_empty(2, 5, 1);
             bytes.extend(build_empty(18, 20, 6));
             let mut push = Push::default();
-            push.add(&leader, bytes.into());
+            push.add(&leader, (bytes.into(), Offset::MAX));
             let bytes: Bytes = push.parts.concat().into();
             assert_eq!((bytes.len(), push.next), (push.bytes, 20));
             let mut log = Log::new(&env, Path::new("/f"), LogConfig::default(), 0);

@@ -1,5 +1,6 @@
 //! Deletion from the front of the log: by age, by size, by request. Whole segments go; the active
-//! one only after it was rolled. The new log start is durable before a file is removed.
+//! one only after it was rolled. The new log start is durable before a file is removed, and never
+//! lies behind what is committed ([`Log::committed`]).
 
 use std::cell::RefCell;
 use std::rc::Rc;
@@ -49,8 +50,12 @@ pub async fn apply(
                 break;
             }
         }
-        freed += oldest.size();
         delete_segment(env, log, second).await?;
+        if log.borrow().has_segment(&oldest) {
+            // The directory is about to go.
+            break;
+        }
+        freed += oldest.size();
     }
     Ok(freed)
 }
@@ -58,16 +63,23 @@ pub async fn apply(
 /// The oldest segment, and where the next one begins, if it may go: the active one never does.
 pub fn deletable(log: &Log) -> Option<(Rc<Segment>, Offset)> {
     let (a, b) = (log.segments.front()?, log.segments.get(1)?);
-    // Not yet sealed, or still needed by a recovery: it goes next time.
-    let may = a.base < log.points.last.segment && !log.is_unsealed(a);
+    // Not yet sealed, or still needed by a recovery, or it may be cut yet: it goes next time.
+    let sealed = a.base < log.points.last.segment && !log.is_unsealed(a);
+    let may = sealed && b.base <= log.committed();
     may.then(|| (a.clone(), b.base))
 }
 
-/// The closed segments, oldest first: whole in their files, and nothing is written to them.
+/// The closed segments, oldest first: whole in their files, nothing is written to them, and none of
+/// them is ever cut.
 pub(crate) fn closed(log: &Log) -> impl Iterator<Item = &Rc<Segment>> {
     let closed = log.segments.len().saturating_sub(1);
     let sealed = log.segments.iter().take(closed);
-    sealed.take_while(|s| s.base < log.points.last.segment && !log.is_unsealed(s))
+    let committed = log.committed();
+    let may = move |s: &&Rc<Segment>| {
+        let closed = s.base < log.points.last.segment && !log.is_unsealed(s);
+        closed && s.next() <= committed
+    };
+    sealed.take_while(may)
 }
 
 /// The newest timestamp of a closed segment, ms; -1 when it has none. `None` when the log does not
@@ -110,24 +122,28 @@ async fn delete_segment(env: &Env, log: &RefCell<Log>, next: Offset) -> Result<(
     }
 }
 
-/// Moves the log start up to `offset` (at most the flushed end), durably, and deletes the segments
-/// that lie wholly before it. Gives the new log start.
+/// Moves the log start up to `offset`, or to what is committed if that lies before it, durably, and
+/// deletes the segments that lie wholly before it. Gives the new log start.
 pub async fn delete_before(
     env: &Env,
     log: &RefCell<Log>,
     offset: Offset,
 ) -> Result<Offset, LogError> {
-    {
+    let (moves, start) = {
         let mut log = log.borrow_mut();
-        if offset <= log.start {
-            return Ok(log.start);
+        let offset = offset.min(log.committed());
+        let moves = offset > log.start;
+        if moves {
+            log.start = offset;
         }
-        assert!(offset <= log.flushed, "only what is durable can be deleted");
-        log.start = offset;
+        (moves, log.start)
+    };
+    if moves {
+        store_checkpoint(env, log, None).await?;
     }
-    store_checkpoint(env, log, None).await?;
+    // What the start has passed before may have been needed then, by a recovery.
     remove_dead(env, log).await?;
-    Ok(offset)
+    Ok(start)
 }
 
 /// Deletes the segments that lie wholly before the log start.

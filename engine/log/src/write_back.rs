@@ -312,6 +312,23 @@ pub async fn store_high(env: &Env, log: &RefCell<Log>) -> Result<(), LogError> {
     }
 }
 
+/// Sees to it that the stored high watermark, if the owner gives one, is no less than `to`, which
+/// is committed.
+pub(crate) async fn store_high_to(
+    env: &Env,
+    log: &RefCell<Log>,
+    to: Offset,
+) -> Result<(), LogError> {
+    let lags = {
+        let points = &log.borrow().points;
+        points.high.is_some() && points.last.high.is_none_or(|high| high < to)
+    };
+    match lags {
+        true => store_high(env, log).await,
+        false => Ok(()),
+    }
+}
+
 /// Replaces the checkpoint file: by `new`, or by what it says now; with today's log start. One at
 /// a time, so that an older one never comes after a newer one.
 pub(crate) async fn store_checkpoint(

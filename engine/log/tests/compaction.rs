@@ -456,7 +456,9 @@ async fn follow(env: &Env, log: &SharedLog) {
     let (mut at, mut follower) = (start, None);
     while at < end {
         let max = 1 << pick(env, 15);
-        let push = replica::read_push(env, log, at, max).await.unwrap();
+        let push = replica::read_push(env, log, (at, i64::MAX), max)
+            .await
+            .unwrap();
         let push = push.expect("the offset is in the log");
         let bytes = push.parts.concat();
         assert!(

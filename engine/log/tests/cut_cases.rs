@@ -209,11 +209,20 @@ fn a_reader_sees_nothing_of_what_is_being_cut() {
             if !in_memory {
                 assert!(log.borrow_mut().drop_tail(18));
             }
-            let before = replica::read_push(&env, &log, 3, 100)
+            let before = replica::read_push(&env, &log, (3, i64::MAX), 100)
                 .await
                 .unwrap()
                 .unwrap();
             assert_eq!(before.next, 4, "the batch that holds it, whole");
+        }
+        for limit in 0..=18 {
+            let push = replica::read_push(&env, &log, (0, limit), 1 << 20).await;
+            let next = push.unwrap().unwrap().next;
+            assert_eq!(
+                next,
+                (limit + 1) / 2 * 2,
+                "whole batches from before {limit}"
+            );
         }
         let mut cut = pin!(truncate(&env, &log, 6));
         assert!(step(cut.as_mut()).await.is_none());
@@ -222,8 +231,31 @@ fn a_reader_sees_nothing_of_what_is_being_cut() {
         // The file still has all of it.
         assert!(matches!(plan(2), Planned::Ready(p) if p.next <= 6 && p.bytes == 0));
         cut.await.unwrap();
-        let after = replica::read_push(&env, &log, 0, 1 << 20).await.unwrap();
+        let after = replica::read_push(&env, &log, (0, i64::MAX), 1 << 20)
+            .await
+            .unwrap();
         assert_eq!(after.unwrap().next, 6);
+    });
+}
+
+#[test]
+fn no_high_watermark_stays_behind_a_cut() {
+    Sim::new(1, SimOptions::default()).run(|env| async move {
+        let journal = journal(&env, 2).await;
+        let log = log_of(&env, &journal, 5).await;
+        log.borrow_mut().set_high(8);
+        write_back::store_high(&env, &log).await.unwrap();
+        // As a leader does that was chosen though it does not have all of it.
+        truncate(&env, &log, 4).await.unwrap();
+        append(&log, 3);
+        flush(&journal, &log).await;
+        assert_eq!(
+            (log.borrow().high(), log.borrow().committed()),
+            (Some(4), 4)
+        );
+        assert_eq!(end_after_a_start(&env).await.0, 10);
+        let opened = recover::open(&env, &dir(), config(), 0, &mut |_, _| {}).await;
+        assert_eq!(opened.unwrap().log.high(), Some(4));
     });
 }
 

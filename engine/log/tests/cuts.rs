@@ -226,7 +226,9 @@ async fn check(env: &Env, log: &SharedLog, model: &Shared, state: &[i64]) {
 async fn read(env: &Env, log: &SharedLog, model: &Shared, offset: i64) -> i64 {
     let max = env.random_u64() as usize % 6000;
     let cuts = model.borrow().cuts + model.borrow().resets;
-    let push = replica::read_push(env, log, offset, max).await.unwrap();
+    let push = replica::read_push(env, log, (offset, i64::MAX), max)
+        .await
+        .unwrap();
     let model = model.borrow();
     // What is cut while it is read may or may not have been there.
     let was_cut = model.asked.is_some() || model.cuts + model.resets > cuts;

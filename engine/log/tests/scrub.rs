@@ -7,9 +7,7 @@ use std::path::{Path, PathBuf};
 use streamd_io::sim::{Sim, SimOptions};
 use streamd_io::{Env, Part};
 use streamd_log::batch::{NewRecord, Writer, build, stamp};
-use streamd_log::{
-    BatchHeader, Log, LogConfig, LogError, Planned, begin, recover, scrub, write_back,
-};
+use streamd_log::{BatchHeader, Log, LogConfig, LogError, begin, recover, scrub, write_back};
 
 const DIR: &str = "/data/t-0";
 const SEGMENTS: i64 = 3;
@@ -128,24 +126,11 @@ fn damage_is_remembered() {
 }
 
 /// Reads each offset once, as a consumer does.
-async fn read_all(env: &Env, log: &RefCell<Log>, interval: u64) {
+async fn read_all(env: &Env, log: &RefCell<Log>) {
     for offset in 0..SEGMENTS * 2 * BATCHES {
-        let plan = loop {
-            let planned = log.borrow().plan_read(offset, 1, true);
-            match planned {
-                Planned::Ready(mut plan) => {
-                    let right = begin::begin_at(env, log, offset, &mut plan).await;
-                    if right.unwrap() {
-                        break plan;
-                    }
-                }
-                Planned::Prepare(segment) => {
-                    segment.prepare(env, interval).await.unwrap();
-                    log.borrow_mut().note_prepared(&segment);
-                }
-                Planned::OutOfRange | Planned::Locate(_) => panic!("offset {offset} is there"),
-            }
-        };
+        let end = || log.borrow().flushed();
+        let plan = begin::plan((env, log), offset, &end, (1, true), &mut |_, _, _| {}).await;
+        let plan = plan.unwrap().expect("the offset is there");
         let Some(Part::File { pos, len, .. }) = plan.parts.first() else {
             panic!("everything is in files");
         };
@@ -176,7 +161,7 @@ fn an_index_is_not_trusted() {
         sim.disk().flip(&index, at);
         sim.run(|env| async move {
             let log = open(&env).await.unwrap();
-            read_all(&env, &log, 0).await;
+            read_all(&env, &log).await;
         });
         sim.disk().write(&index, &whole);
     }
@@ -194,7 +179,12 @@ fn a_file_is_read_from_the_very_batch() {
                 env.remove_file(&index).await.unwrap();
             }
             let log = open(&env).await.unwrap();
-            read_all(&env, &log, interval).await;
+            let config = LogConfig {
+                index_interval: interval,
+                ..log.borrow().config().clone()
+            };
+            log.borrow_mut().set_config(config);
+            read_all(&env, &log).await;
         });
     }
 }

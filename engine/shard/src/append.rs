@@ -8,8 +8,9 @@ use std::cell::RefCell;
 use std::rc::Rc;
 
 use streamd_core::Refused;
-use streamd_core::producer::{ProducerState, Sent, Verdict};
+use streamd_core::producer::{MarkerEnd, ProducerState, Sent, Verdict};
 use streamd_core::repl::{Acks, Effect, Replica};
+use streamd_log::batch::{marker_commits, marker_epoch};
 use streamd_log::{BatchHeader, NewBatch};
 use streamd_model::{Epoch, ErrorCode, Mono, Offset, PartitionId, ProducerId};
 
@@ -151,18 +152,27 @@ pub fn sent(header: &BatchHeader) -> Sent {
 pub(crate) fn replay(
     producers: &mut ProducerState,
     header: &BatchHeader,
-    commits: Option<bool>,
+    ends: Option<MarkerEnd>,
     (now_ms, high): (i64, Offset),
 ) {
     let who = (header.producer_id, header.producer_epoch);
     let base = header.base_offset;
-    if let Some(commit) = commits {
-        return producers.record_marker(who, commit, (base, high), now_ms);
+    if let Some(end) = ends {
+        return producers.record_marker(who, end, (base, high), now_ms);
     }
     producers.record(&sent(header), base, header.max_timestamp, now_ms);
     if header.is_transactional() && !header.is_control() {
         producers.record_txn(who.0, who.1, base, now_ms);
     }
+}
+
+/// What a batch says of the transaction that it ends, if it ends one.
+pub(crate) fn marker_end(header: &BatchHeader, bytes: &[u8]) -> Option<MarkerEnd> {
+    let commit = header.is_control().then(|| marker_commits(bytes))??;
+    Some(MarkerEnd {
+        commit,
+        coordinator_epoch: marker_epoch(bytes),
+    })
 }
 
 impl Shard {

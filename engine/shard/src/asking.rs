@@ -145,6 +145,7 @@ impl Meta {
                 outcome,
             } => self.answer(token, (outcome, version)),
             Packet::Replica(..) | Packet::Data(_) => {}
+            Packet::Call { .. } | Packet::Return { .. } => {}
         }
     }
 

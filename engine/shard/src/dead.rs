@@ -106,8 +106,10 @@ async fn write(shard: &Rc<Shard>, order: &Bury, offset: Offset) -> Result<(), Re
         guard: None,
         acks: Acks::All,
     };
-    let owner = shard.owner(to);
-    match shard.ask(owner, mesh::Request::Append(vec![item])).await {
+    match shard
+        .ask_leader(to, mesh::Request::Append(vec![item]))
+        .await
+    {
         Some(mesh::Reply::Append(mut done)) => match done.pop() {
             Some(placed) => placed.map(drop),
             None => Err(gone()),
@@ -176,8 +178,8 @@ async fn fetch(shard: &Rc<Shard>, order: &Bury, offset: Offset) -> Result<Option
         committed: false,
         follower_too: false,
     };
-    let owner = shard.owner(partition);
-    let read = match shard.ask(owner, mesh::Request::ReadBytes(vec![item])).await {
+    let request = mesh::Request::ReadBytes(vec![item]);
+    let read = match shard.ask_leader(partition, request).await {
         Some(mesh::Reply::ReadBytes(mut done)) => done.pop().ok_or_else(gone)?,
         _ => return Err(gone()),
     };

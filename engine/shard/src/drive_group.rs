@@ -43,6 +43,12 @@ impl Hosted for Coordinator {
         }
     }
 
+    fn catch_up(shard: &Rc<Shard>, host: &Host<Self>) {
+        let image = shard.image();
+        host.step(|c, _| c.drop_topics(&|name| image.topic(name).map(|t| t.id)));
+        host.step(|c, now| c.follow(now, image.clone()));
+    }
+
     fn carry_out(_shard: &Rc<Shard>, _partition: &Rc<Partition>, order: Infallible) {
         match order {}
     }

@@ -41,6 +41,11 @@ impl Hosted for Coordinator {
         Hosts::Shares(host)
     }
 
+    fn catch_up(shard: &Rc<Shard>, host: &Host<Self>) {
+        let image = shard.image();
+        host.step(|c, _| c.follow(image));
+    }
+
     fn carry_out(shard: &Rc<Shard>, partition: &Rc<Partition>, order: Order) {
         let (from, to) = (Rc::downgrade(shard), Rc::downgrade(partition));
         match order {

@@ -2,6 +2,7 @@
 //! their coordinators need of a host. When a decision is durable its markers go to the owners of
 //! the partitions.
 
+use std::collections::BTreeMap;
 use std::rc::{Rc, Weak};
 
 use streamd_core::meta::ClusterImage;
@@ -10,6 +11,7 @@ use streamd_io::Class;
 use streamd_model::{ErrorCode, PartitionId};
 
 use crate::Refusal;
+use crate::far::Home;
 use crate::host::{Ask, Done, Host, Hosted, Hosts, now};
 use crate::mesh;
 use crate::partition::Partition;
@@ -44,9 +46,15 @@ impl Hosted for Coordinator {
     }
 }
 
-/// Markers for the partitions that exist, by owner; topics that are gone have nothing to end.
-fn by_owner(shard: &Shard, image: &ClusterImage, markers: &Markers) -> Vec<Vec<Marker>> {
-    let mut groups = vec![Vec::new(); shard.mesh.shards()];
+/// Markers for the partitions that exist, by where they are led; topics that are gone have nothing
+/// to end. `epoch`: the coordinator's.
+fn by_home(
+    shard: &Shard,
+    image: &ClusterImage,
+    markers: &Markers,
+    epoch: i32,
+) -> BTreeMap<Home, Vec<Marker>> {
+    let mut groups: BTreeMap<Home, Vec<Marker>> = BTreeMap::new();
     for (topic, indexes) in &markers.partitions {
         let Some(meta) = image.topic(topic) else {
             continue;
@@ -56,13 +64,13 @@ fn by_owner(shard: &Shard, image: &ClusterImage, markers: &Markers) -> Vec<Vec<M
                 topic: meta.id,
                 index: *index,
             };
-            groups[usize::from(shard.owner(partition).0)].push(Marker {
+            let home = shard.home(partition);
+            groups.entry(home).or_default().push(Marker {
                 partition,
                 producer: markers.producer,
                 epoch: markers.epoch,
                 commit: markers.commit,
-                // One coordinator for ever, until there are replicas that take over.
-                coordinator_epoch: 0,
+                coordinator_epoch: epoch,
             });
         }
     }
@@ -74,17 +82,18 @@ async fn send_markers(shard: Weak<Shard>, partition: Weak<Partition>, markers: M
     let Some(shard) = shard.upgrade() else {
         return;
     };
+    let Some(epoch) = partition.upgrade().map(|p| p.epoch()) else {
+        return;
+    };
     let image = shard.image();
     let mut left = Partitions::new();
     let mut waits = Vec::new();
-    for (owner, items) in by_owner(&shard, &image, &markers).into_iter().enumerate() {
+    for (home, items) in by_home(&shard, &image, &markers, epoch) {
         let ids: Vec<PartitionId> = items.iter().map(|m| m.partition).collect();
-        if !items.is_empty() {
-            let answer = shard.begin(owner, mesh::Request::Markers(items)).await;
-            waits.push((ids, answer));
-        }
+        let answer = shard.begin_at(home, mesh::Request::Markers(items)).await;
+        waits.push((home, ids, answer));
     }
-    for (ids, answer) in waits {
+    for (home, ids, answer) in waits {
         let mut done = match answer.await {
             Some(mesh::Reply::Markers(done)) => done.into_iter(),
             _ => Vec::new().into_iter(),
@@ -92,7 +101,7 @@ async fn send_markers(shard: Weak<Shard>, partition: Weak<Partition>, markers: M
         for id in ids {
             if done
                 .next()
-                .is_none_or(|d| d.is_err_and(|r| may_be_later(&r)))
+                .is_none_or(|d| d.is_err_and(|r| may_be_later(home, &r)))
                 && let Some(topic) = image.topic_by_id(id.topic)
             {
                 let name = topic.name.as_str().into();
@@ -106,8 +115,10 @@ async fn send_markers(shard: Weak<Shard>, partition: Weak<Partition>, markers: M
 }
 
 /// Whether a marker that was refused so is to be tried again.
-fn may_be_later(refusal: &Refusal) -> bool {
+fn may_be_later(home: Home, refusal: &Refusal) -> bool {
     match refusal.code {
+        // The image there may be an older one.
+        ErrorCode::UnknownTopicOrPartition if matches!(home, Home::There(_)) => true,
         // The topic is gone, and with it whatever the transaction wrote there.
         ErrorCode::UnknownTopicOrPartition => false,
         // A newer epoch has written there: its marker has ended this transaction already.

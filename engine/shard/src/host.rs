@@ -54,6 +54,9 @@ pub(crate) trait Hosted: Machine + 'static {
         Ok(())
     }
 
+    /// It has begun to serve: what happened to topics while nobody did is caught up with.
+    fn catch_up(_shard: &Rc<Shard>, _host: &Host<Self>) {}
+
     /// Sees to what the coordinator wants done.
     fn carry_out(shard: &Rc<Shard>, partition: &Rc<Partition>, order: Self::Order);
 }
@@ -259,6 +262,9 @@ async fn run<M: Hosted>(host: Rc<Host<M>>, env: Env) {
             shard.opened().await;
         }
         host.step(|m, now| m.start(now));
+    }
+    if let Some((shard, _)) = host.home().filter(|_| host.is_serving()) {
+        M::catch_up(&shard, &host);
     }
     while !host.stopped.get() {
         let next = host.look(M::next_tick);

@@ -3,6 +3,7 @@
 use std::cell::Cell;
 use std::rc::Rc;
 
+use streamd_core::producer::MarkerEnd;
 use streamd_core::repl::Acks;
 use streamd_log::batch::{NewRecord, Writer, build, build_marker, set_transactional};
 use streamd_log::{Appended, NewBatch};
@@ -129,6 +130,16 @@ impl Partition {
             );
             return Err(Refusal::new(code, text));
         }
+        let coordinator = self.producers.borrow();
+        if let Err(code) = coordinator.check_coordinator(who.0, marker.coordinator_epoch) {
+            let text = format!(
+                "a marker of producer {} of coordinator epoch {} for {}, which has seen a newer",
+                who.0, marker.coordinator_epoch, self.name
+            );
+            return Err(Refusal::new(code, text));
+        }
+        drop(coordinator);
+        self.admits(Acks::All)?;
         let bytes = build_marker(who, marker.commit, marker.coordinator_epoch, now_ms);
         self.make_way((bytes.len(), 1), (now_ms, now_ms));
         let batch = NewBatch::own(bytes, now_ms)?;
@@ -138,8 +149,12 @@ impl Partition {
         });
         let base = base.inspect_err(|_| self.waiters.withdraw(ticket))?;
         let mut producers = self.producers.borrow_mut();
+        let end = MarkerEnd {
+            commit: marker.commit,
+            coordinator_epoch: marker.coordinator_epoch,
+        };
         let at = (base, self.replica.borrow().high());
-        producers.record_marker(who, marker.commit, at, now_ms);
+        producers.record_marker(who, end, at, now_ms);
         drop(producers);
         self.guards.end(marker.producer);
         self.group_marker(marker.producer, marker.commit, base + 1);

@@ -56,6 +56,15 @@ impl Keeper {
         }
     }
 
+    /// It is about to serve: this is what the topics and the settings of groups are.
+    pub fn set_image(&mut self, image: &Arc<ClusterImage>) {
+        match self {
+            Keeper::Groups(c) => c.set_image(image.clone()),
+            Keeper::Shares(c) => c.set_image(image.clone()),
+            Keeper::Txns(_) => {}
+        }
+    }
+
     /// Reads the records of a batch.
     ///
     /// # Errors

@@ -79,6 +79,8 @@ pub enum Request {
     Shares(Vec<ShareAsk>),
     /// Whoever asked about share-partitions under these tokens is gone.
     SharesGone(Vec<(PartitionId, Key, Token)>),
+    /// Whether a share group, by the partition that its coordinator has, has a member.
+    ShareMember(PartitionId, Arc<str>, Arc<str>),
     /// Read into memory.
     ReadBytes(Vec<ReadItem>),
     /// Who is about to write in a transaction asks whether it has to be confirmed.
@@ -131,6 +133,8 @@ pub enum Reply {
     TxnList(Vec<txn::Listed>),
     /// To [`Request::Shares`], in the order of its items.
     Shares(Vec<ShareDone>),
+    /// To [`Request::ShareMember`].
+    ShareMember(Result<bool, Refusal>),
     /// To [`Request::ReadBytes`], in the order of its items.
     ReadBytes(Vec<ReadBytes>),
     /// To [`Request::TxnGuards`], in the order of its items.

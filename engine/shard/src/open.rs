@@ -13,16 +13,16 @@ use std::sync::Arc;
 
 use streamd_core::group::OFFSETS_TOPIC;
 use streamd_core::meta::{ClusterImage, TopicMeta};
-use streamd_core::producer::ProducerState;
+use streamd_core::producer::{MarkerEnd, ProducerState};
 use streamd_core::share::STATE_TOPIC;
 use streamd_core::txn::TXN_TOPIC;
 use streamd_io::Class;
 use streamd_io::local::{Budget, Notify};
-use streamd_log::batch::marker_commits;
 use streamd_log::journal::replay::{self, Backlog, PutOff};
 use streamd_log::{BatchHeader, Log, LogError, recover, scrub};
 use streamd_model::{Map, Offset, PartitionId, Set, ShardId, TopicId};
 
+use crate::append::marker_end;
 use crate::flusher::Owner;
 use crate::keeper::{Fold, Keeper};
 use crate::meta_log::METADATA_DIR;
@@ -405,7 +405,7 @@ pub(crate) type State = (ProducerState, Option<Keeper>);
 /// Finds the state at the end of a log: what a checkpoint has, and the batches behind it.
 pub(crate) struct Refold {
     keeper: Option<Keeper>,
-    producers: Vec<(BatchHeader, Option<bool>)>,
+    producers: Vec<(BatchHeader, Option<MarkerEnd>)>,
     records: Vec<Fold>,
     bad: Option<String>,
 }
@@ -424,8 +424,7 @@ impl Refold {
     /// A batch behind the checkpoint.
     pub fn visit(&mut self, header: &BatchHeader, bytes: &[u8]) {
         if header.is_idempotent() {
-            let commits = header.is_control().then(|| marker_commits(bytes)).flatten();
-            self.producers.push((*header, commits));
+            self.producers.push((*header, marker_end(header, bytes)));
         }
         match self.keeper.as_ref().map(|k| k.read(header, bytes)) {
             None => {}
@@ -459,8 +458,8 @@ impl Refold {
                 ProducerState::decode(state).map_err(|why| format!("producer state: {why}"))?
             }
         };
-        for (header, commits) in self.producers {
-            crate::append::replay(&mut producers, &header, commits, (now_ms, high));
+        for (header, ends) in self.producers {
+            crate::append::replay(&mut producers, &header, ends, (now_ms, high));
         }
         producers.txns.forget_before(start);
         Ok((producers, self.keeper))

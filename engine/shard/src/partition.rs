@@ -21,6 +21,7 @@ use crate::append::Arrival;
 use crate::flusher::{Owner, Turn};
 use crate::host::{AnyHost, Hosts};
 use crate::keeper::{Keeper, join_state};
+use crate::open::State;
 use crate::replicate::{Owed, settings};
 use crate::shard::Shard;
 use crate::txn::Guards;
@@ -83,12 +84,13 @@ impl Partition {
         shard: &Shard,
         id: PartitionId,
         topic: std::sync::Arc<TopicMeta>,
-        log: Log,
+        mut log: Log,
         producers: ProducerState,
     ) -> Rc<Partition> {
+        let replica = replica_of(shard.node(), &mut log, &topic);
         Rc::new_cyclic(|me| Partition {
             home: (shard.weak(), me.clone()),
-            replica: RefCell::new(replica_of(shard.node(), &log, &topic)),
+            replica: RefCell::new(replica),
             owed: RefCell::default(),
             unread: RefCell::default(),
             hosts: RefCell::default(),
@@ -122,14 +124,14 @@ impl Partition {
     }
 
     /// Takes what a recovery found.
-    pub(crate) fn open(&self, node: NodeId, log: Log, state: (ProducerState, Option<Keeper>)) {
-        *self.replica.borrow_mut() = replica_of(node, &log, &self.topic.borrow());
+    pub(crate) fn open(&self, node: NodeId, mut log: Log, state: State) {
+        *self.replica.borrow_mut() = replica_of(node, &mut log, &self.topic.borrow());
         *self.log.borrow_mut() = log;
         self.take_state(state);
     }
 
     /// Takes the state at the log's end.
-    pub(crate) fn take_state(&self, (producers, keeper): (ProducerState, Option<Keeper>)) {
+    pub(crate) fn take_state(&self, (producers, keeper): State) {
         *self.producers.borrow_mut() = producers;
         *self.keeper.borrow_mut() = keeper;
     }
@@ -299,10 +301,12 @@ impl Partition {
     }
 }
 
-/// A replica for a log that was opened just now.
-fn replica_of(node: NodeId, log: &Log, topic: &TopicMeta) -> Replica {
+/// A replica for a log that was opened just now. The log is told what is known to be committed of
+/// it: nothing else may be touched.
+fn replica_of(node: NodeId, log: &mut Log, topic: &TopicMeta) -> Replica {
     let epochs = Epochs::new(log.epochs().to_vec());
     let high = log.high().unwrap_or(log.start());
+    log.set_high(high);
     let ends = (log.start(), high, log.end());
     Replica::new(node, settings(topic), epochs, ends)
 }

@@ -7,12 +7,14 @@ use std::pin::Pin;
 use std::sync::Arc;
 
 use bytes::Bytes;
+use streamd_core::call;
 use streamd_core::control::{Ask, Outcome, Token};
 use streamd_core::meta::ClusterImage;
 use streamd_core::repl::{Head, Message};
 use streamd_io::local::Permit;
 use streamd_model::{NodeId, PartitionId, ShardId};
 
+use crate::far::asker_of;
 use crate::mesh::Request;
 use crate::shard::Shard;
 
@@ -37,6 +39,22 @@ pub enum Packet {
         version: u64,
         /// The answer.
         outcome: Outcome,
+    },
+    /// A question to the leader of a partition.
+    Call {
+        /// What the sender knows it by.
+        token: u64,
+        /// The partition.
+        partition: PartitionId,
+        /// The question.
+        question: call::Question,
+    },
+    /// The answer to a question of the node that it goes to.
+    Return {
+        /// What that node knows its question by.
+        token: u64,
+        /// The answer.
+        outcome: call::Outcome,
     },
     /// For the replica of a partition.
     Replica(PartitionId, Message),
@@ -102,6 +120,15 @@ impl Shard {
     fn shard_of(&self, packet: &Packet) -> ShardId {
         match packet {
             Packet::Raft(_) | Packet::Ask { .. } | Packet::Answer { .. } => ShardId(0),
+            Packet::Call { partition, .. } => self.owner(*partition),
+            Packet::Return { token, .. } => {
+                let asker = asker_of(*token);
+                match usize::from(asker.0) < self.mesh.shards() {
+                    true => asker,
+                    // Nobody waits for it.
+                    false => self.mesh.id(),
+                }
+            }
             Packet::Replica(id, _) => self.owner(*id),
             Packet::Data(records) => self.owner(records.partition),
         }
@@ -120,6 +147,12 @@ impl Shard {
                         meta.heard(from, packet);
                     }
                 }
+                Packet::Call {
+                    token,
+                    partition,
+                    question,
+                } => shard.is_asked((from, token), partition, question),
+                Packet::Return { token, outcome } => shard.returned(from, token, outcome),
                 Packet::Replica(id, message) => shard.replica_hears(from, id, &message),
                 Packet::Data(records) => shard.replica_takes(from, records),
             }

@@ -5,7 +5,7 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use streamd_core::producer::AbortedTxn;
-use streamd_log::{Planned, ReadPlan, begin, lookup, retain};
+use streamd_log::{Log, ReadPlan, begin, lookup, retain};
 use streamd_model::{Epoch, ErrorCode, Offset, PartitionId, Watermarks};
 
 use crate::Refusal;
@@ -212,65 +212,35 @@ impl Shard {
         // While there is room the first batch comes whole, however large (KIP-74).
         let whole = left > 0 && item.bytes_max > 0;
         let max = item.bytes_max.min(left);
-        let mut checked = false;
-        loop {
+        let limit = || {
             let marks = partition.watermarks();
-            let limit = match item.committed {
+            match item.committed {
                 true => marks.stable,
                 false => marks.high,
-            };
-            if item.offset >= limit
-                && let Some(nothing) = partition.nothing_at(item.offset, marks)
-            {
-                return nothing;
             }
-            let log = &partition.log;
-            let planned = log.borrow().plan_read_below(item.offset, limit, max, whole);
-            let prepared = match planned {
-                Planned::Ready(mut plan) => {
-                    if let Err(error) = begin::can_be_read(log, item.offset, &plan) {
-                        return Err(self.damaged(partition, &error));
-                    }
-                    let of = (item.offset, limit);
-                    let ending = exact.then(|| Ending::of(&log.borrow(), of, &plan));
-                    match begin::begin_at(&self.env, log, item.offset, &mut plan).await {
-                        Ok(right) if right || checked => {
-                            if let Some(ending) = ending {
-                                ending.settle(&mut plan, max).await?;
-                            }
-                            return Ok(plan);
-                        }
-                        // Once: an index that was made anew is right.
-                        Ok(_) => checked = true,
-                        Err(error) => return Err(self.damaged(partition, &error)),
-                    }
-                    continue;
+        };
+        if item.offset >= limit()
+            && let Some(nothing) = partition.nothing_at(item.offset, partition.watermarks())
+        {
+            return nothing;
+        }
+        let (log, mut ending) = (&partition.log, None);
+        let mut note = |log: &Log, limit, plan: &ReadPlan| {
+            ending = exact.then(|| Ending::of(log, (item.offset, limit), plan));
+        };
+        let at = (&self.env, &**log);
+        match begin::plan(at, item.offset, &limit, (max, whole), &mut note).await {
+            Ok(Some(mut plan)) => {
+                if let Some(ending) = ending {
+                    ending.settle(&mut plan, max).await?;
                 }
-                Planned::OutOfRange => {
-                    let text = format!("offset {} of {}", item.offset, partition.name);
-                    return Err(Refusal::new(ErrorCode::OffsetOutOfRange, text));
-                }
-                Planned::Locate(segment) => {
-                    let done = lookup::locate(&self.env, log, &segment, limit).await;
-                    (segment, done)
-                }
-                Planned::Prepare(segment) => {
-                    let interval = log.borrow().config().index_interval;
-                    let done = segment.prepare(&self.env, interval).await;
-                    if done.is_ok() && log.borrow().has_segment(&segment) {
-                        log.borrow_mut().note_prepared(&segment);
-                    }
-                    (segment, done)
-                }
-            };
-            let (segment, prepared) = prepared;
-            if !log.borrow().has_segment(&segment) {
-                // It was deleted or replaced meanwhile.
-                continue;
+                Ok(plan)
             }
-            if let Err(error) = prepared {
-                return Err(self.damaged(partition, &error));
+            Ok(None) => {
+                let text = format!("offset {} of {}", item.offset, partition.name);
+                Err(Refusal::new(ErrorCode::OffsetOutOfRange, text))
             }
+            Err(error) => Err(self.damaged(partition, &error)),
         }
     }
 

@@ -21,6 +21,7 @@ use streamd_log::{NewBatch, cut, retain};
 use streamd_model::{ErrorCode, Mono, NodeId, Offset, PartitionId};
 
 use crate::Refusal;
+use crate::far::Far;
 use crate::flusher::Owner;
 use crate::keeper::Keeper;
 use crate::open::Refold;
@@ -43,6 +44,8 @@ pub(crate) struct Replicas {
     shared: RefCell<BTreeSet<PartitionId>>,
     /// A follower's records that could not be used were complained of.
     complained: Cell<Option<Mono>>,
+    /// What they are asked, and ask.
+    far: Far,
     /// The way to other nodes.
     peers: RefCell<Option<Rc<dyn Peers>>>,
 }
@@ -50,6 +53,10 @@ pub(crate) struct Replicas {
 impl Replicas {
     pub fn set_peers(&self, peers: Rc<dyn Peers>) {
         *self.peers.borrow_mut() = Some(peers);
+    }
+
+    pub fn far(&self) -> &Far {
+        &self.far
     }
 
     pub fn peers(&self) -> Option<Rc<dyn Peers>> {
@@ -134,7 +141,11 @@ impl Partition {
         let Some((shard, me)) = self.home().filter(|_| ready) else {
             return;
         };
-        let keeper = self.keeper.take();
+        let mut keeper = self.keeper.take();
+        if let Some(keeper) = &mut keeper {
+            // It was made when the partition was opened.
+            keeper.set_image(&shard.image());
+        }
         shard.host(&me, keeper);
         if let Some(host) = self.any_host() {
             host.committed(self.replica.borrow().high());
@@ -222,7 +233,7 @@ impl Partition {
         let Some(room) = peers.room(to, max).await else {
             return;
         };
-        let read = read_push(&shard.env, &self.log, head.base, max).await;
+        let read = read_push(&shard.env, &self.log, (head.base, Offset::MAX), max).await;
         let Push { parts, bytes, next } = match read {
             Ok(Some(push)) => push,
             // It was deleted meanwhile: the follower subscribes anew, and is told.
@@ -297,12 +308,10 @@ impl Partition {
             .append_kept(batch, now_ms)
             .map_err(|e| e.text)?;
         if header.is_idempotent() {
-            let commits = header
-                .is_control()
-                .then(|| streamd_log::batch::marker_commits(&bytes));
+            let ends = crate::append::marker_end(&header, &bytes);
             let high = self.replica.borrow().high();
             let mut producers = self.producers.borrow_mut();
-            crate::append::replay(&mut producers, &header, commits.flatten(), (now_ms, high));
+            crate::append::replay(&mut producers, &header, ends, (now_ms, high));
         }
         if let Some(keeper) = &mut *self.keeper.borrow_mut() {
             for fold in keeper.read(&header, &bytes)? {
@@ -399,7 +408,12 @@ impl Partition {
 /// The image, other nodes, the clock.
 impl Shard {
     /// Sends something to another node, if there is a way.
-    fn tell(&self, to: NodeId, packet: Packet, memory: Option<streamd_io::local::Permit>) {
+    pub(crate) fn tell(
+        &self,
+        to: NodeId,
+        packet: Packet,
+        memory: Option<streamd_io::local::Permit>,
+    ) {
         if let Some(peers) = self.peers() {
             peers.send(to, packet, memory);
         }

@@ -23,6 +23,7 @@ use crate::append::Ticket;
 use crate::disk::DiskGuard;
 use crate::drive_meta::Meta;
 use crate::drive_seat::Seating;
+use crate::far::Far;
 use crate::fatal::Fatal;
 use crate::flusher::Flusher;
 use crate::keeper::{self, Keeper};
@@ -152,6 +153,10 @@ impl Shard {
     /// The way to other nodes, if there is one.
     pub fn peers(&self) -> Option<Rc<dyn Peers>> {
         self.replicas.peers()
+    }
+
+    pub(crate) fn far(&self) -> &Far {
+        self.replicas.far()
     }
 
     /// This process must not go on: why, and what to do. Who waits for [`Shard::failed`] ends it.
@@ -360,6 +365,9 @@ impl Shard {
                 Reply::Markers(self.markers(markers).await)
             }
             Request::Shares(asks) => Reply::Shares(self.ask_hosts(asks).await),
+            Request::ShareMember(id, group, member) => {
+                Reply::ShareMember(self.share_member(id, group, &member).await)
+            }
             Request::ReadBytes(items) => Reply::ReadBytes(self.read_bytes(items).await),
             Request::Producers(ids) => {
                 self.open_them(ids.iter().copied()).await;
@@ -517,6 +525,7 @@ impl Shard {
         if fewer {
             self.drop_group_topics(&image).await;
         }
+        self.follow_leaders(&image);
         self.follow_places(&before, &image).await;
         self.tell_groups(&image).await;
         self.tell_shares(&image).await;

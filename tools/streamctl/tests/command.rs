@@ -192,6 +192,50 @@ fn repair_changes_nothing_unless_told_and_keeps_what_it_replaces() {
     assert!(!stdout.contains("missing"), "offsets stay dense: {stdout}");
 }
 
+/// The file that says how a log was cut: what is to be done, and up to where.
+fn cuts(kind: u8, numbers: [i64; 3]) -> Vec<u8> {
+    let mut out = b"SDCUTS01".to_vec();
+    out.extend(7u32.to_le_bytes());
+    out.push(kind);
+    out.extend(numbers.iter().flat_map(|n| n.to_le_bytes()));
+    let mut crc = !0u32;
+    for &byte in &out {
+        crc ^= u32::from(byte);
+        for _ in 0..8 {
+            crc = (crc >> 1) ^ (0x82f6_3b78 & (crc & 1).wrapping_neg());
+        }
+    }
+    out.extend((!crc).to_le_bytes());
+    out
+}
+
+#[test]
+fn how_a_log_was_cut_is_told_and_left_alone() {
+    let dir = tempfile::tempdir().expect("a directory");
+    segment(dir.path(), 4, 0);
+    let (file, partition) = (dir.path().join("cuts"), dir.path().to_str().expect("UTF-8"));
+    let write = |bytes: &[u8]| std::fs::write(&file, bytes).expect("written");
+    write(&cuts(0, [0; 3]));
+    let (code, stdout, _) = run(&["log", "verify", partition]);
+    assert!(
+        code == 0 && stdout.ends_with("cuts: generation 7\n"),
+        "{stdout}"
+    );
+    assert_eq!(run(&["log", "repair", partition, "--apply"]).0, 0);
+    for bytes in [cuts(1, [0, 99, 6]), cuts(2, [50, 0, 0])] {
+        write(&bytes);
+        let (code, stdout, _) = run(&["log", "verify", partition]);
+        assert!(code == 0 && stdout.contains("not finished: a "), "{stdout}");
+        let (code, _, stderr) = run(&["log", "repair", partition, "--apply"]);
+        assert!(code == 1 && stderr.contains("not finished: a "), "{stderr}");
+        assert!(std::fs::read(&file).expect("read") == bytes);
+    }
+    write(b"words");
+    let (code, stdout, stderr) = run(&["log", "verify", partition, "--json"]);
+    assert_eq!(code, 1, "{stderr}");
+    assert!(stdout.contains(r#""generation": null"#), "{stdout}");
+}
+
 #[test]
 fn repair_needs_a_broker_that_is_stopped() {
     let data = tempfile::tempdir().expect("a directory");

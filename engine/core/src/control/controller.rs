@@ -4,16 +4,29 @@
 //! that it returns belong together, and change the image when they are committed.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use streamd_model::{ErrorCode, Mono, NodeId, PartitionId};
 
 use super::propose::without_place;
-use super::{Answer, Ask, Election, NewIsr, Times, Unplaced, change, plan, reassign, refuse};
+use super::{
+    Answer, Ask, Election, NewIsr, Times, Unplaced, change, plan, reassign, refuse, spread,
+};
 use crate::Refused;
-use crate::meta::{BrokerMeta, ClusterCommand, ClusterImage, Command, PartitionMeta, Registration};
+use crate::config::{DRAIN, TopicConfig};
+use crate::meta::{
+    BrokerMeta, ClusterCommand, ClusterImage, Command, ConfigChange, PartitionMeta, Registration,
+    Resource,
+};
 
 /// The most partitions whose leaders one look at the balance moves.
 const BALANCE_MAX: usize = 500;
+
+/// Between looks for partitions that may be led by a replica that is not in sync.
+const FORCE_EVERY: Duration = Duration::from_secs(1);
+
+/// Between looks for partitions that should move.
+const SPREAD_EVERY: Duration = Duration::from_secs(1);
 
 /// What comes of a question: commands to commit, and the answer that holds when they are.
 pub(super) type Verdict = Result<(Vec<Command>, Answer), Refused>;
@@ -24,6 +37,10 @@ pub struct Controller {
     /// When each broker was heard of.
     heard: BTreeMap<NodeId, Mono>,
     balanced: Mono,
+    /// When it was looked for partitions that may be led by whoever is there.
+    forced: Mono,
+    /// When it was looked for what should move.
+    spread: Mono,
 }
 
 impl Controller {
@@ -34,6 +51,8 @@ impl Controller {
             times,
             heard: brokers.map(|b| (b.told.node, now)).collect(),
             balanced: now,
+            forced: now,
+            spread: now,
         }
     }
 
@@ -74,16 +93,7 @@ impl Controller {
                 partition,
                 replicas,
             } => reassign(image, *partition, replicas.as_deref()),
-            Ask::Unregister(node) => {
-                let Some(broker) = image.cluster().broker(*node) else {
-                    let text = format!("broker {} is not registered", node.0);
-                    return refuse(ErrorCode::BrokerIdNotRegistered, text);
-                };
-                let (node, epoch) = (*node, broker.epoch);
-                let mut commands = fence(image, broker);
-                commands.push(Command::Cluster(ClusterCommand::Unregister { node, epoch }));
-                Ok((commands, Answer::Done))
-            }
+            Ask::Unregister(node) => unregister(image, *node),
         }
     }
 
@@ -101,6 +111,20 @@ impl Controller {
         let places = home(image);
         if !places.is_empty() {
             return places;
+        }
+        if now - self.forced >= FORCE_EVERY {
+            self.forced = now;
+            let led = led_unclean(image);
+            if !led.is_empty() {
+                return led;
+            }
+        }
+        if now - self.spread >= SPREAD_EVERY {
+            self.spread = now;
+            let moves = spread::look(image);
+            if !moves.is_empty() {
+                return moves;
+            }
         }
         if now - self.balanced < self.times.balance {
             return Vec::new();
@@ -333,6 +357,48 @@ fn home(image: &ClusterImage) -> Vec<Command> {
         })
     });
     places.collect()
+}
+
+/// Partitions that nobody leads, and whose topics would rather lose records than wait.
+fn led_unclean(image: &ClusterImage) -> Vec<Command> {
+    let cluster = image.cluster();
+    let places = cluster.places().filter(|(_, p)| p.leader.is_none());
+    let may = |id: &PartitionId| {
+        let topic = image.topic_by_id(id.topic);
+        topic.is_some_and(|t| TopicConfig::may_lead_unclean(&image.layers(Some(t))))
+    };
+    let led = places.filter(|(id, _)| may(id)).filter_map(|(id, now)| {
+        change::unclean(cluster, now).map(|next| change::command(id, now, next))
+    });
+    led.take(BALANCE_MAX).collect()
+}
+
+/// A broker goes for good: it has no partitions, and does not run.
+fn unregister(image: &ClusterImage, node: NodeId) -> Verdict {
+    let Some(broker) = image.cluster().broker(node) else {
+        let text = format!("broker {} is not registered", node.0);
+        return refuse(ErrorCode::BrokerIdNotRegistered, text);
+    };
+    let epoch = broker.epoch;
+    let gone = Command::Cluster(ClusterCommand::Unregister { node, epoch });
+    image.admit(&gone)?;
+    if broker.is_active() {
+        // It would register again.
+        let text = format!("broker {} is running: stop it first", node.0);
+        return refuse(ErrorCode::InvalidRequest, text);
+    }
+    let mut commands = vec![gone];
+    if image.is_draining(node) {
+        // Whoever has this id later is another broker.
+        commands.push(Command::AlterConfig {
+            resource: Resource::Broker(node),
+            changes: vec![ConfigChange {
+                name: DRAIN.to_owned(),
+                value: None,
+            }],
+        });
+    }
+    Ok((commands, Answer::Done))
 }
 
 fn elect(

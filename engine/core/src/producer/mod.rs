@@ -7,5 +7,5 @@ mod snapshot;
 mod transactions;
 
 pub use ids::{BLOCK, IdBlock};
-pub use sequence::{Described, PRODUCERS_MAX, ProducerState, Sent, Verdict};
+pub use sequence::{Described, MarkerEnd, PRODUCERS_MAX, ProducerState, Sent, Verdict};
 pub use transactions::{ABORTED_MAX, AbortedTxn, OPEN_MAX, OpenTxn, Transactions};

@@ -84,6 +84,8 @@ pub(super) struct Producer {
     /// How many sequence numbers up to the last one are in the log, at most [`KNOWN_MAX`].
     pub known: i64,
     pub last_ms: i64,
+    /// The epoch of the coordinator that wrote the last marker; -1: none did.
+    pub coordinator: i32,
 }
 
 impl Producer {
@@ -101,6 +103,15 @@ pub struct ProducerState {
     limit: usize,
 }
 
+/// What a marker says of the transaction that it ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct MarkerEnd {
+    /// It commits, or aborts.
+    pub commit: bool,
+    /// The epoch of the coordinator that decided.
+    pub coordinator_epoch: i32,
+}
+
 /// A producer as an operator sees it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Described {
@@ -112,6 +123,8 @@ pub struct Described {
     pub last_seq: i32,
     /// When it was heard of, wall time in ms.
     pub last_ms: i64,
+    /// The epoch of the coordinator that wrote its last marker; -1: none did.
+    pub coordinator: i32,
     /// Where its open transaction begins; -1: there is none.
     pub txn_start: Offset,
 }
@@ -192,6 +205,7 @@ impl ProducerState {
                 batches: VecDeque::new(),
                 known: 0,
                 last_ms: now_ms,
+                coordinator: -1,
             });
         let follows = producer.epoch == sent.epoch
             && producer
@@ -239,16 +253,35 @@ impl ProducerState {
     }
 
     /// Takes note of a marker that was appended at `marker`: the transaction is over, and older
-    /// epochs of its producer are fenced. `flushed`: the log is durable up to there.
+    /// epochs of its producer and of its coordinator are fenced. `flushed`: the log is durable up
+    /// to there.
     pub fn record_marker(
         &mut self,
         (id, epoch): (i64, i16),
-        commit: bool,
+        end: MarkerEnd,
         (marker, flushed): (Offset, Offset),
         now_ms: i64,
     ) {
         self.raise(id, epoch, now_ms);
-        self.txns.ended(id, commit, marker, flushed);
+        if let Some(producer) = self.producers.get_mut(&id) {
+            producer.coordinator = producer.coordinator.max(end.coordinator_epoch);
+        }
+        self.txns.ended(id, end.commit, marker, flushed);
+    }
+
+    /// Says whether a coordinator of this epoch may still end a producer's transactions.
+    ///
+    /// # Errors
+    /// TRANSACTION_COORDINATOR_FENCED if one of a newer epoch did.
+    pub fn check_coordinator(&self, id: i64, epoch: i32) -> Result<(), ErrorCode> {
+        match self
+            .producers
+            .get(&id)
+            .is_some_and(|p| epoch < p.coordinator)
+        {
+            true => Err(ErrorCode::TransactionCoordinatorFenced),
+            false => Ok(()),
+        }
     }
 
     /// A producer was heard of in this epoch; a new one begins with sequence number 0.
@@ -261,6 +294,7 @@ impl ProducerState {
             batches: VecDeque::new(),
             known: 0,
             last_ms: now_ms,
+            coordinator: -1,
         });
         producer.last_ms = producer.last_ms.max(now_ms);
         if epoch > producer.epoch {
@@ -279,6 +313,7 @@ impl ProducerState {
             epoch: p.epoch,
             last_seq: p.last_seq().unwrap_or(-1),
             last_ms: p.last_ms,
+            coordinator: p.coordinator,
             txn_start: self.txns.open(*id).map_or(-1, |t| t.first),
         };
         all.into_iter().map(one).collect()

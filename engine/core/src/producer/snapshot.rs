@@ -8,8 +8,9 @@ use super::sequence::{
 use super::transactions::{OPEN_MAX, Transactions};
 use crate::codec::{Damaged, In, Out};
 
-/// Version 1 knew no transactions, version 2 none whose markers were not committed.
-const VERSION: u8 = 3;
+/// Version 1 knew no transactions, version 2 none whose markers were not committed, version 3 no
+/// epochs of coordinators.
+const VERSION: u8 = 4;
 
 /// Bytes of a producer without batches, and of a batch.
 const PRODUCER_BYTES: usize = 27;
@@ -28,6 +29,7 @@ impl ProducerState {
             out.i16(p.epoch);
             out.i64(p.known);
             out.i64(p.last_ms);
+            out.i32(p.coordinator);
             out.u8(p.batches.len() as u8);
             for b in &p.batches {
                 out.i32(b.first_seq);
@@ -60,7 +62,7 @@ impl ProducerState {
         }
         for _ in 0..count {
             let id = r.i64("a producer's id")?;
-            let producer = get_producer(&mut r)?;
+            let producer = get_producer(&mut r, version)?;
             if id < 0 || state.producers.insert(id, producer).is_some() {
                 return Err(r.damaged("a producer's id"));
             }
@@ -73,10 +75,14 @@ impl ProducerState {
     }
 }
 
-fn get_producer(r: &mut In<'_>) -> Result<Producer, Damaged> {
+fn get_producer(r: &mut In<'_>, version: u8) -> Result<Producer, Damaged> {
     let epoch = r.i16("a producer's epoch")?;
     let known = r.i64("a producer's known sequence numbers")?;
     let last_ms = r.i64("a producer's time")?;
+    let coordinator = match version {
+        ..=3 => -1,
+        _ => r.i32("a coordinator's epoch")?,
+    };
     let count = usize::from(r.u8("the number of a producer's batches")?);
     if epoch < 0 || !(0..=KNOWN_MAX).contains(&known) || count > BATCHES {
         return Err(r.damaged("a producer"));
@@ -106,15 +112,16 @@ fn get_producer(r: &mut In<'_>) -> Result<Producer, Damaged> {
         batches,
         known,
         last_ms,
+        coordinator,
     })
 }
 
 #[cfg(test)]
 mod tests {
-    use super::super::Sent;
+    use super::super::{MarkerEnd, Sent};
     use super::*;
     use proptest::prelude::*;
-    use streamd_model::ProducerId;
+    use streamd_model::{ErrorCode, ProducerId};
 
     fn state() -> ProducerState {
         let mut s = ProducerState::default();
@@ -130,8 +137,37 @@ mod tests {
         }
         s.record_txn(9, 2, 60, 1);
         s.record_txn(3, 1, 61, 1);
-        s.record_marker((3, 2), false, (62, 99), 1);
+        let end = MarkerEnd {
+            commit: false,
+            coordinator_epoch: 7,
+        };
+        s.record_marker((3, 2), end, (62, 99), 1);
         s
+    }
+
+    #[test]
+    fn an_older_coordinator_is_fenced_after_a_start_too() {
+        let s = ProducerState::decode(&state().encode()).unwrap();
+        let fenced = Err(ErrorCode::TransactionCoordinatorFenced);
+        assert_eq!(s.check_coordinator(3, 6), fenced);
+        assert_eq!(s.check_coordinator(3, 7), Ok(()));
+        assert_eq!(s.check_coordinator(9, 0), Ok(()), "no marker yet");
+        assert_eq!(s.check_coordinator(77, 0), Ok(()), "not known");
+    }
+
+    #[test]
+    fn what_knew_no_epochs_of_coordinators_is_read() {
+        let mut old = vec![3];
+        old.extend_from_slice(&1u32.to_le_bytes());
+        old.extend_from_slice(&5i64.to_le_bytes());
+        old.extend_from_slice(&2i16.to_le_bytes());
+        old.extend_from_slice(&[0; 17]);
+        old.extend_from_slice(&[0; 12]);
+        let s = ProducerState::decode(&old).unwrap();
+        assert_eq!(
+            (s.describe()[0].epoch, s.describe()[0].coordinator),
+            (2, -1)
+        );
     }
 
     #[test]

@@ -335,6 +335,11 @@ impl Coordinator {
     }
 
     /// The topics, or the settings of groups, are others now.
+    pub fn set_image(&mut self, image: Arc<ClusterImage>) {
+        self.image = image;
+    }
+
+    /// The same, for a coordinator that serves: what is gone is forgotten.
     pub fn follow(&mut self, image: Arc<ClusterImage>) -> Effects {
         self.image = image;
         if self.out.failed().is_none() {

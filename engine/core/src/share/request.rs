@@ -107,6 +107,17 @@ impl Ack {
             _ => None,
         }
     }
+
+    /// Kafka's number.
+    pub fn code(self) -> u8 {
+        match self {
+            Ack::Gap => 0,
+            Ack::Accept => 1,
+            Ack::Release => 2,
+            Ack::Reject => 3,
+            Ack::Renew => 4,
+        }
+    }
 }
 
 /// Why a record is given up.

@@ -19,11 +19,11 @@ use super::pace::Pace;
 use super::plan::{Piece, Rules, Todo, assess, group};
 use super::swap::{self, CleanedTo, Made, cleaned_path};
 use super::walk::{Feed, Sink, Walk};
-use crate::LogError;
 use crate::batch::{BatchError, BatchHeader, HEADER, crc_matches};
 use crate::index::Index;
 use crate::log::Log;
 use crate::segment::Segment;
+use crate::{LogError, write_back};
 
 /// Reads and writes go in pieces of so many bytes.
 const PIECE: usize = 512 << 10;
@@ -81,11 +81,12 @@ impl From<LogError> for Stop {
     }
 }
 
-/// The segments that may be compacted: sealed, durable, and needed by no recovery.
+/// The segments that may be compacted: sealed, durable, needed by no recovery, and never cut.
 fn candidates(log: &Log) -> Vec<Rc<Segment>> {
+    let committed = log.committed();
     let may = |s: &&Rc<Segment>| {
         s.base < log.points.last.segment
-            && s.next() <= log.back.synced
+            && s.next() <= log.back.synced.min(committed)
             && s.written() == s.size()
             && !log.is_unsealed(s)
     };
@@ -196,6 +197,9 @@ impl Run<'_> {
         let (segments, pieces) = (&segments[..count], &pieces[..count]);
         let before = self.log.borrow().sealed.cleaned;
         let touched = pieces.last().map_or(0, |p| p.next).max(before.touched);
+        // A start must know that it was committed: it would let it be cut.
+        let known = write_back::store_high_to(self.env, self.log, touched).await;
+        known.map_err(Stop::Refused)?;
         let to = |done| CleanedTo { done, touched };
         self.store(to(before.done)).await?;
         for range in group(pieces, &self.order.rules) {

@@ -128,6 +128,17 @@ pub struct Replica<'a> {
     pub message: &'a [u8],
 }
 
+/// A question to the leader of a partition.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Call<'a> {
+    /// The topic.
+    pub topic: TopicId,
+    /// The index of the partition.
+    pub index: i32,
+    /// The question.
+    pub question: &'a [u8],
+}
+
 /// A request or a stream failed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Failure<'a> {
@@ -166,6 +177,10 @@ pub enum Body<'a> {
     Control(&'a [u8]),
     /// See there.
     Replica(Replica<'a>),
+    /// See there.
+    Call(Call<'a>),
+    /// The answer to a call.
+    Return(&'a [u8]),
     /// A ping, or its answer.
     Ping,
     /// See there.
@@ -233,6 +248,12 @@ impl<'a> Body<'a> {
                 index: index(&mut r)?,
                 message: r.rest(),
             }),
+            (Op::Call, false) => Body::Call(Call {
+                topic: TopicId(r.array("a topic's id")?),
+                index: index(&mut r)?,
+                question: r.rest(),
+            }),
+            (Op::Call, true) => Body::Return(r.rest()),
             (Op::Ping, _) => Body::Ping,
             (Op::Error, _) => Body::Error(Failure {
                 code: r.i16("an error's code")?,
@@ -261,6 +282,8 @@ impl<'a> Body<'a> {
             Body::Raft(_) => (Op::Raft, 0),
             Body::Control(_) => (Op::Control, 0),
             Body::Replica(_) => (Op::Replica, 0),
+            Body::Call(_) => (Op::Call, 0),
+            Body::Return(_) => (Op::Call, FLAG_ANSWER),
             Body::Ping => (Op::Ping, 0),
             Body::Error(_) => (Op::Error, 0),
             Body::TopicOf(_) => (Op::Topic, 0),
@@ -342,11 +365,17 @@ impl<'a> Body<'a> {
                 out.extend_from_slice(aborted);
                 return data.records;
             }
-            Body::Auth(bytes) | Body::Raft(bytes) | Body::Control(bytes) => return bytes,
+            Body::Auth(bytes) | Body::Raft(bytes) => return bytes,
+            Body::Control(bytes) | Body::Return(bytes) => return bytes,
             Body::Replica(replica) => {
                 out.extend_from_slice(&replica.topic.0);
                 out.extend_from_slice(&replica.index.to_le_bytes());
                 return replica.message;
+            }
+            Body::Call(call) => {
+                out.extend_from_slice(&call.topic.0);
+                out.extend_from_slice(&call.index.to_le_bytes());
+                return call.question;
             }
             Body::Ping => {}
             Body::Error(failure) => {

@@ -55,9 +55,11 @@ pub enum Op {
     Offsets = 18,
     /// Something for the replica of a partition.
     Replica = 19,
+    /// A question to the leader of a partition.
+    Call = 20,
 }
 
-const OPS: [Op; 16] = [
+const OPS: [Op; 17] = [
     Op::Hello,
     Op::Auth,
     Op::Append,
@@ -74,6 +76,7 @@ const OPS: [Op; 16] = [
     Op::Commit,
     Op::Offsets,
     Op::Replica,
+    Op::Call,
 ];
 
 impl Op {
@@ -84,7 +87,7 @@ impl Op {
     /// The flags that frames of this operation may have.
     fn flags(self) -> u16 {
         match self {
-            Op::Hello | Op::Auth | Op::Append | Op::Control | Op::Ping => FLAG_ANSWER,
+            Op::Hello | Op::Auth | Op::Append | Op::Control | Op::Ping | Op::Call => FLAG_ANSWER,
             Op::Topic | Op::Producer | Op::Unsubscribe | Op::Commit | Op::Offsets => FLAG_ANSWER,
             Op::Data => FLAG_LAST,
             Op::Subscribe | Op::Error => FLAG_ANSWER | FLAG_LAST,

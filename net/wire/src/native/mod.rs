@@ -16,7 +16,7 @@ mod tests;
 use std::fmt;
 
 pub use body::{
-    Body, Credit, Data, EARLIEST, Failure, Hello, LATEST, Partition, Replica, Subscribe,
+    Body, Call, Credit, Data, EARLIEST, Failure, Hello, LATEST, Partition, Replica, Subscribe,
     Subscribed, Welcome,
 };
 pub use client::{

@@ -107,6 +107,15 @@ fn others() -> Vec<(Body<'static>, u16)> {
             }),
             0,
         ),
+        (
+            Body::Call(Call {
+                topic: TopicId([7; 16]),
+                index: 3,
+                question: RECORDS,
+            }),
+            0,
+        ),
+        (Body::Return(RECORDS), FLAG_ANSWER),
         (Body::Ping, 0),
         (
             Body::Error(Failure::new(

@@ -1,5 +1,6 @@
 //! `streamctl log ...`: segment files, read off line; `repair` also writes them.
 
+mod cuts;
 mod dump;
 mod files;
 mod journals;

@@ -10,6 +10,7 @@ use serde_json::{Value, json};
 use streamd_log::batch::{BatchError, BatchHeader};
 use streamd_log::records::Walker;
 
+use super::cuts;
 use super::files::{Segment, cannot};
 use super::scan::{Found, Scan};
 use crate::cli::Global;
@@ -52,18 +53,26 @@ pub fn run(global: &Global, segments: &[Segment]) -> Result<()> {
         verified.push(verify(segment, &bar)?);
     }
     bar.finish_and_clear();
-    let damaged = verified.iter().filter(|v| v.damaged > 0).count();
+    let cuts = cuts::beside(segments)?;
+    let damaged = verified.iter().filter(|v| v.damaged > 0).count()
+        + cuts.iter().filter(|c| c.is_damaged()).count();
     if global.json {
         let files: Vec<Value> = segments
             .iter()
             .zip(&verified)
             .map(|(s, v)| document(&s.path, v))
             .collect();
-        out::json(&json!({"files": files, "damaged": damaged}))?;
+        let cuts: Vec<Value> = cuts.iter().map(|c| c.document()).collect();
+        out::json(&json!({"files": files, "cuts": cuts, "damaged": damaged}))?;
     } else {
-        out::line(text(segments, &verified))?;
+        let mut text = text(segments, &verified);
+        if !cuts.is_empty() {
+            let lines: Vec<_> = cuts.iter().map(|c| c.text()).collect();
+            text.push_str(&format!("\n\n{}", lines.join("\n")));
+        }
+        out::line(text)?;
     }
-    let files = out::plural(segments.len() as u64, "file");
+    let files = out::plural((segments.len() + cuts.len()) as u64, "file");
     if damaged > 0 {
         return Err(Failure::failed(format!(
             "{damaged} of {files} damaged. Keep a copy before anything else touches them; a \

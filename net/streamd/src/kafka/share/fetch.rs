@@ -13,21 +13,21 @@ use std::time::Duration;
 use bytes::Bytes;
 use futures_lite::future;
 use streamd_core::config::StartAt;
-use streamd_core::group::{Reply as GroupReply, Request as GroupRequest};
+use streamd_core::group::{OFFSETS_TOPIC, partition_of};
 use streamd_core::share::{Acquire, Acquired, Ask, Key, Next, Reply, Request};
 use streamd_io::Part;
 use streamd_model::{ErrorCode, Mono, Offset, PartitionId, TopicId};
 use streamd_shard::{
-    OffsetQuery, ReadBytes, ReadItem, Reply as ShardReply, Request as ShardRequest, WatchRequest,
+    Answering, OffsetQuery, ReadBytes, ReadItem, Reply as ShardReply, Request as ShardRequest,
+    WatchRequest,
 };
 use streamd_wire::kafka::generated::share_fetch_request::ShareFetchRequest;
 use streamd_wire::kafka::{RequestHeader, ResponseHeader};
 
 use super::records::ReadBatches;
 use super::session::Place;
-use super::{ACKS_MAX, Answer, Said, Waiting, ask, ask_all, release, said, settle};
+use super::{ACKS_MAX, Said, Waiting, ask, ask_all, release, said, settle};
 use crate::broker::Broker;
-use crate::kafka::group;
 
 mod reply;
 
@@ -37,6 +37,8 @@ const WAIT_MAX: Duration = Duration::from_secs(60);
 const PARTITION_BYTES_MIN: usize = 64 << 10;
 /// The most that is read of a partition at once, bytes.
 const PARTITION_BYTES_MAX: usize = 1 << 20;
+/// How long until a coordinator that was not there is asked again.
+const NOBODY_PAUSE: Duration = Duration::from_millis(100);
 /// The most records that a member gets at once, whatever it asks for.
 const RECORDS_MAX: i64 = 1_000_000;
 
@@ -238,6 +240,7 @@ impl Wish {
                 full: Vec::new(),
                 idle: Vec::new(),
                 again: false,
+                nobody: false,
             };
             round.run(&places).await;
             let left = self.deadline - broker.shard.env.now();
@@ -248,7 +251,10 @@ impl Wish {
                 }
                 return round.got;
             }
-            if !round.again {
+            if round.nobody {
+                // Its coordinator is about to be elsewhere.
+                broker.shard.env.sleep(NOBODY_PAUSE.min(left)).await;
+            } else if !round.again {
                 let (full, idle) = (round.full, round.idle);
                 self.wait(broker, full, idle, left).await;
             }
@@ -271,7 +277,7 @@ impl Wish {
         let no_room = full.into_iter().map(|place| of(place, true));
         let none_left = idle.iter().map(|(id, _)| of((id.topic, id.index), false));
         let requests: Vec<_> = no_room.chain(none_left).collect();
-        let mut all: Vec<Answer> = Vec::new();
+        let mut all: Vec<Answering> = Vec::new();
         for request in requests {
             // Each by itself: the first answer of any ends the wait.
             let begun = waiting.begin(vec![request]).await;
@@ -306,6 +312,16 @@ impl Wish {
     }
 }
 
+/// Whether a coordinator was not there, so that asking again will help.
+fn is_away(code: ErrorCode) -> bool {
+    matches!(
+        code,
+        ErrorCode::NotCoordinator
+            | ErrorCode::CoordinatorNotAvailable
+            | ErrorCode::CoordinatorLoadInProgress
+    )
+}
+
 /// One look at all partitions of a session.
 struct Round<'a> {
     wish: &'a Wish,
@@ -317,10 +333,17 @@ struct Round<'a> {
     idle: Vec<(PartitionId, Offset)>,
     /// Something is settled now that was not before.
     again: bool,
+    /// A coordinator was not there.
+    nobody: bool,
 }
 
 impl Round<'_> {
     fn fail(&mut self, place: Place, error: Why) {
+        // Clients expect no such thing: they are told when another leads.
+        if is_away(error.0) {
+            self.nobody = true;
+            return;
+        }
         self.got.push(Got {
             place,
             error: Some(error),
@@ -372,12 +395,7 @@ impl Round<'_> {
     async fn try_begin(&self, place: Place, start: StartAt) -> Result<(), Why> {
         let (broker, wish) = (self.broker, self.wish);
         // Only members bring share-partitions into being.
-        let shown = group::ask(broker, &wish.who.0, GroupRequest::DescribeShare).await;
-        let is_member = match &shown {
-            Ok(GroupReply::DescribeShare(g)) => g.members.iter().any(|m| *m.id == *wish.who.1),
-            _ => false,
-        };
-        if !is_member {
+        if !is_member(broker, &wish.who).await? {
             let text = format!(
                 "{} is not a member of share group {}.",
                 wish.who.1, wish.who.0
@@ -514,6 +532,24 @@ fn partition((topic, index): Place) -> PartitionId {
     PartitionId { topic, index }
 }
 
+/// Whether the group has such a member; its coordinator may be on another node.
+async fn is_member(broker: &Rc<Broker>, (group, member): &Who) -> Result<bool, Why> {
+    let image = broker.shard.image();
+    let lost = ErrorCode::CoordinatorNotAvailable;
+    let Some(topic) = image.topic(OFFSETS_TOPIC) else {
+        return Ok(false);
+    };
+    let partition = PartitionId {
+        topic: topic.id,
+        index: partition_of(group, topic.partitions),
+    };
+    let request = ShardRequest::ShareMember(partition, group.clone(), member.clone());
+    match broker.shard.ask_leader(partition, request).await {
+        Some(ShardReply::ShareMember(done)) => done.map_err(|r| (r.code, r.text)),
+        _ => Err((lost, lost.message().to_owned())),
+    }
+}
+
 /// The offset of a time, or of one of Kafka's special ones; -1: there is none.
 pub(super) async fn offset_at(
     broker: &Rc<Broker>,
@@ -526,11 +562,10 @@ pub(super) async fn offset_at(
         timestamp,
         committed: false,
     };
-    let owner = broker.shard.owner(query.partition);
     let lost = ErrorCode::NotLeaderOrFollower;
     match broker
         .shard
-        .ask(owner, ShardRequest::Offsets(vec![query]))
+        .ask_leader(query.partition, ShardRequest::Offsets(vec![query]))
         .await
     {
         Some(ShardReply::Offsets(mut found)) => match found.pop() {

@@ -12,8 +12,6 @@ pub mod offsets;
 mod records;
 pub mod session;
 
-use std::future::Future;
-use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
 
@@ -21,7 +19,9 @@ use streamd_core::group::{Reply as GroupReply, Request as GroupRequest, Token};
 use streamd_core::share::{Ack, AckBatch, Ask, Key, Reply, Request, STATE_TOPIC, state_partition};
 use streamd_io::{Class, Part};
 use streamd_model::{ErrorCode, PartitionId, ShardId, TopicId};
-use streamd_shard::{Reply as ShardReply, Request as ShardRequest, ShareAsk};
+use streamd_shard::{
+    Answering, ByHome, Home, Reply as ShardReply, Request as ShardRequest, ShareAsk,
+};
 
 use streamd_wire::kafka::{ApiKey, Frame, ResponseHeader};
 
@@ -35,15 +35,15 @@ const ACKS_MAX: usize = 4_000_000;
 /// What became of a request: a code with a sentence when it failed.
 pub(super) type Done = Result<Reply, (ErrorCode, String)>;
 
-/// Where a share-partition lives.
-fn place(broker: &Broker, key: &Key) -> Option<(ShardId, PartitionId)> {
+/// Where the coordinator of a share-partition lives.
+fn place(broker: &Broker, key: &Key) -> Option<(Home, PartitionId)> {
     let image = broker.shard.image();
     let topic = image.topic(STATE_TOPIC)?;
     let partition = PartitionId {
         topic: topic.id,
         index: state_partition(key, topic.partitions),
     };
-    Some((broker.shard.owner(partition), partition))
+    Some((broker.shard.home(partition), partition))
 }
 
 /// Answers what is asked about share groups. `host` is the client's, `key` the connection's.
@@ -75,9 +75,8 @@ pub async fn answer(
     }
 }
 
-type Answer = Pin<Box<dyn Future<Output = Option<ShardReply>>>>;
-
-/// Requests that wait; withdrawn when this is dropped.
+/// Requests that wait here; withdrawn when this is dropped. Those that wait on other nodes are
+/// withdrawn when their answers are.
 struct Waiting {
     broker: Rc<Broker>,
     asked: Vec<(ShardId, PartitionId, Key, Token)>,
@@ -93,17 +92,18 @@ impl Waiting {
 
     /// Begins requests, one message for each shard. With each answer come the places of its
     /// requests in the list.
-    async fn begin(&mut self, requests: Vec<Request>) -> Vec<(Vec<usize>, Answer)> {
-        let mut by_shard: Vec<(Vec<usize>, Vec<ShareAsk>)> = Vec::new();
-        by_shard.resize_with(self.broker.shard.mesh.shards(), Default::default);
+    async fn begin(&mut self, requests: Vec<Request>) -> Vec<(Vec<usize>, Answering)> {
+        let mut by_home: ByHome<ShareAsk> = ByHome::new();
         for (at, request) in requests.into_iter().enumerate() {
-            let Some((owner, partition)) = place(&self.broker, &request.key) else {
+            let Some((home, partition)) = place(&self.broker, &request.key) else {
                 continue;
             };
             let token = self.broker.new_token();
             let key = request.key.clone();
-            self.asked.push((owner, partition, key, token));
-            let (places, asks) = &mut by_shard[usize::from(owner.0)];
+            if let Home::Here(owner) = home {
+                self.asked.push((owner, partition, key, token));
+            }
+            let (places, asks) = by_home.entry(home).or_default();
             places.push(at);
             asks.push(ShareAsk {
                 partition,
@@ -113,11 +113,9 @@ impl Waiting {
             });
         }
         let mut begun = Vec::new();
-        for (owner, (places, asks)) in by_shard.into_iter().enumerate() {
-            if !asks.is_empty() {
-                let answer = self.broker.begin(owner, ShardRequest::Shares(asks)).await;
-                begun.push((places, answer));
-            }
+        for (home, (places, asks)) in by_home {
+            let asked = ShardRequest::Shares(asks);
+            begun.push((places, self.broker.shard.begin_at(home, asked).await));
         }
         begun
     }

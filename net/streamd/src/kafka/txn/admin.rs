@@ -203,7 +203,7 @@ fn producers_response(
         producer_epoch: i32::from(p.epoch),
         last_sequence: p.last_seq,
         last_timestamp: p.last_ms,
-        coordinator_epoch: -1,
+        coordinator_epoch: p.coordinator,
         current_txn_start_offset: p.txn_start,
     };
     producers::PartitionResponse {

@@ -7,7 +7,7 @@ use streamd_core::txn::{Add, Partitions, Reply, Request};
 use streamd_model::ErrorCode;
 use streamd_shard::{GuardAsk, GuardDone, Refusal, Reply as ShardReply, Request as ShardRequest};
 
-use super::{ask, code_of};
+use super::{ask_at, code_of};
 use crate::broker::Broker;
 
 /// What a client that writes in transactions knows, from the version of its request.
@@ -62,7 +62,7 @@ pub async fn confirm(
             Knows::Adding => Request::Add(add),
             _ => Request::Verify(add),
         };
-        let done = ask(broker, id, request).await;
+        let done = ask_at(broker, id, request, false).await;
         for (w, guard) in wanted.iter().zip(&mut guards) {
             let same = (w.ask.sent.producer.0, w.ask.sent.epoch) == (producer, epoch);
             if !same || !matches!(guard, Ok(Some(_))) {

@@ -14,7 +14,7 @@ use std::rc::Rc;
 
 use streamd_core::txn::{Reply, Request, TXN_TOPIC, partition_of};
 use streamd_model::{ErrorCode, PartitionId};
-use streamd_shard::{Reply as ShardReply, Request as ShardRequest, TxnAsk};
+use streamd_shard::{Home, Reply as ShardReply, Request as ShardRequest, TxnAsk};
 
 use crate::broker::Broker;
 
@@ -29,8 +29,13 @@ fn check_items(what: &str, count: usize) -> Result<(), String> {
     super::check_items(what, count, ITEMS_MAX)
 }
 
-/// Asks the coordinator of a transactional id.
+/// Asks the coordinator of a transactional id, if it is on this node: its clients know where it is.
 async fn ask(broker: &Rc<Broker>, id: &str, request: Request) -> Done {
+    ask_at(broker, id, request, true).await
+}
+
+/// Asks the coordinator of a transactional id, wherever it is unless `here` is wanted.
+async fn ask_at(broker: &Rc<Broker>, id: &str, request: Request, here: bool) -> Done {
     let image = broker.shard.image();
     let Some(topic) = image.topic(TXN_TOPIC) else {
         return Err(ErrorCode::NotCoordinator);
@@ -39,14 +44,18 @@ async fn ask(broker: &Rc<Broker>, id: &str, request: Request) -> Done {
         topic: topic.id,
         index: partition_of(id, topic.partitions),
     };
-    let owner = usize::from(broker.shard.owner(partition).0);
     let ask = TxnAsk {
         partition,
         key: id.into(),
         token: broker.new_token(),
         request,
     };
-    let answer = broker.begin(owner, ShardRequest::Txns(vec![ask])).await;
+    let home = match here {
+        true => Home::Here(broker.shard.owner(partition)),
+        false => broker.shard.home(partition),
+    };
+    let asked = ShardRequest::Txns(vec![ask]);
+    let answer = broker.shard.begin_at(home, asked).await;
     match answer.await {
         Some(ShardReply::Txns(mut done)) => match done.pop() {
             Some(Ok(reply)) => Ok(reply),

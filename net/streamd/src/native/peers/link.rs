@@ -187,6 +187,9 @@ impl Link {
             // What was not sent is lost: it may be of long ago when there is a connection again.
             self.waiting.borrow_mut().clear();
             self.bytes.set(0);
+            if let Some(shard) = self.shard.upgrade() {
+                shard.unreachable(self.node);
+            }
             if self.shard.strong_count() == 0 {
                 return;
             }

@@ -1,11 +1,12 @@
 //! Packets as frames. Records stay where they are: they go out behind what stands before them.
 
 use bytes::Bytes;
+use streamd_core::call;
 use streamd_core::control::{Ask, decode_outcome, encode_outcome};
 use streamd_core::repl::Message;
 use streamd_model::PartitionId;
 use streamd_shard::{Packet, Records};
-use streamd_wire::native::{Body, FLAG_ANSWER, HEADER_BYTES, Header, Replica};
+use streamd_wire::native::{Body, Call, FLAG_ANSWER, HEADER_BYTES, Header, Replica};
 
 use crate::conn::Hangup;
 
@@ -26,6 +27,22 @@ pub fn encode(packet: Packet, out: &mut Vec<u8>) -> Vec<Bytes> {
             let mut payload = version.to_le_bytes().to_vec();
             payload.extend(encode_outcome(&outcome));
             put(&Body::Control(&payload), (0, token, FLAG_ANSWER), out);
+        }
+        Packet::Call {
+            token,
+            partition,
+            question,
+        } => {
+            let call = Call {
+                topic: partition.topic,
+                index: partition.index,
+                question: &question.encode(),
+            };
+            put(&Body::Call(call), (0, token, 0), out);
+        }
+        Packet::Return { token, outcome } => {
+            let bytes = call::encode_outcome(&outcome);
+            put(&Body::Return(&bytes), (0, token, 0), out);
         }
         Packet::Replica(id, message) => replica(id, &message, 0, out),
         Packet::Data(Records {
@@ -84,6 +101,18 @@ pub fn decode(frame: &Bytes, header: &Header, body: &Body<'_>) -> Result<Option<
                 ask: Ask::decode(ask).map_err(|e| bad(&e))?,
             }
         }
+        Body::Call(asked) => Packet::Call {
+            token: header.correlation,
+            partition: PartitionId {
+                topic: asked.topic,
+                index: asked.index,
+            },
+            question: call::Question::decode(asked.question).map_err(|e| bad(&e))?,
+        },
+        Body::Return(bytes) => Packet::Return {
+            token: header.correlation,
+            outcome: call::decode_outcome(bytes).map_err(|e| bad(&e))?,
+        },
         Body::Replica(replica) => {
             let (message, records) = Message::decode(replica.message).map_err(|e| bad(&e))?;
             let partition = PartitionId {
@@ -143,6 +172,15 @@ mod tests {
             },
             answer(Ok(Answer::Done)),
             answer(Err((ErrorCode::NotController, "elsewhere".to_owned()))),
+            Packet::Call {
+                token: 5,
+                partition: id(),
+                question: call::Question::Offset(-1),
+            },
+            Packet::Return {
+                token: 5,
+                outcome: Ok(call::Answer::Placed(9)),
+            },
             Packet::Replica(id(), Message::Data(head)),
             Packet::Data(Records {
                 partition: id(),

@@ -14,6 +14,7 @@ use serde_json::json;
 use streamd_log::checkpoint::{self, Checkpoint};
 use streamd_log::scrub;
 
+use super::cuts;
 use super::files::{Segment, cannot};
 use super::journals;
 use crate::cli::Global;
@@ -45,6 +46,11 @@ pub fn run(global: &Global, segments: &[Segment], apply: bool) -> Result<()> {
             )));
         };
         dirs.entry(dir).or_default().push(segment);
+    }
+    if let Some(cuts) = cuts::beside(segments)?.iter().find(|c| c.is_unfinished()) {
+        // It names a place in a segment, which must not move.
+        let text = cuts.text();
+        return Err(Failure::failed(format!("nothing was changed: {text}")));
     }
     let _locks = match apply {
         true => take_charge(segments, dirs.keys().copied())?,
