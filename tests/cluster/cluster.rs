@@ -49,7 +49,9 @@ impl Node {
     fn ctl(&self, args: &[&str]) -> Output {
         let addr = self.broker.addr();
         let mut command = Command::new(streamctl());
-        command.args(["--bootstrap", &addr]).args(args);
+        // Who was the controller a moment ago may be asleep.
+        command.args(["--bootstrap", &addr, "--timeout", "2s"]);
+        command.args(args);
         command.output().expect("streamctl runs")
     }
 
@@ -213,6 +215,17 @@ fn who_has_no_place_in_the_cluster_is_told_so() {
     fs::write(wiped.path().join("meta.properties"), text).expect("a file");
     let said = refused(&flags_of_3, wiped.path());
     assert!(said.contains("this one was wiped"), "{said}");
+    // It had begun to join when it died, and is not told to join again.
+    let begun = tempfile::tempdir().expect("a folder");
+    let cluster_id = properties.lines().find(|l| l.starts_with("cluster.id"));
+    let cluster_id = cluster_id.expect("an id");
+    let text = format!("version=1\n{cluster_id}\nnode.id=4\njoined=1@{contact}\n");
+    fs::write(begun.path().join("meta.properties"), text).expect("a file");
+    let flags_of_4 = flags(4, &other, None);
+    let flags_of_4: Vec<&str> = flags_of_4.iter().map(String::as_str).collect();
+    let late = Broker::start_in(begun.path(), &flags_of_4);
+    assert!(late.log().contains("learn: 4"), "{}", late.log());
+    drop(late);
     // With its own directory it is welcome.
     cluster.0[2].broker.start_again();
     cluster.create(2, "t");

@@ -39,6 +39,8 @@ const HEARTBEAT_TICKS: usize = 2;
 /// A stop does not wait longer for what is being committed: the disk may be full.
 const END_MAX: Duration = Duration::from_secs(2);
 
+/// Handing over the lead at a stop takes no longer.
+const HAND_OVER_MAX: Duration = Duration::from_secs(1);
 /// What other nodes ask is passed on, and forgotten after so long.
 const FORGET: Duration = Duration::from_secs(10);
 /// A complaint about what came from other nodes, at most once in this time.
@@ -523,6 +525,31 @@ impl Meta {
             self.complain(&why);
         }
         self.carry_out();
+    }
+
+    /// Has another voter lead, if this node does: so nobody has to wait until it is missed.
+    pub async fn hand_over(&self) {
+        let to = {
+            let metadata = self.metadata.borrow();
+            let (image, quorum) = (metadata.image(), metadata.quorum());
+            let voters = quorum.members().voters;
+            let fits = |(node, _): &(NodeId, u64)| {
+                let other = *node != image.node() && voters.contains(node);
+                other && image.cluster().is_active(*node)
+            };
+            let all = quorum.progress().into_iter().filter(fits);
+            all.max_by_key(|(_, has)| *has).map(|(node, _)| node)
+        };
+        let Some(to) = to.filter(|_| self.leads() && !self.is_over()) else {
+            return;
+        };
+        // One that cannot take it is missed, as one that was killed.
+        let _ = self.metadata.borrow_mut().transfer(to);
+        self.carry_out();
+        let until = self.now() + HAND_OVER_MAX;
+        while self.leads() && self.now() < until {
+            futures_lite::future::or(self.roles.wait(), self.pause(TICK)).await;
+        }
     }
 
     /// Waits until the other shards are gone.

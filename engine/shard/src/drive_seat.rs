@@ -200,6 +200,7 @@ impl Driver {
         }
         self.left.set(true);
         self.soon.notify_all();
+        self.meta.hand_over().await;
     }
 }
 

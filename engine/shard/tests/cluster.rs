@@ -110,6 +110,25 @@ fn a_controller_that_is_cut_off_is_replaced_and_decides_nothing() {
 }
 
 #[test]
+fn a_controller_that_is_told_to_stop_hands_over_first() {
+    for seed in 0..4 {
+        Sim::new(seed, SimOptions::default()).run(|env| async move {
+            let net = three(&env, 0).await;
+            change(&net, NODES[1], 1).await.unwrap();
+            let old = controller(&net).unwrap();
+            stop(&net, old).await;
+            let begun = env.now();
+            let other = NODES.into_iter().find(|n| *n != old).unwrap();
+            change(&net, other, 2).await.unwrap();
+            let took = env.now() - begun;
+            assert!(took < Duration::from_millis(300), "it took {took:?}");
+            start(&net, old).await;
+            net.agree().await;
+        });
+    }
+}
+
+#[test]
 fn who_was_away_gets_what_it_lacks_in_one_piece_if_it_is_much() {
     for (seed, much) in [(1, false), (2, true)] {
         Sim::new(seed, SimOptions::default()).run(move |env| async move {
