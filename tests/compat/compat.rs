@@ -10,6 +10,7 @@ mod cli;
 mod compaction;
 mod groups;
 mod kcat;
+mod replicas;
 mod share;
 mod tools;
 mod txn;

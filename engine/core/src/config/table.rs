@@ -320,7 +320,8 @@ topic_keys! {
     "The age at which a new segment begins, in milliseconds: from the time of a segment's first \
      batch to that of the one to append, as in Kafka.";
     "unclean.leader.election.enable", BOOL, "false", ["unclean.leader.election.enable"],
-    NO_REPLICATION, "Whether a replica that is not in sync may become leader.";
+    Effect::Honoured, "Whether a replica that is not in sync may become leader when none that is \
+     in sync is there: acknowledged records may be lost.";
 }
 
 macro_rules! broker_keys {

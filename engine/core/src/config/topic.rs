@@ -96,6 +96,14 @@ impl TopicConfig {
 }
 
 impl TopicConfig {
+    /// Whether a replica that is not in sync may lead. It is asked for so seldom that it is not
+    /// kept.
+    pub fn may_lead_unclean(layers: &Layers<'_>) -> bool {
+        layers
+            .topic_value("unclean.leader.election.enable")
+            .is_true()
+    }
+
     /// Whether the settings go together.
     ///
     /// # Errors

@@ -4,16 +4,21 @@
 //! that it returns belong together, and change the image when they are committed.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use streamd_model::{ErrorCode, Mono, NodeId, PartitionId};
 
 use super::propose::without_place;
 use super::{Answer, Ask, Election, NewIsr, Times, Unplaced, change, plan, reassign, refuse};
 use crate::Refused;
+use crate::config::TopicConfig;
 use crate::meta::{BrokerMeta, ClusterCommand, ClusterImage, Command, PartitionMeta, Registration};
 
 /// The most partitions whose leaders one look at the balance moves.
 const BALANCE_MAX: usize = 500;
+
+/// Between looks for partitions that may be led by a replica that is not in sync.
+const FORCE_EVERY: Duration = Duration::from_secs(1);
 
 /// What comes of a question: commands to commit, and the answer that holds when they are.
 pub(super) type Verdict = Result<(Vec<Command>, Answer), Refused>;
@@ -24,6 +29,8 @@ pub struct Controller {
     /// When each broker was heard of.
     heard: BTreeMap<NodeId, Mono>,
     balanced: Mono,
+    /// When it was looked for partitions that may be led by whoever is there.
+    forced: Mono,
 }
 
 impl Controller {
@@ -34,6 +41,7 @@ impl Controller {
             times,
             heard: brokers.map(|b| (b.told.node, now)).collect(),
             balanced: now,
+            forced: now,
         }
     }
 
@@ -101,6 +109,13 @@ impl Controller {
         let places = home(image);
         if !places.is_empty() {
             return places;
+        }
+        if now - self.forced >= FORCE_EVERY {
+            self.forced = now;
+            let led = led_unclean(image);
+            if !led.is_empty() {
+                return led;
+            }
         }
         if now - self.balanced < self.times.balance {
             return Vec::new();
@@ -333,6 +348,20 @@ fn home(image: &ClusterImage) -> Vec<Command> {
         })
     });
     places.collect()
+}
+
+/// Partitions that nobody leads, and whose topics would rather lose records than wait.
+fn led_unclean(image: &ClusterImage) -> Vec<Command> {
+    let cluster = image.cluster();
+    let places = cluster.places().filter(|(_, p)| p.leader.is_none());
+    let may = |id: &PartitionId| {
+        let topic = image.topic_by_id(id.topic);
+        topic.is_some_and(|t| TopicConfig::may_lead_unclean(&image.layers(Some(t))))
+    };
+    let led = places.filter(|(id, _)| may(id)).filter_map(|(id, now)| {
+        change::unclean(cluster, now).map(|next| change::command(id, now, next))
+    });
+    led.take(BALANCE_MAX).collect()
 }
 
 fn elect(

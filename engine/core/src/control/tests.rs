@@ -7,7 +7,7 @@ use streamd_model::{ErrorCode, Mono, NodeId, PartitionId, TopicId};
 
 use super::*;
 use crate::config::Configs;
-use crate::meta::{ClusterCommand, ClusterImage, Local, PartitionMeta};
+use crate::meta::{ClusterCommand, ClusterImage, ConfigChange, Local, PartitionMeta, Resource};
 
 const TOPIC: TopicId = TopicId([5; 16]);
 
@@ -194,6 +194,39 @@ fn an_unclean_leader_is_there_only_if_somebody_orders_it() {
         bench.elect(0, Election::Unclean),
         ErrorCode::ElectionNotNeeded
     );
+}
+
+#[test]
+fn a_topic_may_rather_lose_records_than_wait() {
+    let mut bench = Bench::new(2, 1, 2);
+    let before = bench.partition(0);
+    let (leader, other) = (before.replicas[0], before.replicas[1]);
+    assert_eq!(bench.alter(0, &[leader.0]), ErrorCode::None);
+    bench.lose(leader.0);
+    let look = |bench: &mut Bench| {
+        bench.now = bench.now + Duration::from_secs(1);
+        for command in bench.controller.tick(&bench.image, bench.now) {
+            bench.image.apply(&command);
+        }
+        bench.partition(0).leader
+    };
+    assert_eq!(look(&mut bench), None);
+    let change = ConfigChange {
+        name: "unclean.leader.election.enable".to_owned(),
+        value: Some("true".to_owned()),
+    };
+    let commands = vec![Command::AlterConfig {
+        resource: Resource::Topic(TOPIC),
+        changes: vec![change],
+    }];
+    let replication = None;
+    let ask = Ask::Propose {
+        commands,
+        replication,
+    };
+    bench.ask(ask).unwrap();
+    assert_eq!(look(&mut bench), Some(other));
+    assert_eq!(bench.partition(0).isr, [other]);
 }
 
 #[test]

@@ -10,6 +10,7 @@ pub mod metadata;
 pub mod offsets;
 pub mod places;
 pub mod produce;
+pub mod replicas;
 pub mod session;
 pub mod share;
 pub mod topics;
@@ -159,6 +160,7 @@ pub async fn answer(
         ApiKey::CreateTopics => topics::create(broker, header, decoded!()).await,
         ApiKey::DeleteTopics => topics::delete(broker, header, decoded!()).await,
         ApiKey::CreatePartitions => topics::create_partitions(broker, header, decoded!()).await,
+        _ if replicas::SERVED.contains(&api) => replicas::answer(broker, frame).await,
         ApiKey::DescribeConfigs => configs::describe(broker, header, decoded!()),
         ApiKey::AlterConfigs => configs::replace(broker, header, decoded!()).await,
         ApiKey::IncrementalAlterConfigs => configs::alter(broker, header, decoded!()).await,

@@ -8,6 +8,9 @@ use streamd_core::control::{Answer, Ask};
 use streamd_core::meta::{Endpoint, Registration};
 use streamd_io::Class;
 use streamd_model::{ErrorCode, NodeId};
+use streamd_wire::kafka::generated::alter_partition_reassignments_request::{
+    AlterPartitionReassignmentsRequest, ReassignablePartition, ReassignableTopic,
+};
 use streamd_wire::kafka::generated::create_partitions_request::{
     CreatePartitionsAssignment, CreatePartitionsRequest, CreatePartitionsTopic,
 };
@@ -16,10 +19,16 @@ use streamd_wire::kafka::generated::create_topics_request::{
     CreatableReplicaAssignment, CreatableTopic, CreateTopicsRequest,
 };
 use streamd_wire::kafka::generated::create_topics_response::CreateTopicsResponse;
+use streamd_wire::kafka::generated::elect_leaders_request::{ElectLeadersRequest, TopicPartitions};
+use streamd_wire::kafka::generated::elect_leaders_response::ElectLeadersResponse;
 use streamd_wire::kafka::generated::find_coordinator_request::FindCoordinatorRequest;
 use streamd_wire::kafka::generated::find_coordinator_response::FindCoordinatorResponse;
 use streamd_wire::kafka::generated::metadata_request::{MetadataRequest, MetadataRequestTopic};
 use streamd_wire::kafka::generated::metadata_response::MetadataResponse;
+use streamd_wire::kafka::generated::{
+    AlterPartitionReassignmentsResponse, ListPartitionReassignmentsRequest,
+    ListPartitionReassignmentsResponse, UnregisterBrokerRequest, UnregisterBrokerResponse,
+};
 
 use super::{NODE, ask, code, with_broker};
 use crate::broker::Broker;
@@ -244,4 +253,184 @@ fn coordinators_are_where_their_partitions_are_led() {
             found(&[NODE; 6]).await;
         },
     );
+}
+
+/// Moves partitions of a topic, or calls moves off; gives the codes.
+async fn reassign(
+    broker: &Rc<Broker>,
+    name: &str,
+    moves: &[(i32, Option<&[i32]>)],
+    allow_replication_factor_change: bool,
+) -> Vec<ErrorCode> {
+    let partitions = moves.iter().map(|(index, to)| ReassignablePartition {
+        partition_index: *index,
+        replicas: to.map(|to| to.to_vec().into()),
+    });
+    let topic = ReassignableTopic {
+        name,
+        partitions: partitions.collect(),
+    };
+    let request = AlterPartitionReassignmentsRequest {
+        topics: vec![topic].into(),
+        allow_replication_factor_change,
+        ..AlterPartitionReassignmentsRequest::default()
+    };
+    let answer = ask(broker, 1, &request).await;
+    let r: AlterPartitionReassignmentsResponse<'_> = answer.decode();
+    let responses = r.responses.iter().next().unwrap();
+    let each = responses.partitions.iter();
+    each.map(|p| code(p.error_code)).collect()
+}
+
+/// What is moving: partition, replicas, adding, removing.
+async fn moving(broker: &Rc<Broker>) -> Vec<(i32, Vec<i32>, Vec<i32>, Vec<i32>)> {
+    let request = ListPartitionReassignmentsRequest::default();
+    let request = ListPartitionReassignmentsRequest {
+        topics: None,
+        ..request
+    };
+    let answer = ask(broker, 0, &request).await;
+    let r: ListPartitionReassignmentsResponse<'_> = answer.decode();
+    assert_eq!(code(r.error_code), ErrorCode::None);
+    let mut all = Vec::new();
+    for topic in &r.topics {
+        all.extend(topic.partitions.iter().map(|p| {
+            let (adding, removing) = (p.adding_replicas.to_vec(), p.removing_replicas.to_vec());
+            (p.partition_index, p.replicas.to_vec(), adding, removing)
+        }));
+    }
+    all
+}
+
+#[test]
+fn partitions_are_moved_and_moves_are_called_off() {
+    with_broker(&[], |broker| async move {
+        join(&broker, 2).await;
+        join(&broker, 3).await;
+        let given = [vec![NODE], vec![NODE], vec![NODE]];
+        let assignments = given.iter().zip(0..);
+        let assignments = assignments.map(|(ids, partition_index)| CreatableReplicaAssignment {
+            partition_index,
+            broker_ids: ids.clone().into(),
+        });
+        let wanted = CreatableTopic {
+            assignments: assignments.collect(),
+            ..topic("t", -1, -1)
+        };
+        create_topics(&broker, vec![wanted], false).await;
+        let moves = [
+            (0, Some(&[2][..])),
+            (1, Some(&[9])),
+            (7, Some(&[2])),
+            (2, None),
+        ];
+        let codes = reassign(&broker, "t", &moves, true).await;
+        let expected = [
+            ErrorCode::None,
+            ErrorCode::InvalidReplicaAssignment,
+            ErrorCode::UnknownTopicOrPartition,
+            ErrorCode::NoReassignmentInProgress,
+        ];
+        assert_eq!(codes, expected);
+        let expected = [(0, vec![2, NODE], vec![2], vec![NODE])];
+        assert_eq!(moving(&broker).await, expected, "2 has to be in sync first");
+        let wider = [(1, Some(&[NODE, 3][..]))];
+        let codes = reassign(&broker, "t", &wider, false).await;
+        assert_eq!(codes, [ErrorCode::InvalidReplicationFactor]);
+        assert_eq!(
+            reassign(&broker, "t", &wider, true).await,
+            [ErrorCode::None]
+        );
+        assert_eq!(moving(&broker).await.len(), 2);
+        let off = [(0, None), (1, None)];
+        assert_eq!(
+            reassign(&broker, "t", &off, true).await,
+            [ErrorCode::None; 2]
+        );
+        assert_eq!(moving(&broker).await, []);
+        let before = places(&broker, "t").await;
+        assert!(before.iter().all(|p| p.0 == [NODE]), "{before:?}");
+    });
+}
+
+async fn elect(
+    broker: &Rc<Broker>,
+    election_type: i8,
+    named: Option<(&str, &[i32])>,
+) -> Vec<(i32, ErrorCode)> {
+    let topics = named.map(|(topic, partitions)| {
+        let partitions = partitions.to_vec().into();
+        vec![TopicPartitions { topic, partitions }].into()
+    });
+    let request = ElectLeadersRequest {
+        election_type,
+        topic_partitions: topics,
+        ..ElectLeadersRequest::default()
+    };
+    let answer = ask(broker, 2, &request).await;
+    let r: ElectLeadersResponse<'_> = answer.decode();
+    let mut all = Vec::new();
+    for topic in &r.replica_election_results {
+        let results = topic.partition_result.iter();
+        all.extend(results.map(|p| (p.partition_id, code(p.error_code))));
+    }
+    all
+}
+
+#[test]
+fn leaders_are_elected_on_demand() {
+    with_broker(&[], |broker| async move {
+        join(&broker, 2).await;
+        create_topics(&broker, vec![topic("t", 2, 2)], false).await;
+        let led = |places: &[(Vec<i32>, Vec<i32>, i32)]| -> Vec<i32> {
+            places.iter().map(|p| p.2).collect()
+        };
+        let begun = places(&broker, "t").await;
+        let away = led(&begun).iter().position(|l| *l == 2).unwrap() as i32;
+        assert_eq!(
+            elect(&broker, 0, None).await,
+            [],
+            "all are the preferred ones"
+        );
+        let node = NodeId(2);
+        let epoch = broker.shard.image().cluster().broker(node).unwrap().epoch;
+        broker
+            .shard
+            .decide(Ask::Lost { node, epoch })
+            .await
+            .unwrap();
+        assert_eq!(led(&places(&broker, "t").await), [NODE; 2]);
+        let named = Some(("t", &[0, 1, 5][..]));
+        let mut expected = [
+            (0, ErrorCode::ElectionNotNeeded),
+            (1, ErrorCode::ElectionNotNeeded),
+            (5, ErrorCode::UnknownTopicOrPartition),
+        ];
+        expected[away as usize].1 = ErrorCode::PreferredLeaderNotAvailable;
+        let mut found = elect(&broker, 0, named).await;
+        found.sort_unstable_by_key(|f| f.0);
+        assert_eq!(found, expected);
+        let mut unclean = elect(&broker, 1, Some(("t", &[0, 1]))).await;
+        unclean.sort_unstable_by_key(|f| f.0);
+        let needless = ErrorCode::ElectionNotNeeded;
+        assert_eq!(unclean, [(0, needless), (1, needless)]);
+        let all = elect(&broker, 0, None).await;
+        assert_eq!(all, [(away, ErrorCode::PreferredLeaderNotAvailable)]);
+    });
+}
+
+#[test]
+fn a_broker_with_partitions_is_not_forgotten() {
+    with_broker(&[], |broker| async move {
+        join(&broker, 2).await;
+        create_topics(&broker, vec![topic("t", 2, 2)], false).await;
+        let unregister = async |broker_id| {
+            let answer = ask(&broker, 0, &UnregisterBrokerRequest { broker_id }).await;
+            let r: UnregisterBrokerResponse<'_> = answer.decode();
+            code(r.error_code)
+        };
+        assert_eq!(unregister(7).await, ErrorCode::BrokerIdNotRegistered);
+        assert_eq!(unregister(2).await, ErrorCode::InvalidRequest);
+        assert!(broker.shard.image().cluster().is_active(NodeId(2)));
+    });
 }

@@ -7,6 +7,8 @@ pub mod add_partitions_to_txn_request;
 pub mod add_partitions_to_txn_response;
 pub mod alter_configs_request;
 pub mod alter_configs_response;
+pub mod alter_partition_reassignments_request;
+pub mod alter_partition_reassignments_response;
 pub mod alter_share_group_offsets_request;
 pub mod alter_share_group_offsets_response;
 pub mod api_versions_request;
@@ -43,6 +45,8 @@ pub mod describe_topic_partitions_request;
 pub mod describe_topic_partitions_response;
 pub mod describe_transactions_request;
 pub mod describe_transactions_response;
+pub mod elect_leaders_request;
+pub mod elect_leaders_response;
 pub mod end_txn_request;
 pub mod end_txn_response;
 pub mod fetch_request;
@@ -65,6 +69,8 @@ pub mod list_groups_request;
 pub mod list_groups_response;
 pub mod list_offsets_request;
 pub mod list_offsets_response;
+pub mod list_partition_reassignments_request;
+pub mod list_partition_reassignments_response;
 pub mod list_transactions_request;
 pub mod list_transactions_response;
 pub mod metadata_request;
@@ -91,6 +97,8 @@ pub mod sync_group_request;
 pub mod sync_group_response;
 pub mod txn_offset_commit_request;
 pub mod txn_offset_commit_response;
+pub mod unregister_broker_request;
+pub mod unregister_broker_response;
 pub mod write_txn_markers_request;
 pub mod write_txn_markers_response;
 
@@ -100,6 +108,8 @@ pub use add_partitions_to_txn_request::AddPartitionsToTxnRequest;
 pub use add_partitions_to_txn_response::AddPartitionsToTxnResponse;
 pub use alter_configs_request::AlterConfigsRequest;
 pub use alter_configs_response::AlterConfigsResponse;
+pub use alter_partition_reassignments_request::AlterPartitionReassignmentsRequest;
+pub use alter_partition_reassignments_response::AlterPartitionReassignmentsResponse;
 pub use alter_share_group_offsets_request::AlterShareGroupOffsetsRequest;
 pub use alter_share_group_offsets_response::AlterShareGroupOffsetsResponse;
 pub use api_versions_request::ApiVersionsRequest;
@@ -136,6 +146,8 @@ pub use describe_topic_partitions_request::DescribeTopicPartitionsRequest;
 pub use describe_topic_partitions_response::DescribeTopicPartitionsResponse;
 pub use describe_transactions_request::DescribeTransactionsRequest;
 pub use describe_transactions_response::DescribeTransactionsResponse;
+pub use elect_leaders_request::ElectLeadersRequest;
+pub use elect_leaders_response::ElectLeadersResponse;
 pub use end_txn_request::EndTxnRequest;
 pub use end_txn_response::EndTxnResponse;
 pub use fetch_request::FetchRequest;
@@ -158,6 +170,8 @@ pub use list_groups_request::ListGroupsRequest;
 pub use list_groups_response::ListGroupsResponse;
 pub use list_offsets_request::ListOffsetsRequest;
 pub use list_offsets_response::ListOffsetsResponse;
+pub use list_partition_reassignments_request::ListPartitionReassignmentsRequest;
+pub use list_partition_reassignments_response::ListPartitionReassignmentsResponse;
 pub use list_transactions_request::ListTransactionsRequest;
 pub use list_transactions_response::ListTransactionsResponse;
 pub use metadata_request::MetadataRequest;
@@ -184,6 +198,8 @@ pub use sync_group_request::SyncGroupRequest;
 pub use sync_group_response::SyncGroupResponse;
 pub use txn_offset_commit_request::TxnOffsetCommitRequest;
 pub use txn_offset_commit_response::TxnOffsetCommitResponse;
+pub use unregister_broker_request::UnregisterBrokerRequest;
+pub use unregister_broker_response::UnregisterBrokerResponse;
 pub use write_txn_markers_request::WriteTxnMarkersRequest;
 pub use write_txn_markers_response::WriteTxnMarkersResponse;
 
@@ -249,14 +265,22 @@ pub enum ApiKey {
     CreatePartitions = 37,
     /// Key 42.
     DeleteGroups = 42,
+    /// Key 43.
+    ElectLeaders = 43,
     /// Key 44.
     IncrementalAlterConfigs = 44,
+    /// Key 45.
+    AlterPartitionReassignments = 45,
+    /// Key 46.
+    ListPartitionReassignments = 46,
     /// Key 47.
     OffsetDelete = 47,
     /// Key 60.
     DescribeCluster = 60,
     /// Key 61.
     DescribeProducers = 61,
+    /// Key 64.
+    UnregisterBroker = 64,
     /// Key 65.
     DescribeTransactions = 65,
     /// Key 66.
@@ -317,10 +341,14 @@ impl ApiKey {
         ApiKey::DescribeLogDirs,
         ApiKey::CreatePartitions,
         ApiKey::DeleteGroups,
+        ApiKey::ElectLeaders,
         ApiKey::IncrementalAlterConfigs,
+        ApiKey::AlterPartitionReassignments,
+        ApiKey::ListPartitionReassignments,
         ApiKey::OffsetDelete,
         ApiKey::DescribeCluster,
         ApiKey::DescribeProducers,
+        ApiKey::UnregisterBroker,
         ApiKey::DescribeTransactions,
         ApiKey::ListTransactions,
         ApiKey::ConsumerGroupHeartbeat,
@@ -383,10 +411,14 @@ impl ApiKey {
             ApiKey::DescribeLogDirs => "DescribeLogDirs",
             ApiKey::CreatePartitions => "CreatePartitions",
             ApiKey::DeleteGroups => "DeleteGroups",
+            ApiKey::ElectLeaders => "ElectLeaders",
             ApiKey::IncrementalAlterConfigs => "IncrementalAlterConfigs",
+            ApiKey::AlterPartitionReassignments => "AlterPartitionReassignments",
+            ApiKey::ListPartitionReassignments => "ListPartitionReassignments",
             ApiKey::OffsetDelete => "OffsetDelete",
             ApiKey::DescribeCluster => "DescribeCluster",
             ApiKey::DescribeProducers => "DescribeProducers",
+            ApiKey::UnregisterBroker => "UnregisterBroker",
             ApiKey::DescribeTransactions => "DescribeTransactions",
             ApiKey::ListTransactions => "ListTransactions",
             ApiKey::ConsumerGroupHeartbeat => "ConsumerGroupHeartbeat",
@@ -435,10 +467,14 @@ impl ApiKey {
             ApiKey::DescribeLogDirs => 2,
             ApiKey::CreatePartitions => 2,
             ApiKey::DeleteGroups => 2,
+            ApiKey::ElectLeaders => 2,
             ApiKey::IncrementalAlterConfigs => 1,
+            ApiKey::AlterPartitionReassignments => 0,
+            ApiKey::ListPartitionReassignments => 0,
             ApiKey::OffsetDelete => i16::MAX,
             ApiKey::DescribeCluster => 0,
             ApiKey::DescribeProducers => 0,
+            ApiKey::UnregisterBroker => 0,
             ApiKey::DescribeTransactions => 0,
             ApiKey::ListTransactions => 0,
             ApiKey::ConsumerGroupHeartbeat => 0,
@@ -487,10 +523,14 @@ impl ApiKey {
             ApiKey::DescribeLogDirs => (1, 5),
             ApiKey::CreatePartitions => (0, 3),
             ApiKey::DeleteGroups => (0, 3),
+            ApiKey::ElectLeaders => (0, 2),
             ApiKey::IncrementalAlterConfigs => (0, 1),
+            ApiKey::AlterPartitionReassignments => (0, 1),
+            ApiKey::ListPartitionReassignments => (0, 0),
             ApiKey::OffsetDelete => (0, 0),
             ApiKey::DescribeCluster => (0, 2),
             ApiKey::DescribeProducers => (0, 0),
+            ApiKey::UnregisterBroker => (0, 0),
             ApiKey::DescribeTransactions => (0, 0),
             ApiKey::ListTransactions => (0, 2),
             ApiKey::ConsumerGroupHeartbeat => (0, 1),
@@ -543,10 +583,14 @@ macro_rules! for_every_api {
         DescribeLogDirsRequest DescribeLogDirsResponse;
         CreatePartitionsRequest CreatePartitionsResponse;
         DeleteGroupsRequest DeleteGroupsResponse;
+        ElectLeadersRequest ElectLeadersResponse;
         IncrementalAlterConfigsRequest IncrementalAlterConfigsResponse;
+        AlterPartitionReassignmentsRequest AlterPartitionReassignmentsResponse;
+        ListPartitionReassignmentsRequest ListPartitionReassignmentsResponse;
         OffsetDeleteRequest OffsetDeleteResponse;
         DescribeClusterRequest DescribeClusterResponse;
         DescribeProducersRequest DescribeProducersResponse;
+        UnregisterBrokerRequest UnregisterBrokerResponse;
         DescribeTransactionsRequest DescribeTransactionsResponse;
         ListTransactionsRequest ListTransactionsResponse;
         ConsumerGroupHeartbeatRequest ConsumerGroupHeartbeatResponse;
