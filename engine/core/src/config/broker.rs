@@ -33,6 +33,8 @@ pub struct BrokerConfig {
     pub cleaner: CleanerConfig,
     /// What is done about a disk that gets full, or damaged.
     pub disk: DiskConfig,
+    /// Whether a broker with much less load than the others gets some of their partitions.
+    pub rebalance: bool,
     /// Whether records are acknowledged only when they are on stable storage.
     pub durable: bool,
 }
@@ -191,6 +193,9 @@ impl BrokerConfig {
                 free_low: optional("disk.free.low.bytes"),
                 scrub_rate: optional("log.scrub.bytes.per.second").unwrap_or(0),
             },
+            rebalance: layers
+                .broker_value("auto.replica.rebalance.enable")
+                .is_true(),
             durable: layers.broker_value("log.flush").has("durable"),
         }
     }

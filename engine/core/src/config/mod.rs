@@ -34,6 +34,9 @@ pub use table::{
 pub use topic::{CompactionConfig, TopicConfig};
 pub use value::{Allowed, Kind, Value};
 
+/// The setting of one broker that has its partitions moved away.
+pub const DRAIN: &str = "broker.drain";
+
 /// Settings as they were given: names and values.
 pub type Configs = BTreeMap<String, String>;
 

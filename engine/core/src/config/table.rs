@@ -349,6 +349,12 @@ const BY_CORES: Effect = Effect::None("one thread per core does everything: see 
 broker_keys! {
     "auto.create.topics.enable", BOOL, "true", false, Effect::Honoured,
     "Whether a topic is created when a client asks for its metadata.";
+    "auto.replica.rebalance.enable", BOOL, "true", true, Effect::Honoured,
+    "Whether a broker with much less load than the others, such as a new one, gets some of their \
+     partitions. (streamd's own.)";
+    "broker.drain", BOOL, "false", true, Effect::Honoured,
+    "Set on one broker: its partitions move to the others, and it gets no new ones. (streamd's \
+     own.)";
     "connections.max.idle.ms", (LONG, Allowed::AtLeast(-1)), "600000", false, Effect::Honoured,
     "After how many idle milliseconds a connection is closed; -1 is never.";
     "default.replication.factor", (INT, Allowed::Between(-1, 64)), "-1", false, Effect::Honoured,

@@ -9,16 +9,24 @@ use std::time::Duration;
 use streamd_model::{ErrorCode, Mono, NodeId, PartitionId};
 
 use super::propose::without_place;
-use super::{Answer, Ask, Election, NewIsr, Times, Unplaced, change, plan, reassign, refuse};
+use super::{
+    Answer, Ask, Election, NewIsr, Times, Unplaced, change, plan, reassign, refuse, spread,
+};
 use crate::Refused;
-use crate::config::TopicConfig;
-use crate::meta::{BrokerMeta, ClusterCommand, ClusterImage, Command, PartitionMeta, Registration};
+use crate::config::{DRAIN, TopicConfig};
+use crate::meta::{
+    BrokerMeta, ClusterCommand, ClusterImage, Command, ConfigChange, PartitionMeta, Registration,
+    Resource,
+};
 
 /// The most partitions whose leaders one look at the balance moves.
 const BALANCE_MAX: usize = 500;
 
 /// Between looks for partitions that may be led by a replica that is not in sync.
 const FORCE_EVERY: Duration = Duration::from_secs(1);
+
+/// Between looks for partitions that should move.
+const SPREAD_EVERY: Duration = Duration::from_secs(1);
 
 /// What comes of a question: commands to commit, and the answer that holds when they are.
 pub(super) type Verdict = Result<(Vec<Command>, Answer), Refused>;
@@ -31,6 +39,8 @@ pub struct Controller {
     balanced: Mono,
     /// When it was looked for partitions that may be led by whoever is there.
     forced: Mono,
+    /// When it was looked for what should move.
+    spread: Mono,
 }
 
 impl Controller {
@@ -42,6 +52,7 @@ impl Controller {
             heard: brokers.map(|b| (b.told.node, now)).collect(),
             balanced: now,
             forced: now,
+            spread: now,
         }
     }
 
@@ -82,16 +93,7 @@ impl Controller {
                 partition,
                 replicas,
             } => reassign(image, *partition, replicas.as_deref()),
-            Ask::Unregister(node) => {
-                let Some(broker) = image.cluster().broker(*node) else {
-                    let text = format!("broker {} is not registered", node.0);
-                    return refuse(ErrorCode::BrokerIdNotRegistered, text);
-                };
-                let (node, epoch) = (*node, broker.epoch);
-                let mut commands = fence(image, broker);
-                commands.push(Command::Cluster(ClusterCommand::Unregister { node, epoch }));
-                Ok((commands, Answer::Done))
-            }
+            Ask::Unregister(node) => unregister(image, *node),
         }
     }
 
@@ -115,6 +117,13 @@ impl Controller {
             let led = led_unclean(image);
             if !led.is_empty() {
                 return led;
+            }
+        }
+        if now - self.spread >= SPREAD_EVERY {
+            self.spread = now;
+            let moves = spread::look(image);
+            if !moves.is_empty() {
+                return moves;
             }
         }
         if now - self.balanced < self.times.balance {
@@ -362,6 +371,34 @@ fn led_unclean(image: &ClusterImage) -> Vec<Command> {
         change::unclean(cluster, now).map(|next| change::command(id, now, next))
     });
     led.take(BALANCE_MAX).collect()
+}
+
+/// A broker goes for good: it has no partitions, and does not run.
+fn unregister(image: &ClusterImage, node: NodeId) -> Verdict {
+    let Some(broker) = image.cluster().broker(node) else {
+        let text = format!("broker {} is not registered", node.0);
+        return refuse(ErrorCode::BrokerIdNotRegistered, text);
+    };
+    let epoch = broker.epoch;
+    let gone = Command::Cluster(ClusterCommand::Unregister { node, epoch });
+    image.admit(&gone)?;
+    if broker.is_active() {
+        // It would register again.
+        let text = format!("broker {} is running: stop it first", node.0);
+        return refuse(ErrorCode::InvalidRequest, text);
+    }
+    let mut commands = vec![gone];
+    if image.is_draining(node) {
+        // Whoever has this id later is another broker.
+        commands.push(Command::AlterConfig {
+            resource: Resource::Broker(node),
+            changes: vec![ConfigChange {
+                name: DRAIN.to_owned(),
+                value: None,
+            }],
+        });
+    }
+    Ok((commands, Answer::Done))
 }
 
 fn elect(

@@ -14,6 +14,7 @@ mod place;
 mod propose;
 mod reassign;
 mod seat;
+mod spread;
 #[cfg(test)]
 mod tests;
 

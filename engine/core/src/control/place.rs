@@ -9,7 +9,7 @@ use streamd_model::{ErrorCode, NodeId};
 
 use super::refuse;
 use crate::Refused;
-use crate::meta::Cluster;
+use crate::meta::ClusterImage;
 
 /// A broker that can take partitions.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -23,9 +23,11 @@ pub struct Site {
 }
 
 /// The brokers that can take partitions, with their load.
-pub fn sites(cluster: &Cluster) -> Vec<Site> {
+pub fn sites(image: &ClusterImage) -> Vec<Site> {
+    let cluster = image.cluster();
     let active = cluster.brokers().filter(|b| b.is_active());
     active
+        .filter(|b| !image.is_draining(b.told.node))
         .map(|b| Site {
             node: b.told.node,
             rack: b.told.rack.clone(),

@@ -45,7 +45,7 @@ pub fn plan(
     if touched.is_empty() {
         return Ok(all);
     }
-    let sites = sites(after.cluster());
+    let sites = sites(&after);
     let replication = match replication.filter(|n| *n != -1) {
         Some(wanted) => usize::try_from(wanted).unwrap_or(0),
         None => match after.broker().replication_factor {

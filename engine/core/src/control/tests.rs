@@ -434,7 +434,7 @@ fn a_chosen_place_begins_with_who_is_there() {
 
 #[test]
 fn too_few_brokers_are_said() {
-    let sites = sites(Bench::new(2, 1, 2).image.cluster());
+    let sites = sites(&Bench::new(2, 1, 2).image);
     let refused = place(&sites, 1, 3).unwrap_err();
     assert_eq!(refused.0, ErrorCode::InvalidReplicationFactor);
     assert!(place(&sites, 1, 0).is_err());
@@ -560,5 +560,182 @@ fn the_controllers_own_broker_is_let_in_at_once() {
     assert!(
         !bench.image.cluster().is_active(NodeId(1)),
         "it has to have the image"
+    );
+}
+
+impl Bench {
+    fn join(&mut self, node: i32) {
+        self.ask(Ask::Register(told(node, 1))).unwrap();
+        self.beat(node, false);
+    }
+
+    fn set(&mut self, resource: Resource, name: &str, value: &str) {
+        let change = ConfigChange {
+            name: name.to_owned(),
+            value: Some(value.to_owned()),
+        };
+        let commands = vec![Command::AlterConfig {
+            resource,
+            changes: vec![change],
+        }];
+        let replication = None;
+        let ask = Ask::Propose {
+            commands,
+            replication,
+        };
+        self.ask(ask).unwrap();
+    }
+
+    /// Lets everything move that wants to, and who is added get in sync; gives how many moved.
+    fn settle(&mut self) -> usize {
+        let mut moved = 0;
+        for _ in 0..1_000 {
+            self.now = self.now + Duration::from_secs(1);
+            let brokers = self.image.cluster().brokers();
+            let running: Vec<i32> = brokers
+                .filter(|b| b.is_active())
+                .map(|b| b.told.node.0)
+                .collect();
+            for node in running {
+                self.beat(node, false);
+            }
+            let commands = self.controller.tick(&self.image, self.now);
+            for command in &commands {
+                self.image.admit(command).unwrap();
+                self.image.apply(command);
+            }
+            let places = self.image.cluster().places();
+            let moving: Vec<_> = places.filter(|(_, p)| p.is_moving()).collect();
+            let moving: Vec<_> = moving.iter().map(|(id, p)| (*id, (*p).clone())).collect();
+            assert!(moving.len() <= 8, "{} at a time", moving.len());
+            if commands.is_empty() {
+                assert!(moving.is_empty());
+                return moved;
+            }
+            moved += moving.len();
+            for (partition, now) in moving {
+                let leader = now.leader.unwrap();
+                let set = NewIsr {
+                    partition,
+                    leader_epoch: now.leader_epoch,
+                    epoch: now.epoch,
+                    isr: now.replicas.iter().map(|n| (*n, -1)).collect(),
+                };
+                let (node, epoch, sets) = (leader, self.epoch(leader.0), vec![set]);
+                self.ask(Ask::Alter { node, epoch, sets }).unwrap();
+            }
+        }
+        panic!("it goes on for ever");
+    }
+
+    fn loads(&self) -> Vec<usize> {
+        let cluster = self.image.cluster();
+        let brokers = cluster.brokers();
+        brokers.map(|b| cluster.load(b.told.node)).collect()
+    }
+
+    fn leaders(&self) -> Vec<usize> {
+        let cluster = self.image.cluster();
+        let led = |node| {
+            cluster
+                .places()
+                .filter(move |(_, p)| p.leader == Some(node))
+        };
+        cluster
+            .brokers()
+            .map(|b| led(b.told.node).count())
+            .collect()
+    }
+}
+
+#[test]
+fn a_new_broker_takes_its_part() {
+    let mut bench = Bench::new(3, 40, 2);
+    assert_eq!(bench.settle(), 0, "what is even stays");
+    bench.set(
+        Resource::AllBrokers,
+        "auto.replica.rebalance.enable",
+        "false",
+    );
+    bench.join(3);
+    assert_eq!(bench.settle(), 0, "it is switched off");
+    bench.set(
+        Resource::AllBrokers,
+        "auto.replica.rebalance.enable",
+        "true",
+    );
+    let moved = bench.settle();
+    let (loads, leaders) = (bench.loads(), bench.leaders());
+    assert!(
+        (15..=20).contains(&moved),
+        "{moved} moved, and no more than needed"
+    );
+    assert_eq!(loads.iter().sum::<usize>(), 80);
+    assert!(loads.iter().all(|l| (16..=24).contains(l)), "{loads:?}");
+    assert!(leaders.iter().all(|l| (5..16).contains(l)), "{leaders:?}");
+    for (_, p) in bench.image.cluster().places() {
+        let racks: Vec<i32> = p.replicas.iter().map(|n| n.0 % 2).collect();
+        assert_ne!(racks[0], racks[1], "still on two racks: {p:?}");
+    }
+    // Who is only away for a while is not missed.
+    bench.lose(3);
+    assert_eq!(bench.settle(), 0);
+}
+
+#[test]
+fn who_is_to_go_gets_rid_of_all_it_has() {
+    let mut bench = Bench::new(4, 30, 3);
+    let running = bench.ask(Ask::Unregister(NodeId(3))).unwrap_err();
+    assert_eq!(running.0, ErrorCode::InvalidRequest);
+    bench.set(Resource::Broker(NodeId(3)), "broker.drain", "true");
+    assert!(bench.settle() > 0);
+    let loads = bench.loads();
+    assert_eq!(loads, [30, 30, 30, 0]);
+    assert_eq!(sites(&bench.image).len(), 3, "it gets nothing new");
+    let running = bench.ask(Ask::Unregister(NodeId(3))).unwrap_err();
+    assert_eq!(running.0, ErrorCode::InvalidRequest, "it would come back");
+    bench.lose(3);
+    bench.ask(Ask::Unregister(NodeId(3))).unwrap();
+    assert!(bench.image.cluster().broker(NodeId(3)).is_none());
+    bench.join(3);
+    assert_eq!(sites(&bench.image).len(), 4, "another one of that id");
+    // Nobody could take what these have.
+    bench.settle();
+    bench.set(Resource::Broker(NodeId(0)), "broker.drain", "true");
+    bench.set(Resource::Broker(NodeId(1)), "broker.drain", "true");
+    bench.settle();
+    assert!(bench.loads()[0] > 0);
+}
+
+#[test]
+fn internal_topics_get_the_replicas_that_they_lacked() {
+    let mut bench = Bench::new(1, 1, 1);
+    let id = TopicId([9; 16]);
+    let create = Command::CreateTopic {
+        name: "__consumer_offsets".to_owned(),
+        id,
+        partitions: 20,
+        configs: Configs::new(),
+        created_ms: 0,
+    };
+    let ask = Ask::Propose {
+        commands: vec![create],
+        replication: Some(1),
+    };
+    bench.ask(ask).unwrap();
+    bench.join(1);
+    bench.settle();
+    bench.join(2);
+    bench.settle();
+    let cluster = bench.image.cluster();
+    let mut replicas = cluster
+        .partitions(id)
+        .iter()
+        .map(|p| (p.replicas.len(), p.isr.len()));
+    assert!(replicas.all(|r| r == (3, 3)));
+    assert_eq!(
+        bench.partition(0).replicas.len(),
+        1,
+        "others stay as they are"
     );
 }

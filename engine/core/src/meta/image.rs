@@ -13,7 +13,7 @@ use super::cluster::{Cluster, ClusterCommand};
 use super::command::{Command, ConfigChange, Resource};
 use super::topics::{ById, ByMetric, ByName, Topics, metric_name};
 use crate::Refused;
-use crate::config::{BrokerConfig, Configs, Layers, TopicConfig};
+use crate::config::{BrokerConfig, Configs, DRAIN, Layers, TopicConfig};
 
 /// The most groups of consumers that have settings of their own.
 const GROUPS_MAX: usize = 100_000;
@@ -167,6 +167,12 @@ impl ClusterImage {
     /// The dynamic settings of one broker, or of all.
     pub fn broker_configs(&self, resource: Resource) -> Option<&Configs> {
         self.brokers.get(&resource)
+    }
+
+    /// Whether a broker is to have no partitions (`broker.drain`).
+    pub fn is_draining(&self, node: NodeId) -> bool {
+        let own = self.broker_configs(Resource::Broker(node));
+        own.is_some_and(|c| c.get(DRAIN).is_some_and(|v| v.eq_ignore_ascii_case("true")))
     }
 
     /// The settings that were given to a group of consumers.
