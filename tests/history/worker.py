@@ -43,8 +43,10 @@ class Run:
         return self.prefix + name
 
     def producer(self, more):
+        # Longer than any outage: for messages that time out a producer takes another epoch, and then
+        # writes again what it sent in the one before.
         return Producer({"bootstrap.servers": self.boot, "linger.ms": 2, "reconnect.backoff.max.ms": 500,
-                         "socket.timeout.ms": 5000, "message.timeout.ms": 20_000, "acks": "all",
+                         "socket.timeout.ms": 5000, "message.timeout.ms": 60_000, "acks": "all",
                          "enable.idempotence": True, "log_level": 2} | more)
 
     def group(self, name):

@@ -125,7 +125,7 @@ public final class History {
 
     KafkaProducer<String, String> producer(Map<String, Object> more) {
         Map<String, Object> config = new HashMap<>(Map.of("bootstrap.servers", boot, "linger.ms", 2, "acks", "all",
-                "enable.idempotence", true, "delivery.timeout.ms", 20_000, "request.timeout.ms", 5_000,
+                "enable.idempotence", true, "delivery.timeout.ms", 60_000, "request.timeout.ms", 5_000,
                 "max.block.ms", 20_000, "reconnect.backoff.max.ms", 500));
         config.putAll(more);
         return new KafkaProducer<>(config, new StringSerializer(), new StringSerializer());
