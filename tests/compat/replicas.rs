@@ -28,7 +28,7 @@ fn partitions_are_moved_to_where_they_are() {
     let generate = [
         "--generate",
         "--broker-list",
-        "0",
+        "1",
         "--topics-to-move-json-file",
     ];
     let proposed = call(REASSIGN, &boot, &[&generate[..], &[&topics]].concat());

@@ -211,7 +211,8 @@ const NOT_RECODED: Effect =
 const NO_TIMED_FLUSH: Effect =
     Effect::None("what is acknowledged is on stable storage already (see log.flush)");
 const NO_TIERS: Effect = Effect::None("there is no remote storage");
-const NO_REPLICATION: Effect = Effect::None("a topic has one replica");
+const NOT_THROTTLED: Effect =
+    Effect::None("replicas are copied as fast as their followers take it");
 const RECYCLED: Effect = Effect::None("segments are laid out ahead of writing in any case");
 
 macro_rules! topic_keys {
@@ -254,11 +255,11 @@ topic_keys! {
     ["log.flush.interval.ms", "log.flush.scheduler.interval.ms"],
     NO_TIMED_FLUSH, "After how many milliseconds a sync is forced.";
     "follower.replication.throttled.replicas", (Kind::List, Allowed::Replicas), "", [],
-    NO_REPLICATION, "Replicas whose replication is throttled on the follower's side.";
+    NOT_THROTTLED, "Replicas whose replication is throttled on the follower's side.";
     "index.interval.bytes", (INT, Allowed::AtLeast(0)), "4096", ["log.index.interval.bytes"],
     Effect::Honoured, "How many bytes of the log lie between two entries of the offset index.";
     "leader.replication.throttled.replicas", (Kind::List, Allowed::Replicas), "", [],
-    NO_REPLICATION, "Replicas whose replication is throttled on the leader's side.";
+    NOT_THROTTLED, "Replicas whose replication is throttled on the leader's side.";
     "local.retention.bytes", (LONG, Allowed::AtLeast(-2)), "-2", ["log.local.retention.bytes"],
     NO_TIERS, "How many bytes stay local when segments are tiered; -2 means retention.bytes.";
     "local.retention.ms", (LONG, Allowed::AtLeast(-2)), "-2", ["log.local.retention.ms"],
@@ -372,6 +373,11 @@ broker_keys! {
      160 MiB a core, at most 2 GiB or a quarter of it. (streamd's own.)";
     "fetch.max.bytes", (INT, Allowed::AtLeast(1024)), "57671680", false, Effect::Honoured,
     "The largest answer to one fetch, in bytes; a first batch that is larger still goes out.";
+    "leader.replication.throttled.rate", (LONG, FROM_0), "9223372036854775807", true,
+    NOT_THROTTLED, "How fast throttled replicas are copied on the leader's side, in bytes a second.";
+    "replica.alter.log.dirs.io.max.bytes.per.second", (LONG, FROM_0), "9223372036854775807", true,
+    Effect::None("there is one directory"),
+    "How fast replicas are moved between directories, in bytes a second.";
     "log.flush", (Kind::String, Allowed::OneOf(&["durable", "written"])), "durable", false,
     Effect::Honoured, "When records are acknowledged: durable is on stable storage, written is \
      when the operating system has them, so that a power cut can lose them. (streamd's own.)";
@@ -413,6 +419,9 @@ broker_keys! {
     "How many requests may wait.";
     "socket.receive.buffer.bytes", (INT, Allowed::AtLeast(-1)), "102400", false,
     Effect::None("the kernel sizes socket buffers"), "The receive buffer of sockets, in bytes.";
+    "follower.replication.throttled.rate", (LONG, FROM_0), "9223372036854775807", true,
+    NOT_THROTTLED, "How fast throttled replicas are copied on the follower's side, in bytes a \
+     second.";
     "group.consumer.assignors", (Kind::List, Allowed::OneOf(&["range", "uniform"])),
     "uniform,range", false, Effect::Honoured,
     "The assignors of the consumer protocol; the first serves groups that ask for none.";
