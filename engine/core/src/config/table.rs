@@ -374,7 +374,8 @@ broker_keys! {
     "fetch.max.bytes", (INT, Allowed::AtLeast(1024)), "57671680", false, Effect::Honoured,
     "The largest answer to one fetch, in bytes; a first batch that is larger still goes out.";
     "leader.replication.throttled.rate", (LONG, FROM_0), "9223372036854775807", true,
-    NOT_THROTTLED, "How fast throttled replicas are copied on the leader's side, in bytes a second.";
+    NOT_THROTTLED,
+    "How fast throttled replicas are copied on the leader's side, in bytes a second.";
     "replica.alter.log.dirs.io.max.bytes.per.second", (LONG, FROM_0), "9223372036854775807", true,
     Effect::None("there is one directory"),
     "How fast replicas are moved between directories, in bytes a second.";
