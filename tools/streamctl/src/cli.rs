@@ -6,6 +6,7 @@ use std::time::Duration;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
 
+use crate::cluster::cli::Cluster;
 use crate::compress::Compression;
 
 /// Operates a streamd server, or any broker that speaks the Kafka protocol.
@@ -94,9 +95,13 @@ pub enum Command {
     /// Look at transactions, abort those that are left open
     #[command(subcommand)]
     Txn(Txn),
-    /// Show the brokers of the cluster
-    #[command(after_help = "Example:\n  streamctl cluster --json | jq .brokers")]
-    Cluster,
+    /// Show how the cluster is, move partitions, start a cluster on this machine
+    #[command(after_help = "Without a command: status.")]
+    Cluster {
+        /// What to do
+        #[command(subcommand)]
+        command: Option<Cluster>,
+    },
     /// Send the lines of standard input as records
     Produce(Produce),
     /// Print the records of a topic
@@ -360,7 +365,7 @@ impl ResetOffsets {
 }
 
 /// `NAME` or `NAME:P,P`.
-fn parse_topic(text: &str) -> Result<(String, Vec<i32>), String> {
+pub fn parse_topic(text: &str) -> Result<(String, Vec<i32>), String> {
     let Some((name, list)) = text.split_once(':') else {
         return Ok((text.to_owned(), Vec::new()));
     };

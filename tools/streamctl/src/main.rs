@@ -54,7 +54,7 @@ fn run(cli: &Cli) -> Result<()> {
         Command::Group(command) => group::run(global, command),
         Command::Queue(command) => queue::run(global, command),
         Command::Txn(command) => txn::run(global, command),
-        Command::Cluster => cluster::run(global),
+        Command::Cluster { command } => cluster::run(global, command.as_ref()),
         Command::Produce(command) => produce::run(global, command),
         Command::Consume(command) => consume::run(global, command),
         Command::Log(command) => log::run(global, command),
