@@ -1,6 +1,8 @@
 //! Three brokers on this machine that make one cluster: they join, each is killed and paused in
 //! turn while the others go on, and what has no place in the cluster is told so.
 
+mod ctl;
+
 use std::fs;
 use std::io::{Read as _, Write as _};
 use std::net::TcpStream;
