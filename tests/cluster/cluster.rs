@@ -2,6 +2,7 @@
 //! turn while the others go on, and what has no place in the cluster is told so.
 
 mod coordinators;
+mod ctl;
 
 use std::fs;
 use std::io::{Read as _, Write as _};
