@@ -1,6 +1,8 @@
 //! Three brokers on this machine that make one cluster: they join, each is killed and paused in
 //! turn while the others go on, and what has no place in the cluster is told so.
 
+mod coordinators;
+
 use std::fs;
 use std::io::{Read as _, Write as _};
 use std::net::TcpStream;
@@ -36,10 +38,11 @@ fn flags(id: usize, native: &str, contact: Option<&str>) -> Vec<String> {
 }
 
 impl Node {
-    fn start(id: usize, contact: Option<&str>) -> Node {
+    fn start(id: usize, contact: Option<&str>, more: &[&str]) -> Node {
         let native = format!("127.0.0.1:{}", free_port());
         let flags = flags(id, &native, contact);
-        let flags: Vec<&str> = flags.iter().map(String::as_str).collect();
+        let mut flags: Vec<&str> = flags.iter().map(String::as_str).collect();
+        flags.extend(more);
         Node {
             broker: Broker::start(&flags),
             native,
@@ -81,9 +84,14 @@ fn until(what: &str, mut done: impl FnMut() -> bool) {
 
 impl Cluster {
     fn start() -> Cluster {
-        let mut nodes = vec![Node::start(1, None)];
+        Cluster::with(&[])
+    }
+
+    /// Of nodes with more flags.
+    fn with(more: &[&str]) -> Cluster {
+        let mut nodes = vec![Node::start(1, None, more)];
         let contact = nodes[0].native.clone();
-        nodes.extend([2, 3].map(|id| Node::start(id, Some(&contact))));
+        nodes.extend([2, 3].map(|id| Node::start(id, Some(&contact), more)));
         for node in &nodes {
             until("three voters", || {
                 node.broker.log().contains("vote: 1, 2, 3;")

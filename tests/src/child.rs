@@ -114,6 +114,12 @@ impl Child {
         format!("{} said:\n{}", self.name, tail(&self.printed))
     }
 
+    /// All that it has printed so far.
+    pub fn all(&mut self) -> &str {
+        while self.line(Duration::from_millis(10)).is_some() {}
+        &self.printed
+    }
+
     /// Whether it runs still.
     ///
     /// # Panics

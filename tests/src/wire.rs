@@ -83,6 +83,10 @@ impl Answer {
         self.at = end;
         part.try_into().expect("N bytes")
     }
+    /// An 8-bit number.
+    pub fn i8(&mut self) -> i8 {
+        i8::from_be_bytes(self.take())
+    }
     /// A 16-bit number.
     pub fn i16(&mut self) -> i16 {
         i16::from_be_bytes(self.take())

@@ -140,6 +140,11 @@ impl Partition {
         }
         drop(coordinator);
         self.admits(Acks::All)?;
+        if self.keeper.borrow().is_some() {
+            // The coordinator that is about to serve here would not hear of it.
+            let text = format!("{} is not served yet", self.name);
+            return Err(Refusal::new(ErrorCode::CoordinatorLoadInProgress, text));
+        }
         let bytes = build_marker(who, marker.commit, marker.coordinator_epoch, now_ms);
         self.make_way((bytes.len(), 1), (now_ms, now_ms));
         let batch = NewBatch::own(bytes, now_ms)?;

@@ -149,6 +149,7 @@ impl Shard {
     pub(crate) fn producers(&self, id: PartitionId) -> Result<Vec<Described>, Refusal> {
         let partition = self.partition(id)?;
         partition.usable()?;
+        partition.is_readable(false)?;
         let producers = partition.producers.borrow();
         Ok(producers.describe())
     }
