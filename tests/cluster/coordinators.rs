@@ -139,7 +139,10 @@ impl Cluster {
         until("a produce", || {
             let leader = self.leader(topic, partition);
             let batch = Batch::of(values).encode();
-            let mut connection = Connection::open(&self.0[leader].broker.addr());
+            // It may be said to be the leader for a while yet.
+            let Ok(mut connection) = Connection::try_open(&self.0[leader].broker.addr()) else {
+                return false;
+            };
             let done = connection.produce(topic, partition, &batch);
             done.is_ok_and(|p| p.error == 0)
         });
