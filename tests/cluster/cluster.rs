@@ -2,7 +2,6 @@
 //! turn while the others go on, and what has no place in the cluster is told so.
 
 mod coordinators;
-mod coordinators;
 mod ctl;
 
 use std::fs;
