@@ -3,6 +3,7 @@
 
 mod coordinators;
 mod ctl;
+mod failover;
 
 use std::fs;
 use std::io::{Read as _, Write as _};

@@ -46,7 +46,7 @@ fn ints(answer: &mut streamd_tests::wire::Answer) -> Vec<i32> {
 }
 
 impl Cluster {
-    fn boot(&self) -> String {
+    pub fn boot(&self) -> String {
         let all: Vec<String> = self.0.iter().map(|n| n.broker.addr()).collect();
         all.join(",")
     }
@@ -73,7 +73,7 @@ impl Cluster {
         usize::try_from(node - 1).expect("a node")
     }
 
-    fn places(&self, topic: &str) -> Option<Places> {
+    pub fn places(&self, topic: &str) -> Option<Places> {
         let body = Body::default().i32(1).string(topic);
         let mut answer = self.any().call(3, 1, &body).ok()?;
         for _ in 0..answer.i32() {
@@ -103,7 +103,7 @@ impl Cluster {
     }
 
     /// Waits until every replica of these topics is in sync.
-    fn in_sync(&self, topics: &[&str]) {
+    pub fn in_sync(&self, topics: &[&str]) {
         for topic in topics {
             until(topic, || {
                 let places = self.places(topic);
@@ -129,7 +129,7 @@ impl Cluster {
         self.in_sync(topics);
     }
 
-    fn topic(&self, name: &str, partitions: i32) {
+    pub fn topic(&self, name: &str, partitions: i32) {
         self.any()
             .create_replicated((name, partitions, 3), &[("min.insync.replicas", "2")]);
         self.in_sync(&[name]);
