@@ -15,6 +15,8 @@ pub struct Follower {
     session: Session,
     /// When the leader was heard of; `None`: subscribe now.
     heard: Option<Mono>,
+    /// Whether it has answered this subscription. The image may come later there than here.
+    answered: bool,
     /// Bytes that came in this subscription.
     taken: u64,
     /// What was acknowledged.
@@ -50,6 +52,7 @@ impl Follower {
             epoch,
             session,
             heard: None,
+            answered: false,
             taken: 0,
             acked: -1,
             high: 0,
@@ -82,11 +85,15 @@ impl Follower {
 
     /// Subscribes if it has to.
     pub(super) fn tick(&mut self, stand: Stand<'_>, now: Mono) -> Vec<Effect> {
-        let silence = self.settings.pulse * 4;
+        let silence = match self.answered {
+            true => self.settings.pulse * 4,
+            false => self.settings.pulse / 2,
+        };
         if self.heard.is_some_and(|h| now - h < silence) {
             return Vec::new();
         }
         self.heard = Some(now);
+        self.answered = false;
         self.session.1 += 1;
         self.taken = 0;
         self.acked = -1;
@@ -161,6 +168,7 @@ impl Follower {
         if !self.is_mine(from, head.epoch, head.session) {
             return Verdict::Drop;
         }
+        self.answered = true;
         if head.base > end {
             // Something got lost on the way: it comes again in a new subscription.
             self.heard = None;

@@ -233,7 +233,15 @@ impl Leader {
             told_high: -1,
         };
         self.followers.insert(from, progress);
-        Vec::new()
+        // It is told at once that it is served, however long the records take to be read.
+        let head = Head {
+            epoch: self.meta.leader_epoch,
+            session,
+            base: end,
+            high: 0,
+            start: ends.start,
+        };
+        vec![Effect::Send(from, Message::Data(head))]
     }
 
     fn refuse(&self, to: NodeId, session: Session, why: ErrorCode) -> Vec<Effect> {

@@ -29,8 +29,8 @@ pub struct Settings {
     /// A follower that did not reach the leader's end for so long leaves the in-sync set
     /// (`replica.lag.time.max.ms`).
     pub lag: Duration,
-    /// A leader says something at least so often, and a follower that hears nothing for four
-    /// times as long begins anew.
+    /// A leader says something at least so often; a follower that hears nothing for four times as
+    /// long begins anew, and after half of it if its subscription was not answered.
     pub pulse: Duration,
     /// The most bytes that are under way to a follower.
     pub credit: u64,

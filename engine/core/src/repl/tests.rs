@@ -401,3 +401,52 @@ proptest! {
         prop_assert!(end >= base.len(), "no more is cut than has to be");
     }
 }
+
+#[test]
+fn who_is_not_answered_subscribes_again_soon_and_who_was_waits_for_long() {
+    let mut follower = Replica::new(
+        NodeId(0),
+        Settings::default(),
+        Epochs::new(Vec::new()),
+        (0, 0, 0),
+    );
+    let mut led = meta(3, &[0, 1]);
+    led.leader = Some(NodeId(1));
+    let session = |effects: &[Effect]| {
+        let session = effects.iter().find_map(|e| match e {
+            Effect::Send(_, Message::Subscribe { session, .. }) => Some(*session),
+            _ => None,
+        });
+        session.map(|(_, number)| number)
+    };
+    let first = session(&follower.assign(&led, BTreeSet::new(), 5, T0));
+    let pulse = Settings::default().pulse;
+    assert_eq!(session(&follower.tick(T0 + pulse / 4)), None);
+    let soon = T0 + pulse / 2;
+    let again = session(&follower.tick(soon));
+    assert!(again > first, "{again:?} after {first:?}");
+    let head = Head {
+        epoch: 3,
+        session: (5, again.unwrap()),
+        base: 0,
+        high: 0,
+        start: 0,
+    };
+    follower.message(NodeId(1), &Message::Data(head), soon);
+    assert_eq!(session(&follower.tick(soon + pulse * 3)), None);
+    assert!(session(&follower.tick(soon + pulse * 4)) > again);
+}
+
+#[test]
+fn a_subscription_is_answered_before_its_records_are_read() {
+    let mut leader = leader(1);
+    leader.append(9, Acks::None, 0, T0).unwrap();
+    let effects = leader.message(NodeId(2), &subscribe(3, -1, 0, 1), T0);
+    let answer = effects
+        .iter()
+        .position(|e| matches!(e, Effect::Send(NodeId(2), Message::Data(_))));
+    let push = effects
+        .iter()
+        .position(|e| matches!(e, Effect::Push { .. }));
+    assert!(answer.is_some() && answer < push, "{effects:?}");
+}
