@@ -154,6 +154,15 @@ impl Client {
     /// It cannot be connected to.
     pub fn controller(&mut self) -> Result<&mut Conn> {
         self.metadata(Which::None)?;
+        // Where brokers know this, each passes changes on: the controller need not be reached from
+        // here, nor be the one that this broker takes for it.
+        let conn = self.any()?;
+        if conn
+            .version(ApiKey::DescribeTopicPartitions, i16::MAX)
+            .is_some()
+        {
+            return self.any();
+        }
         match self.controller {
             id if id >= 0 && self.brokers.iter().any(|b| b.id == id) => self.broker(id),
             _ => self.any(),
