@@ -1,6 +1,8 @@
 //! A follower: it subscribes, cuts what is not its leader's, takes what is, and says what it has
 //! made durable.
 
+use std::time::Duration;
+
 use streamd_model::{Epoch, Mono, NodeId, Offset};
 
 use super::epochs::Epochs;
@@ -15,6 +17,8 @@ pub struct Follower {
     session: Session,
     /// When the leader was heard of; `None`: subscribe now.
     heard: Option<Mono>,
+    /// How often it has subscribed since the leader last sent anything.
+    tries: u32,
     /// Bytes that came in this subscription.
     taken: u64,
     /// What was acknowledged.
@@ -50,6 +54,7 @@ impl Follower {
             epoch,
             session,
             heard: None,
+            tries: 0,
             taken: 0,
             acked: -1,
             high: 0,
@@ -80,13 +85,23 @@ impl Follower {
         self.start
     }
 
+    /// How long the leader may say nothing. One that has not answered yet may only not know that it
+    /// leads: it is asked again soon, then less and less often.
+    fn patience(&self) -> Duration {
+        let silence = self.settings.pulse * 4;
+        match self.tries {
+            0 => silence,
+            tries => (self.settings.pulse / 5 * (1 << tries.min(6) >> 1)).min(silence),
+        }
+    }
+
     /// Subscribes if it has to.
     pub(super) fn tick(&mut self, stand: Stand<'_>, now: Mono) -> Vec<Effect> {
-        let silence = self.settings.pulse * 4;
-        if self.heard.is_some_and(|h| now - h < silence) {
+        if self.heard.is_some_and(|h| now - h < self.patience()) {
             return Vec::new();
         }
         self.heard = Some(now);
+        self.tries = self.tries.saturating_add(1);
         self.session.1 += 1;
         self.taken = 0;
         self.acked = -1;
@@ -167,6 +182,7 @@ impl Follower {
             return Verdict::Drop;
         }
         self.heard = Some(now);
+        self.tries = 0;
         self.high = self.high.max(head.high);
         self.start = self.start.max(head.start);
         if head.base < end || bytes == 0 {
