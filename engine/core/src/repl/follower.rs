@@ -1,6 +1,8 @@
 //! A follower: it subscribes, cuts what is not its leader's, takes what is, and says what it has
 //! made durable.
 
+use std::time::Duration;
+
 use streamd_model::{Epoch, Mono, NodeId, Offset};
 
 use super::epochs::Epochs;
@@ -15,8 +17,8 @@ pub struct Follower {
     session: Session,
     /// When the leader was heard of; `None`: subscribe now.
     heard: Option<Mono>,
-    /// Whether it has answered this subscription. The image may come later there than here.
-    answered: bool,
+    /// How often it has subscribed since the leader last sent anything.
+    tries: u32,
     /// Bytes that came in this subscription.
     taken: u64,
     /// What was acknowledged.
@@ -52,7 +54,7 @@ impl Follower {
             epoch,
             session,
             heard: None,
-            answered: false,
+            tries: 0,
             taken: 0,
             acked: -1,
             high: 0,
@@ -83,17 +85,23 @@ impl Follower {
         self.start
     }
 
+    /// How long the leader may say nothing. One that has not answered yet may only not know that it
+    /// leads: it is asked again soon, then less and less often.
+    fn patience(&self) -> Duration {
+        let silence = self.settings.pulse * 4;
+        match self.tries {
+            0 => silence,
+            tries => (self.settings.pulse / 5 * (1 << tries.min(6) >> 1)).min(silence),
+        }
+    }
+
     /// Subscribes if it has to.
     pub(super) fn tick(&mut self, stand: Stand<'_>, now: Mono) -> Vec<Effect> {
-        let silence = match self.answered {
-            true => self.settings.pulse * 4,
-            false => self.settings.pulse / 2,
-        };
-        if self.heard.is_some_and(|h| now - h < silence) {
+        if self.heard.is_some_and(|h| now - h < self.patience()) {
             return Vec::new();
         }
         self.heard = Some(now);
-        self.answered = false;
+        self.tries = self.tries.saturating_add(1);
         self.session.1 += 1;
         self.taken = 0;
         self.acked = -1;
@@ -168,13 +176,13 @@ impl Follower {
         if !self.is_mine(from, head.epoch, head.session) {
             return Verdict::Drop;
         }
-        self.answered = true;
         if head.base > end {
             // Something got lost on the way: it comes again in a new subscription.
             self.heard = None;
             return Verdict::Drop;
         }
         self.heard = Some(now);
+        self.tries = 0;
         self.high = self.high.max(head.high);
         self.start = self.start.max(head.start);
         if head.base < end || bytes == 0 {

@@ -30,7 +30,7 @@ pub struct Settings {
     /// (`replica.lag.time.max.ms`).
     pub lag: Duration,
     /// A leader says something at least so often; a follower that hears nothing for four times as
-    /// long begins anew, and after half of it if its subscription was not answered.
+    /// long begins anew, and sooner, at first, if its subscription was not answered.
     pub pulse: Duration,
     /// The most bytes that are under way to a follower.
     pub credit: u64,

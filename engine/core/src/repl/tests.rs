@@ -421,8 +421,8 @@ fn who_is_not_answered_subscribes_again_soon_and_who_was_waits_for_long() {
     };
     let first = session(&follower.assign(&led, BTreeSet::new(), 5, T0));
     let pulse = Settings::default().pulse;
-    assert_eq!(session(&follower.tick(T0 + pulse / 4)), None);
-    let soon = T0 + pulse / 2;
+    assert_eq!(session(&follower.tick(T0 + pulse / 10)), None);
+    let soon = T0 + pulse / 5;
     let again = session(&follower.tick(soon));
     assert!(again > first, "{again:?} after {first:?}");
     let head = Head {
