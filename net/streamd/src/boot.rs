@@ -54,6 +54,9 @@ const OPEN_FILES_MIN: u64 = 256;
 /// No shard keeps the files of more segments open: what is opened once a second costs nothing.
 const SEGMENTS_OPEN_MAX: usize = 256;
 
+/// Connections of the native protocol may be so many more than all together.
+const FOR_NODES: usize = 256;
+
 /// The least memory for requests that a shard works with, bytes.
 const REQUESTS_MIN: usize = 1 << 20;
 /// How long a port in use is waited for: the system takes a moment to clear away a broker that was
@@ -489,7 +492,12 @@ async fn accept(broker: Rc<Broker>, (door, listener): (Door, Listener), crowd: A
         };
         env.yield_if_needed().await;
         let max = broker.shard.image().broker().connections.max;
-        match crowd.seat(here, max) {
+        // Clients of Kafka's protocol cannot keep the nodes of a cluster from each other.
+        let room = match door {
+            Door::Kafka => max,
+            Door::Native => max.saturating_add(FOR_NODES),
+        };
+        match crowd.seat(here, room) {
             None => broker.complain_text(&format!("{max} are open (max.connections)")),
             Some(seat) if seat.shard() == here => serve(&broker, (accepted, door), seat),
             Some(seat) => {

@@ -75,6 +75,8 @@ pub struct Identity {
     pub port: u16,
     /// The port that other nodes are told; `None`: there are none.
     pub native: Option<u16>,
+    /// Where it stands.
+    pub rack: Option<String>,
     /// Of the data directory.
     pub directory: TopicId,
     /// Of this run.
@@ -95,7 +97,7 @@ impl Identity {
             node: NodeId(self.node_id),
             incarnation: self.incarnation.0,
             directory: self.directory.0,
-            rack: None,
+            rack: self.rack.clone(),
             endpoints,
             features: FEATURES,
         }

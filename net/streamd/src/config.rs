@@ -126,6 +126,14 @@ struct Args {
         hide_env_values = true
     )]
     node_id: Option<String>,
+    /// Where this node stands: replicas of a partition go to different racks [default: nowhere]
+    #[arg(
+        long,
+        value_name = "NAME",
+        env = "STREAMD_RACK",
+        hide_env_values = true
+    )]
+    rack: Option<String>,
     /// One of Kafka's broker settings; may be given again and again [env: STREAMD_SET, with
     /// semicolons between them]
     #[arg(long = "set", value_name = "KEY=VALUE")]
@@ -150,6 +158,8 @@ pub struct Config {
     pub memory: usize,
     /// This node's id.
     pub node_id: i32,
+    /// Its rack.
+    pub rack: Option<String>,
     /// The host and port that clients are told.
     pub advertise: (String, u16),
     /// Kafka's settings in force.
@@ -198,8 +208,11 @@ impl Given {
     }
 }
 
+/// The longest name of a rack, bytes.
+const RACK_MAX: usize = 249;
+
 /// The names of the options that the file may have.
-const OPTIONS: [&str; 9] = [
+const OPTIONS: [&str; 10] = [
     "listen",
     "advertise",
     "native-listen",
@@ -209,6 +222,7 @@ const OPTIONS: [&str; 9] = [
     "cores",
     "memory",
     "node-id",
+    "rack",
 ];
 
 /// What the file says.
@@ -265,6 +279,7 @@ fn settle(args: Args, from_env: &dyn Fn(&str) -> bool, set: &str) -> Result<Conf
     let cores = pick("cores", &args.cores);
     let memory = pick("memory", &args.memory);
     let node_id = pick("node-id", &args.node_id);
+    let rack = pick("rack", &args.rack);
 
     let listen = listen.map_or(Ok(SocketAddr::from(([127, 0, 0, 1], 9092))), |g| {
         address(&g)
@@ -284,6 +299,7 @@ fn settle(args: Args, from_env: &dyn Fn(&str) -> bool, set: &str) -> Result<Conf
     };
     let memory = enough_memory(memory, cores.len())?;
     let node_id = node_id.map_or(Ok(1), |g| read_node(&g))?;
+    let rack = rack.map(|g| read_rack(&g)).transpose()?;
     let configs = kafka_settings(file.kafka, set, &args.set)?;
     let broker = BrokerConfig::resolve(&Layers {
         file: Some(&configs),
@@ -298,6 +314,7 @@ fn settle(args: Args, from_env: &dyn Fn(&str) -> bool, set: &str) -> Result<Conf
         cores,
         memory,
         node_id,
+        rack,
         advertise,
         broker,
         local: Local {
@@ -310,6 +327,14 @@ fn settle(args: Args, from_env: &dyn Fn(&str) -> bool, set: &str) -> Result<Conf
 fn read_node(given: &Given) -> Result<i32, String> {
     let id = given.text.parse().ok().filter(|id: &i32| *id >= 0);
     id.ok_or_else(|| given.bad("a number from 0 to 2147483647"))
+}
+
+fn read_rack(given: &Given) -> Result<String, String> {
+    let name = given.text.trim();
+    match (1..=RACK_MAX).contains(&name.len()) {
+        true => Ok(name.to_owned()),
+        false => Err(given.bad("a name of up to 249 bytes")),
+    }
 }
 
 /// Kafka's keys, from the file, the environment and `--set`, each checked by the table.
@@ -620,13 +645,16 @@ mod tests {
         assert_eq!(c.advertise, ("127.0.0.1".to_owned(), 9092));
         assert_eq!(c.cores, streamd_io::available_cores());
         assert!(c.broker.durable && c.node_id == 1);
-        assert_eq!((c.admin_listen, c.native_listen), (None, None));
+        assert_eq!(
+            (c.admin_listen, c.native_listen, c.rack),
+            (None, None, None)
+        );
     }
 
     #[test]
     fn a_flag_wins_over_the_file() {
         let (_dir, path) = file(
-            "listen = \"127.0.0.1:7000\"\nnode-id = 5\nnative-listen = \"127.0.0.1:7001\"\n\
+            "listen = \"127.0.0.1:7000\"\nnode-id = 5\nrack = \"cellar\"\nnative-listen = \"127.0.0.1:7001\"\n\
              admin-listen = \"127.0.0.1:0\"\n[kafka]\nnum.partitions = 4\n\
              log.retention.ms = 60000\n",
         );
@@ -644,6 +672,7 @@ mod tests {
             (7000, 7, 6)
         );
         assert_eq!(c.local.configs["log.retention.ms"], "60000");
+        assert_eq!(c.rack.as_deref(), Some("cellar"));
         assert_eq!(c.admin_listen, Some(SocketAddr::from(([127, 0, 0, 1], 0))));
         assert_eq!(
             c.native_listen,

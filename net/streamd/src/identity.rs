@@ -61,6 +61,7 @@ pub fn identity(config: &Config) -> Result<(Identity, Contacts), String> {
         host: config.advertise.0.clone(),
         port: config.advertise.1,
         native: config.native_listen.map(|at| at.port()),
+        rack: config.rack.clone(),
     };
     let contact = value("joined").and_then(|at| at.split_once('@'));
     let contact = contact.and_then(|(id, at)| Some((NodeId(id.parse().ok()?), at.to_owned())));

@@ -533,6 +533,7 @@ const ELSEWHERE: &[(&str, &str)] = &[
         "use --advertise HOST:PORT, or advertise in the file",
     ),
     ("broker.id", "use --node-id N, or node-id in the file"),
+    ("broker.rack", "use --rack NAME, or rack in the file"),
     (
         "controller.listener.names",
         "there is no separate controller",

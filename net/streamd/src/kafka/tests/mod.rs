@@ -104,6 +104,7 @@ pub async fn start(env: &Env, configs: Configs) -> Rc<Broker> {
         host: "broker.example".to_owned(),
         port: 9092,
         native: None,
+        rack: None,
         directory: TopicId::ZERO,
         incarnation: TopicId::ZERO,
     };
