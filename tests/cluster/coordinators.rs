@@ -156,12 +156,13 @@ fn read(boot: &str, topic: &str) -> Vec<String> {
 }
 
 #[test]
-fn share_groups_work_wherever_partitions_are_led() {
+fn share_groups_and_transactions_work_wherever_partitions_are_led() {
     // It makes topics of one replica.
     let cluster = cluster("1");
     let boot = cluster.boot();
     // Records given up go to a dead-letter topic; some are read only when committed.
     let _ = Client::Java.call("share", &boot, &["checks", "share"]);
+    let _ = Client::Java.call("txn", &boot, &["checks", "txn"]);
 }
 
 #[test]
