@@ -1,6 +1,9 @@
 //! Questions and answers in binary form. The first byte is the version of the form, the second the
 //! kind.
 
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
 use streamd_model::ErrorCode;
 
 use super::share::{get_reply, get_request, put_reply, put_request};
@@ -130,13 +133,23 @@ fn put_partitions(out: &mut Out, partitions: &Partitions) {
 fn get_partitions(r: &mut In<'_>) -> Result<Partitions, Damaged> {
     let mut partitions = Partitions::new();
     for _ in 0..r.count(8, "a number of topics")? {
-        let topic = r.str("a topic's name")?.into();
-        let count = r.count(4, "a number of partitions")?;
-        let indexes = (0..count).map(|_| r.i32("a partition's index"));
-        let indexes = indexes.collect::<Result<_, _>>()?;
-        if partitions.insert(topic, indexes).is_some() {
+        let topic: Arc<str> = r.str("a topic's name")?.into();
+        let mut indexes = BTreeSet::new();
+        for _ in 0..r.count(4, "a number of partitions")? {
+            let index = r.i32("a partition's index")?;
+            // They are told in order, each once.
+            if indexes.last().is_some_and(|last| *last >= index) {
+                return Err(r.damaged("a partition's index"));
+            }
+            indexes.insert(index);
+        }
+        if partitions
+            .last_key_value()
+            .is_some_and(|(last, _)| *last >= topic)
+        {
             return Err(r.damaged("a topic's name"));
         }
+        partitions.insert(topic, indexes);
     }
     Ok(partitions)
 }
