@@ -279,7 +279,6 @@ fn settle(args: Args, from_env: &dyn Fn(&str) -> bool, set: &str) -> Result<Conf
     let cores = pick("cores", &args.cores);
     let memory = pick("memory", &args.memory);
     let node_id = pick("node-id", &args.node_id);
-    let rack = pick("rack", &args.rack);
 
     let listen = listen.map_or(Ok(SocketAddr::from(([127, 0, 0, 1], 9092))), |g| {
         address(&g)
@@ -293,13 +292,12 @@ fn settle(args: Args, from_env: &dyn Fn(&str) -> bool, set: &str) -> Result<Conf
     let join = join.map_or(Ok(Vec::new()), |g| {
         nodes(&g, native_listen.is_some_and(|n| n.is_some()))
     })?;
-    let cores = match cores {
-        Some(g) => read_cores(&g)?,
-        None => streamd_io::available_cores(),
-    };
+    let cores = cores.map_or_else(|| Ok(streamd_io::available_cores()), |g| read_cores(&g))?;
     let memory = enough_memory(memory, cores.len())?;
     let node_id = node_id.map_or(Ok(1), |g| read_node(&g))?;
-    let rack = rack.map(|g| read_rack(&g)).transpose()?;
+    let rack = pick("rack", &args.rack)
+        .map(|g| read_rack(&g))
+        .transpose()?;
     let configs = kafka_settings(file.kafka, set, &args.set)?;
     let broker = BrokerConfig::resolve(&Layers {
         file: Some(&configs),
@@ -654,7 +652,8 @@ mod tests {
     #[test]
     fn a_flag_wins_over_the_file() {
         let (_dir, path) = file(
-            "listen = \"127.0.0.1:7000\"\nnode-id = 5\nrack = \"cellar\"\nnative-listen = \"127.0.0.1:7001\"\n\
+            "listen = \"127.0.0.1:7000\"\nnode-id = 5\nrack = \"cellar\"\n\
+             native-listen = \"127.0.0.1:7001\"\n\
              admin-listen = \"127.0.0.1:0\"\n[kafka]\nnum.partitions = 4\n\
              log.retention.ms = 60000\n",
         );
