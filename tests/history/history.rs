@@ -4,7 +4,7 @@
 //! members of groups, and move records from topic to topic in transactions, while a broker, or one
 //! of a cluster of three, is killed and paused and connections are cut. Each worker writes its
 //! history (`record`), which `analysis` reads. A run has rounds of about a minute, each with topics
-//! of its own. `STREAMD_HISTORY_SECONDS` is how long each takes (100 and 50; 3600 for a serious run),
+//! of its own. `STREAMD_HISTORY_SECONDS` is how long each takes (100 and 50; 3600 in earnest),
 //! `STREAMD_HISTORY_SEED` repeats a run's choices. The histories of a round with a finding are kept
 //! in the target folder.
 
