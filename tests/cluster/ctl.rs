@@ -163,6 +163,8 @@ fn a_cluster_on_one_machine_by_one_command() {
         dir: tempfile::tempdir().expect("a directory"),
         port: port(),
     };
+    // They are built first, if they have to be.
+    let _built = (streamd(), streamctl());
     let begun = Instant::now();
     cluster.must(&["cluster", "up", "-n", "3"]);
     cluster.must(&["topic", "create", "t", "-p", "12"]);
