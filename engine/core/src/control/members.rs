@@ -1,7 +1,8 @@
 //! Who should belong to the quorum: every broker gets its log, and a few of them vote.
 //!
-//! Invariant: one change at a time, and a broker votes only when it has about all of the log, so a
-//! change never takes away a majority that could decide.
+//! Invariants: one change at a time, and a broker votes only when it has about all of the log, so a
+//! change never takes away a majority that could decide. An odd number votes, if it can be: of two
+//! who vote neither may be missed, so one goes on alone until there are two more.
 
 use streamd_model::NodeId;
 
@@ -15,45 +16,58 @@ const VOTERS_OF_MANY: usize = 5;
 /// A learner that lacks no more entries than this has caught up.
 const LACKS_MAX: u64 = 100;
 
-/// What should change next about the members. `progress`: how far the log of each is durable, as
-/// the leader, `me`, knows.
+/// What should change next about the members, all of it at once; empty if nothing. `progress`: how
+/// far the log of each is durable, as the leader, `me`, knows.
 pub(super) fn next(
     members: &Members,
     cluster: &Cluster,
     progress: &[(NodeId, u64)],
     me: NodeId,
-) -> Option<Change> {
+) -> Vec<Change> {
     if members.joint {
-        return None;
+        return Vec::new();
     }
     let is_in = |node: &NodeId| members.voters.contains(node) || members.learners.contains(node);
     let all = members.voters.iter().chain(&members.learners);
     let is_gone = |node: &&NodeId| **node != me && cluster.broker(**node).is_none();
+    let at = |node: NodeId| progress.iter().find(|p| p.0 == node).map(|p| p.1);
+    let end = at(me).unwrap_or(u64::MAX);
+    let has_all = |node: &&NodeId| {
+        let has = at(**node).filter(|at| *at > 0);
+        has.is_some_and(|at| at.saturating_add(LACKS_MAX) >= end)
+    };
+    let lives = |node: &&NodeId| cluster.is_active(**node);
+    let ready = || {
+        members
+            .learners
+            .iter()
+            .copied()
+            .filter(|n| lives(&n) && has_all(&n))
+    };
     // Before there are brokers at all the quorum stays as it is.
     if cluster.broker(me).is_some()
         && let Some(gone) = { all }.find(is_gone)
     {
-        return Some(Change::Remove(*gone));
+        let votes = members.voters.contains(gone);
+        let instead = ready().filter(|node| votes && node != gone).take(1);
+        let mut changes = vec![Change::Remove(*gone)];
+        changes.extend(instead.map(Change::Voter));
+        return changes;
     }
-    let at = |node: NodeId| progress.iter().find(|p| p.0 == node).map(|p| p.1);
     let wanted = match cluster.brokers().len() >= VOTERS_OF_MANY {
         true => VOTERS_OF_MANY,
         false => VOTERS,
     };
     if members.voters.len() < wanted {
-        let end = at(me).unwrap_or(u64::MAX);
-        let has_all = |node: &&NodeId| {
-            let has = at(**node).filter(|at| *at > 0);
-            has.is_some_and(|at| at.saturating_add(LACKS_MAX) >= end)
-        };
-        let lives = |node: &&NodeId| cluster.is_active(**node);
-        let ready = members.learners.iter().filter(lives).find(has_all);
-        if let Some(ready) = ready {
-            return Some(Change::Voter(*ready));
+        let missing = 1 + members.voters.len() % 2;
+        let ready: Vec<Change> = ready().take(missing).map(Change::Voter).collect();
+        if ready.len() == missing {
+            return ready;
         }
     }
     let mut brokers = cluster.brokers().map(|b| b.told.node);
-    brokers.find(|node| !is_in(node)).map(Change::Learner)
+    let new = brokers.find(|node| !is_in(node)).map(Change::Learner);
+    new.into_iter().collect()
 }
 
 #[cfg(test)]
@@ -100,50 +114,61 @@ mod tests {
         image
     }
 
-    fn change(brokers: &[i32], members: &Members, progress: &[(i32, u64)]) -> Option<Change> {
+    fn change(brokers: &[i32], members: &Members, progress: &[(i32, u64)]) -> Vec<Change> {
         let image = image(brokers);
         let progress: Vec<_> = progress.iter().map(|(n, at)| (NodeId(*n), *at)).collect();
         next(members, image.cluster(), &progress, NodeId(1))
     }
 
+    fn votes(ids: &[i32]) -> Vec<Change> {
+        nodes(ids).into_iter().map(Change::Voter).collect()
+    }
+
     #[test]
-    fn a_broker_learns_then_votes_while_few_do() {
+    fn brokers_learn_then_two_more_vote_at_once_while_few_do() {
         let one = members(&[1], &[]);
-        assert_eq!(change(&[1], &one, &[(1, 500)]), None);
+        assert_eq!(change(&[1], &one, &[(1, 500)]), []);
+        let learner = [Change::Learner(NodeId(2))];
+        assert_eq!(change(&[1, 2], &one, &[(1, 500)]), learner);
+        let two = members(&[1], &[2]);
         assert_eq!(
-            change(&[1, 2], &one, &[(1, 500)]),
-            Some(Change::Learner(NodeId(2)))
+            change(&[1, 2], &two, &[(1, 500), (2, 500)]),
+            [],
+            "of two neither may be missed"
         );
-        let learns = members(&[1], &[2]);
-        assert_eq!(change(&[1, 2], &learns, &[(1, 500), (2, 0)]), None);
-        assert_eq!(change(&[1, 2], &learns, &[(1, 500), (2, 399)]), None);
+        let learn = members(&[1], &[2, 3]);
+        let at = |second, third| [(1, 500), (2, second), (3, third)];
+        assert_eq!(change(&[1, 2, 3], &learn, &at(500, 0)), []);
+        assert_eq!(change(&[1, 2, 3], &learn, &at(399, 400)), []);
+        assert_eq!(change(&[1, 2, 3], &learn, &at(400, 400)), votes(&[2, 3]));
+        let even = members(&[1, 2], &[3]);
+        assert_eq!(change(&[1, 2, 3], &even, &at(500, 500)), votes(&[3]));
+        let full = members(&[1, 2, 3], &[4, 5]);
+        let progress = [(1, 9), (2, 9), (3, 9), (4, 9), (5, 9)];
         assert_eq!(
-            change(&[1, 2], &learns, &[(1, 500), (2, 400)]),
-            Some(Change::Voter(NodeId(2)))
+            change(&[1, 2, 3, 4], &members(&[1, 2, 3], &[4]), &progress),
+            []
         );
-        let full = members(&[1, 2, 3], &[4]);
-        let progress = [(1, 9), (2, 9), (3, 9), (4, 9)];
-        assert_eq!(change(&[1, 2, 3, 4], &full, &progress), None);
-        assert_eq!(
-            change(&[1, 2, 3, 4, 5], &full, &progress),
-            Some(Change::Voter(NodeId(4))),
-            "five vote when there are five"
-        );
+        let five = change(&[1, 2, 3, 4, 5], &full, &progress);
+        assert_eq!(five, votes(&[4, 5]), "five vote when there are five");
     }
 
     #[test]
     fn who_was_unregistered_belongs_to_it_no_more() {
         let three = members(&[1, 2, 3], &[]);
-        let progress = [(1, 9), (2, 9), (3, 9)];
-        assert_eq!(
-            change(&[1, 3], &three, &progress),
-            Some(Change::Remove(NodeId(2)))
-        );
-        assert_eq!(change(&[], &three, &progress), None, "nobody is there yet");
+        let progress = [(1, 9), (2, 9), (3, 9), (4, 9)];
+        let gone = Change::Remove(NodeId(2));
+        assert_eq!(change(&[1, 3], &three, &progress), [gone]);
+        let four = members(&[1, 2, 3], &[4]);
+        let instead = [gone, Change::Voter(NodeId(4))];
+        assert_eq!(change(&[1, 3, 4], &four, &progress), instead);
+        let learner = members(&[1, 3, 4], &[2]);
+        assert_eq!(change(&[1, 3, 4], &learner, &progress), [gone]);
+        assert_eq!(change(&[], &three, &progress), [], "nobody is there yet");
         let joint = Members {
             joint: true,
             ..three
         };
-        assert_eq!(change(&[1, 3], &joint, &progress), None, "one at a time");
+        assert_eq!(change(&[1, 3], &joint, &progress), [], "one at a time");
     }
 }

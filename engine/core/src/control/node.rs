@@ -244,14 +244,14 @@ impl Metadata {
     ///
     /// # Errors
     /// [`NotTaken`]; `Busy` while the change before is not done.
-    pub fn gather(&mut self) -> Result<Option<Change>, NotTaken> {
+    pub fn gather(&mut self) -> Result<Vec<Change>, NotTaken> {
         if !self.decides() {
-            return Ok(None);
+            return Ok(Vec::new());
         }
         let (members, progress) = (self.quorum.members(), self.quorum.progress());
         let next = members::next(&members, self.image.cluster(), &progress, self.local.node);
-        if let Some(change) = next {
-            self.change(&[change])?;
+        if !next.is_empty() {
+            self.change(&next)?;
         }
         Ok(next)
     }
