@@ -14,7 +14,7 @@ use crate::segment::Segment;
 #[derive(Default)]
 pub struct ReadPlan {
     /// Whole batches back to back; the last one may be cut where the size ran out. Those of a file
-    /// may begin before the wanted offset: [`crate::begin::begin_at`] mends that.
+    /// may begin before the wanted offset: [`crate::begin::plan`] mends that.
     pub parts: Vec<Part>,
     /// Their bytes in all.
     pub bytes: usize,
