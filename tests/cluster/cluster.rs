@@ -13,7 +13,7 @@ use std::process::{Command, Output, Stdio};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::process::Signal;
 use streamd_tests::broker::{Broker, free_port, streamctl, streamd};
 use streamd_tests::noise::Noise;
 
@@ -69,12 +69,6 @@ impl Node {
             .skip(1)
             .filter_map(|l| l.split_whitespace().next());
         names.map(str::to_owned).collect()
-    }
-
-    fn signal(&self, signal: Signal) {
-        let pid = self.broker.pid().expect("it runs");
-        let pid = Pid::from_raw(pid.try_into().expect("a process id")).expect("a process id");
-        kill_process(pid, signal).expect("a signal");
     }
 }
 
@@ -139,12 +133,12 @@ fn nodes_are_killed_and_paused_in_turn_and_the_others_decide() {
     }
     for gone in 0..3 {
         let others: Vec<usize> = (0..3).filter(|n| *n != gone).collect();
-        cluster.0[gone].signal(Signal::STOP);
+        cluster.0[gone].broker.signal(Signal::STOP);
         let topic = format!("asleep-{gone}");
         let took = cluster.create(others[1], &topic);
         eprintln!("node {} paused: a topic after {took:?}", gone + 1);
         cluster.know(&others, &topic);
-        cluster.0[gone].signal(Signal::CONT);
+        cluster.0[gone].broker.signal(Signal::CONT);
         cluster.know(&[gone], &topic);
     }
     // All of them at once.

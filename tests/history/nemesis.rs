@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::process::Signal;
 use streamd_tests::broker::Broker;
 use streamd_tests::noise::Noise;
 
@@ -115,13 +115,7 @@ pub fn kill(broker: &mut Broker, moments: &mut Moments) {
 
 /// SIGSTOP, and SIGCONT after a time between these, ms.
 pub fn pause(broker: &Broker, moments: &mut Moments, (from, to): (u64, u64)) {
-    signal(broker, Signal::STOP);
+    broker.signal(Signal::STOP);
     moments.wait(from, to);
-    signal(broker, Signal::CONT);
-}
-
-pub fn signal(broker: &Broker, signal: Signal) {
-    let pid = broker.pid().expect("a running broker");
-    let pid = Pid::from_raw(pid as i32).expect("a process id");
-    kill_process(pid, signal).expect("a broker of ours");
+    broker.signal(Signal::CONT);
 }

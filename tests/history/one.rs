@@ -6,7 +6,7 @@ use rustix::process::Signal;
 use streamd_tests::broker::Broker;
 use streamd_tests::wire::Connection;
 
-use crate::nemesis::{Arena, Moments, kill, pause, signal};
+use crate::nemesis::{Arena, Moments, kill, pause};
 use crate::relay::Relay;
 
 pub struct One {
@@ -66,7 +66,7 @@ impl Arena for One {
             "kill" => kill(broker, moments),
             "pause" => pause(broker, moments, (100, 4000)),
             "pause and kill" => {
-                signal(broker, Signal::STOP);
+                broker.signal(Signal::STOP);
                 moments.wait(10, 1500);
                 kill(broker, moments);
             }

@@ -182,6 +182,15 @@ impl Broker {
         self.child.as_ref().map(Child::id)
     }
 
+    /// Sends its process a signal.
+    ///
+    /// # Panics
+    /// When it doesn't run.
+    pub fn signal(&self, signal: Signal) {
+        let child = self.child.as_ref().expect("a running broker");
+        kill_process(Pid::from_child(child), signal).expect("a broker of ours");
+    }
+
     /// SIGKILL, and waits for the end.
     ///
     /// # Panics

@@ -353,9 +353,7 @@ impl Partition {
         now_ms: i64,
         take: impl FnOnce(&mut Replica, i64, Mono) -> Result<(Offset, Epoch, Vec<Effect>), Refused>,
     ) -> Result<Offset, Refusal> {
-        let Some((shard, _)) = self.home() else {
-            return Err(Refusal::new(ErrorCode::NotLeaderOrFollower, "it is gone"));
-        };
+        let shard = self.shard()?;
         let count = i64::from(batch.facts.header.last_offset_delta) + 1;
         let taken = take(&mut self.replica.borrow_mut(), count, shard.env.now());
         let (base, epoch, effects) = taken.map_err(|(code, text)| {

@@ -45,14 +45,14 @@ impl Shard {
         self.decide(wanted.into()).await.map(|(_, image)| image)
     }
 
-    /// The image, once it has a broker that could take partitions; right after a start that may
-    /// take a moment.
+    /// The image, once it knows this run of the broker and has one that could take partitions;
+    /// right after a start that may take a moment.
     pub async fn sited_image(&self) -> Arc<ClusterImage> {
         let until = self.env.now() + SITE_MAX;
         loop {
             let image = self.image();
             let there = image.cluster().brokers().any(|b| b.is_active());
-            if there || self.env.now() >= until {
+            if there && self.acts().is_some() || self.env.now() >= until {
                 return image;
             }
             self.env.sleep(SITE_POLL).await;
@@ -71,10 +71,7 @@ impl Shard {
             return Err(stopping());
         };
         if places(&ask) {
-            let late = async {
-                self.env.sleep(SITE_MAX).await;
-            };
-            futures_lite::future::or(meta.has_site(), late).await;
+            self.sited_image().await;
         }
         let commands = match &ask {
             Ask::Propose { commands, .. } => commands.clone(),

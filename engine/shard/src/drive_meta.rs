@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use streamd_core::Refused;
 use streamd_core::control::{Ask, Metadata, Output, Times, Token};
-use streamd_core::meta::{BrokerMeta, ClusterImage};
+use streamd_core::meta::ClusterImage;
 use streamd_core::raft::{Members, NotTaken, Options};
 use streamd_io::local::Notify;
 use streamd_io::{Class, Env};
@@ -568,26 +568,6 @@ impl Meta {
         self.fatal.say(why);
         self.changed.notify_all();
         self.log.news().notify_all();
-    }
-
-    /// Waits until some broker may take partitions, or nothing is taken any more.
-    pub async fn has_site(&self) {
-        loop {
-            let changed = self.changed.wait();
-            {
-                let metadata = self.metadata.borrow();
-                let image = metadata.image();
-                // The image may know of this broker's last run still.
-                let runs = |b: &BrokerMeta| {
-                    b.told.node != image.node() || b.told.incarnation == self.incarnation
-                };
-                let mut brokers = image.cluster().brokers();
-                if brokers.any(|b| b.is_active() && runs(b)) || self.is_over() {
-                    return;
-                }
-            }
-            changed.await;
-        }
     }
 
     /// Waits until everybody who asked was answered, but not for long, and takes nothing any more.

@@ -113,6 +113,15 @@ impl Partition {
         Some((self.home.0.upgrade()?, self.home.1.upgrade()?))
     }
 
+    /// The shard that it lives on.
+    ///
+    /// # Errors
+    /// NOT_LEADER_OR_FOLLOWER if that is gone.
+    pub(crate) fn shard(&self) -> Result<Rc<Shard>, Refusal> {
+        let shard = self.home.0.upgrade();
+        shard.ok_or_else(|| Refusal::new(ErrorCode::NotLeaderOrFollower, "it is gone"))
+    }
+
     /// Nothing of it is to be used before [`Partition::end_opening`].
     pub(crate) fn close_until_opened(&self) {
         self.gate.opening.set(true);

@@ -88,9 +88,7 @@ enum Cut {
 impl Partition {
     /// Something happens to the replica; what it says is carried out.
     pub(crate) fn act(&self, act: impl FnOnce(&mut Replica, Mono) -> Vec<Effect>) {
-        let Some((shard, _)) = self.home() else {
-            return;
-        };
+        let Ok(shard) = self.shard() else { return };
         let effects = act(&mut self.replica.borrow_mut(), shard.env.now());
         self.carry_out(&shard, effects);
     }
@@ -172,18 +170,14 @@ impl Partition {
 
     /// Whether records of a producer are taken now.
     pub(crate) fn admits(&self, acks: Acks) -> Result<(), Refusal> {
-        let Some((shard, _)) = self.home() else {
-            return Err(Refusal::new(ErrorCode::NotLeaderOrFollower, "it is gone"));
-        };
+        let shard = self.shard()?;
         let admits = self.replica.borrow().admits(acks, shard.env.now());
         admits.map_err(|(code, text)| Refusal::new(code, format!("{}: {text}", self.name)))
     }
 
     /// How far the log goes for a client that asks its leader.
     pub(crate) fn client_high(&self) -> Result<Offset, Refusal> {
-        let Some((shard, _)) = self.home() else {
-            return Err(Refusal::new(ErrorCode::NotLeaderOrFollower, "it is gone"));
-        };
+        let shard = self.shard()?;
         let high = self.replica.borrow().client_high(shard.env.now());
         high.map_err(|code| Refusal::new(code, format!("{} is not led here", self.name)))
     }
