@@ -99,7 +99,8 @@ def group(boot, topic, name, instance="-", protocol="classic"):
     config = {"bootstrap.servers": boot, "group.id": name, "auto.offset.reset": "earliest",
               "enable.auto.commit": False, "reconnect.backoff.max.ms": 500, "group.protocol": protocol}
     if protocol == "classic":
-        config |= {"session.timeout.ms": 6000, "heartbeat.interval.ms": 300,
+        # Who has a name comes back within its session, however long its process takes to start.
+        config |= {"session.timeout.ms": 6000 if instance == "-" else 30000, "heartbeat.interval.ms": 300,
                    "partition.assignment.strategy": "cooperative-sticky"}
     if instance != "-":
         config["group.instance.id"] = instance

@@ -32,11 +32,13 @@ final class Group implements ConsumerRebalanceListener {
                 "auto.offset.reset", "earliest", "enable.auto.commit", false,
                 "metadata.max.age.ms", 1000,
                 "key.deserializer", ByteArrayDeserializer.class, "value.deserializer", ByteArrayDeserializer.class));
-        if (protocol.equals("classic")) {
-            config.putAll(Map.of("session.timeout.ms", 6000, "heartbeat.interval.ms", 300));
-        }
-        if (args.length > 2 && !args[2].equals("-")) {
+        boolean fixed = args.length > 2 && !args[2].equals("-");
+        if (fixed) {
             config.put("group.instance.id", args[2]);
+        }
+        if (protocol.equals("classic")) {
+            // Who has a name comes back within its session, however long its process takes to start.
+            config.putAll(Map.of("session.timeout.ms", fixed ? 30_000 : 6000, "heartbeat.interval.ms", 300));
         }
         AtomicBoolean stop = new AtomicBoolean();
         Thread input = new Thread(() -> {
