@@ -8,15 +8,12 @@
 //!
 //! Needs root and mkfs.ext4, for the file system.
 
-mod disk;
-
 use std::time::{Duration, Instant};
 
 use streamd_tests::batch::{Batch, decode};
 use streamd_tests::broker::Broker;
+use streamd_tests::disk::SmallDisk;
 use streamd_tests::wire::{Body, Connection};
-
-use disk::SmallDisk;
 
 const MIB: u64 = 1 << 20;
 const KAFKA_STORAGE_ERROR: i16 = 56;

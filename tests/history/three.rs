@@ -1,9 +1,11 @@
-//! Three brokers that make a cluster, each in a namespace of its own where that may be made.
+//! Three brokers that make a cluster, each in a namespace and on a file system of its own where
+//! those may be made.
 
 use std::thread::{scope, sleep};
 use std::time::{Duration, Instant};
 
 use streamd_tests::broker::{Broker, free_port};
+use streamd_tests::disk::SmallDisk;
 use streamd_tests::net::Net;
 use streamd_tests::wire::Connection;
 
@@ -14,10 +16,14 @@ const TOGETHER: Duration = Duration::from_secs(30);
 /// Longer than a broker's session lasts.
 const LONG: (u64, u64) = (500, 12_000);
 
+/// Of the file system of a broker.
+const DISK_MIB: u64 = 2048;
+
 pub struct Three {
     brokers: Vec<Broker>,
-    /// It goes when they have ended.
+    /// Both go when they have ended.
     net: Option<Net>,
+    disks: Option<Vec<SmallDisk>>,
 }
 
 impl Three {
@@ -27,6 +33,11 @@ impl Three {
             eprintln!("no network of its own, so none is cut: {why}");
         }
         let net = net.ok();
+        let disks: Result<Vec<_>, _> = (0..3).map(|_| SmallDisk::mount(DISK_MIB)).collect();
+        if let Err(why) = &disks {
+            eprintln!("no file systems of their own, so none is filled: {why}");
+        }
+        let disks = disks.ok();
         let mut brokers: Vec<Broker> = Vec::new();
         let mut contact = None;
         for n in 0..3 {
@@ -43,17 +54,19 @@ impl Three {
             options.extend(contact.iter().map(|c| format!("--join={c}")));
             contact.get_or_insert(native);
             let options: Vec<&str> = options.iter().map(String::as_str).collect();
-            brokers.push(match place {
-                Some(place) => Broker::start_at(place, &options),
-                None => Broker::start(&options),
-            });
+            let disk = disks.as_ref().map(|disks| disks[n].path().join("data"));
+            brokers.push(Broker::start_on(disk, place.cloned(), &options));
         }
         let deadline = Instant::now() + TOGETHER;
         while !brokers[0].log().contains("vote: 1, 2, 3;") {
             assert!(Instant::now() < deadline, "no cluster within {TOGETHER:?}");
             sleep(Duration::from_millis(50));
         }
-        Three { brokers, net }
+        Three {
+            brokers,
+            net,
+            disks,
+        }
     }
 
     /// What the broker says to these, and they to it, gets lost, or only one way.
@@ -75,6 +88,46 @@ impl Three {
             net.heal(other, one);
         }
     }
+
+    /// Packets between the broker and the others get lost, some at a time, both ways.
+    fn lose(&self, one: usize, others: &[usize], moments: &mut Moments) {
+        let Some(net) = &self.net else {
+            return moments.wait(0, 100);
+        };
+        let until = Instant::now() + moments.millis(LONG.0, LONG.1);
+        while Instant::now() < until {
+            for &other in others {
+                net.cut(one, other);
+                net.cut(other, one);
+            }
+            moments.wait(1, 60);
+            for &other in others {
+                net.heal(one, other);
+                net.heal(other, one);
+            }
+            moments.wait(1, 200);
+        }
+    }
+
+    /// What the broker sends waits, up to half a second; what would wait longer gets lost.
+    fn delay(&self, one: usize, moments: &mut Moments) {
+        let Some(net) = &self.net else {
+            return moments.wait(0, 100);
+        };
+        net.slow(one, 256 << moments.below(6));
+        moments.wait(LONG.0, LONG.1);
+        net.fast(one);
+    }
+
+    /// The disk of the broker is full, or almost.
+    fn fill(&self, one: usize, moments: &mut Moments) {
+        let Some(disks) = &self.disks else {
+            return moments.wait(0, 100);
+        };
+        disks[one].fill(moments.below(3) * moments.below(200 << 20));
+        moments.wait(LONG.0, LONG.1);
+        disks[one].give_back();
+    }
 }
 
 impl Arena for Three {
@@ -92,13 +145,16 @@ impl Arena for Three {
     fn faults(&self) -> &'static [(&'static str, u64)] {
         match self.net {
             Some(_) => &[
-                ("kill one", 30),
+                ("kill one", 25),
                 ("kill one, then another", 10),
                 ("kill all", 5),
-                ("pause one", 15),
-                ("isolate one", 15),
-                ("cut one way", 15),
+                ("pause one", 10),
+                ("isolate one", 10),
+                ("cut one way", 10),
                 ("cut a pair", 10),
+                ("lose packets", 10),
+                ("delay packets", 10),
+                ("fill a disk", 10),
             ],
             None => &[
                 ("kill one", 50),
@@ -129,6 +185,9 @@ impl Arena for Three {
                     }
                 });
             }
+            "lose packets" => self.lose(one, &others, moments),
+            "delay packets" => self.delay(one, moments),
+            "fill a disk" => self.fill(one, moments),
             "pause one" => pause(&self.brokers[one], moments, LONG),
             "isolate one" => self.cut(one, &others, (true, true), moments),
             "cut one way" => {

@@ -57,12 +57,13 @@ impl Broker {
     /// As [`Broker::start`], in a namespace.
     ///
     /// # Panics
-    /// As [`Broker::start`].
+    /// As [`Broker::start`], with its data in a folder that outlives it if one is given, and in
+    /// that namespace if one is.
     #[must_use]
-    pub fn start_at(place: &Place, options: &[&str]) -> Self {
+    pub fn start_on(data: Option<PathBuf>, place: Option<Place>, options: &[&str]) -> Self {
         let dir = TempDir::with_prefix("streamd-test-").expect("a temporary folder");
-        let data = dir.path().join("data");
-        Self::start_there((dir, data), Some(place.clone()), options)
+        let data = data.unwrap_or_else(|| dir.path().join("data"));
+        Self::start_there((dir, data), place, options)
     }
 
     /// As [`Broker::start`], with its data in a folder that outlives it.

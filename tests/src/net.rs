@@ -21,13 +21,18 @@ pub struct Net {
 }
 
 fn ip(arguments: &str) -> Result<String, String> {
+    call("ip", arguments)
+}
+
+fn call(program: &str, arguments: &str) -> Result<String, String> {
     let words = arguments.split_whitespace();
-    let out = Command::new("ip").args(words).stdin(Stdio::null()).output();
-    let out = out.map_err(|e| format!("ip {arguments}: {e}"))?;
+    let mut command = Command::new(program);
+    let out = command.args(words).stdin(Stdio::null()).output();
+    let out = out.map_err(|e| format!("{program} {arguments}: {e}"))?;
     match out.status.success() {
         true => Ok(String::from_utf8_lossy(&out.stdout).into_owned()),
         false => Err(format!(
-            "ip {arguments}: {}",
+            "{program} {arguments}: {}",
             String::from_utf8_lossy(&out.stderr).trim()
         )),
     }
@@ -110,6 +115,29 @@ impl Net {
     /// When the system refuses.
     pub fn heal(&self, from: usize, to: usize) {
         self.neighbour((from, to), &self.macs[to]);
+    }
+
+    /// So many kbit/s leave the namespace from now on; what would wait for longer than half a
+    /// second gets lost.
+    ///
+    /// # Panics
+    /// When the system refuses.
+    pub fn slow(&self, from: usize, kbits: u64) {
+        let shape = format!("root tbf rate {kbits}kbit burst 16kb latency 500ms");
+        self.discipline(from, &format!("replace dev eth0 {shape}"));
+    }
+
+    /// All that is sent leaves at once again.
+    ///
+    /// # Panics
+    /// As [`Net::slow`], which must have been called before.
+    pub fn fast(&self, from: usize) {
+        self.discipline(from, "del dev eth0 root");
+    }
+
+    fn discipline(&self, from: usize, order: &str) {
+        let namespace = &self.places[from].namespace;
+        call("tc", &format!("-n {namespace} qdisc {order}")).expect("a namespace of ours");
     }
 
     /// Packets for an address that no card has are lost without a word.

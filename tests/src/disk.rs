@@ -13,7 +13,10 @@ pub struct SmallDisk {
 }
 
 impl SmallDisk {
-    /// One of `mib` MiB; why not, when this machine or user cannot mount one.
+    /// One of `mib` MiB, of which only what is used is taken.
+    ///
+    /// # Errors
+    /// Why there is none: not every user may mount one.
     pub fn mount(mib: u64) -> Result<SmallDisk, String> {
         let dir = TempDir::with_prefix("streamd-full-").map_err(|e| e.to_string())?;
         let disk = SmallDisk { dir };
@@ -32,17 +35,25 @@ impl SmallDisk {
     }
 
     /// Where it is mounted.
+    #[must_use]
     pub fn path(&self) -> PathBuf {
         self.dir.path().join("disk")
     }
 
     /// Bytes that can still be written.
+    ///
+    /// # Panics
+    /// When it is not mounted any more.
+    #[must_use]
     pub fn free(&self) -> u64 {
         let stat = rustix::fs::statvfs(self.path()).expect("a mounted disk");
         stat.f_bavail * stat.f_frsize
     }
 
     /// Takes all but `left` bytes with a file that is not the broker's.
+    ///
+    /// # Panics
+    /// When there is no file to be made.
     pub fn fill(&self, left: u64) {
         let mut file = File::options()
             .create(true)
@@ -59,6 +70,9 @@ impl SmallDisk {
     }
 
     /// Gives back what [`SmallDisk::fill`] took.
+    ///
+    /// # Panics
+    /// When it took nothing.
     pub fn give_back(&self) {
         fs::remove_file(self.filler()).expect("the file");
     }
