@@ -6,6 +6,9 @@
 //! `STREAMD_SEEDS=10000 cargo test --release -p streamd-log --test crashes` runs that many seeds.
 //! A failing run prints its seed; `STREAMD_SEED=n` runs that one alone.
 
+#[path = "common/drain.rs"]
+mod drain;
+
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -18,8 +21,7 @@ use streamd_log::batch::{NewRecord, Writer, build, crc_matches};
 use streamd_log::journal::{Group, Journal, JournalFile, JournalOptions, replay};
 use streamd_log::log::SharedLog;
 use streamd_log::{
-    BatchHeader, LogConfig, NewBatch, Planned, lookup, open_files, records, recover, retain,
-    write_back,
+    BatchHeader, LogConfig, NewBatch, Planned, lookup, records, recover, retain, write_back,
 };
 
 const DATA: &str = "/data";
@@ -412,42 +414,15 @@ async fn write(life: &Rc<Life>) {
 
 /// Sends what the journal holds to the segments; then `file` is free.
 fn drain(life: &Rc<Life>, file: Option<Rc<JournalFile>>) {
-    let life = life.clone();
-    life.env
-        .clone()
-        .spawn(Class::Background, async move {
-            while life.draining.replace(true) {
-                life.env.yield_now().await;
-            }
-            let together = life.env.random_u64().is_multiple_of(2);
-            let mut marks = Vec::new();
-            for one in &life.logs {
-                let room = Budget::new(10_000);
-                let written = write_back::write_back(&life.env, &one.log, &room, !together).await;
-                written.expect("write back works");
-                marks.push(one.log.borrow().written());
-            }
-            if together {
-                let all = life.env.file_system(Path::new(DATA)).await;
-                let synced = all.expect("a file system").sync().await;
-                synced.expect("the file system is synced");
-            }
-            for (one, mark) in life.logs.iter().zip(marks) {
-                let settled = match together {
-                    true => write_back::settle_synced(&life.env, &one.log, mark).await,
-                    false => write_back::settle(&life.env, &one.log).await,
-                };
-                settled.expect("settling works");
-            }
-            if life.env.random_u64().is_multiple_of(2) {
-                open_files::age();
-            }
-            if let Some(file) = file {
-                life.journal.release(&file);
-            }
-            life.draining.set(false);
-        })
-        .detach();
+    let (env, life) = (life.env.clone(), life.clone());
+    let drain = async move {
+        let logs: Vec<SharedLog> = life.logs.iter().map(|one| one.log.clone()).collect();
+        drain::drain(&life.env, Path::new(DATA), &logs, &life.draining).await;
+        if let Some(file) = file {
+            life.journal.release(&file);
+        }
+    };
+    env.spawn(Class::Background, drain).detach();
 }
 
 async fn find_by_time(env: &Env, log: &SharedLog, model: &Shared) {

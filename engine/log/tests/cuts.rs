@@ -6,21 +6,23 @@
 //! `STREAMD_SEEDS=10000 cargo test --release -p streamd-log --test cuts` runs that many seeds. A
 //! failing run prints its seed; `STREAMD_SEED=n` runs that one alone.
 
+#[path = "common/drain.rs"]
+mod drain;
+
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 
 use bytes::Bytes;
-use streamd_io::local::Budget;
 use streamd_io::sim::{Sim, SimOptions, each_seed};
 use streamd_io::{Class, Env};
 use streamd_log::batch::{NewRecord, Writer, build, crc_matches, stamp};
 use streamd_log::checkpoint::{self, Checkpoint};
 use streamd_log::journal::{Group, Journal, JournalFile, JournalOptions, replay};
 use streamd_log::log::SharedLog;
+use streamd_log::write_back;
 use streamd_log::{BatchHeader, LogConfig, NewBatch, cut, lookup, recover, replica, retain};
-use streamd_log::{open_files, write_back};
 
 const DATA: &str = "/data";
 const LOGS: usize = 3;
@@ -486,36 +488,11 @@ async fn write(life: &Rc<Life>) {
 fn drain(life: &Rc<Life>, file: Option<Rc<JournalFile>>) {
     let (env, life) = (life.env.clone(), life.clone());
     let drain = async move {
-        while life.draining.replace(true) {
-            life.env.yield_now().await;
-        }
-        let together = life.env.random_u64().is_multiple_of(2);
-        let mut marks = Vec::new();
-        for one in &life.logs {
-            let room = Budget::new(10_000);
-            let written = write_back::write_back(&life.env, &one.log, &room, !together).await;
-            written.expect("write back works");
-            marks.push(one.log.borrow().written());
-        }
-        if together {
-            let all = life.env.file_system(Path::new(DATA)).await;
-            let synced = all.expect("a file system").sync().await;
-            synced.expect("the file system is synced");
-        }
-        for (one, mark) in life.logs.iter().zip(marks) {
-            let settled = match together {
-                true => write_back::settle_synced(&life.env, &one.log, mark).await,
-                false => write_back::settle(&life.env, &one.log).await,
-            };
-            settled.expect("settling works");
-        }
-        if life.env.random_u64().is_multiple_of(2) {
-            open_files::age();
-        }
+        let logs: Vec<SharedLog> = life.logs.iter().map(|one| one.log.clone()).collect();
+        drain::drain(&life.env, Path::new(DATA), &logs, &life.draining).await;
         if let Some(file) = file {
             life.journal.release(&file);
         }
-        life.draining.set(false);
     };
     env.spawn(Class::Background, drain).detach();
 }
