@@ -1,6 +1,7 @@
 //! Three brokers on this machine that make one cluster: they join, each is killed and paused in
 //! turn while the others go on, and what has no place in the cluster is told so.
 
+mod clocks;
 mod coordinators;
 mod ctl;
 mod failover;
@@ -14,7 +15,7 @@ use std::thread::sleep;
 use std::time::{Duration, Instant};
 
 use rustix::process::Signal;
-use streamd_tests::broker::{Broker, free_port, streamctl, streamd};
+use streamd_tests::broker::{Broker, Site, free_port, streamctl, streamd};
 use streamd_tests::noise::Noise;
 
 /// By then whatever is waited for has happened, also on a machine that has much else to do.
@@ -41,12 +42,16 @@ fn flags(id: usize, native: &str, contact: Option<&str>) -> Vec<String> {
 
 impl Node {
     fn start(id: usize, contact: Option<&str>, more: &[&str]) -> Node {
+        Node::start_on(Site::default(), (id, contact), more)
+    }
+
+    fn start_on(site: Site, (id, contact): (usize, Option<&str>), more: &[&str]) -> Node {
         let native = format!("127.0.0.1:{}", free_port());
         let flags = flags(id, &native, contact);
         let mut flags: Vec<&str> = flags.iter().map(String::as_str).collect();
         flags.extend(more);
         Node {
-            broker: Broker::start(&flags),
+            broker: Broker::start_on(site, &flags),
             native,
         }
     }
@@ -90,6 +95,11 @@ impl Cluster {
         let mut nodes = vec![Node::start(1, None, more)];
         let contact = nodes[0].native.clone();
         nodes.extend([2, 3].map(|id| Node::start(id, Some(&contact), more)));
+        Cluster::of(nodes)
+    }
+
+    /// Of these, when all of them vote.
+    fn of(nodes: Vec<Node>) -> Cluster {
         for node in &nodes {
             until("three voters", || {
                 node.broker.log().contains("vote: 1, 2, 3;")

@@ -4,7 +4,8 @@
 use std::thread::{scope, sleep};
 use std::time::{Duration, Instant};
 
-use streamd_tests::broker::{Broker, free_port};
+use streamd_tests::broker::{Broker, Site, free_port};
+use streamd_tests::clock::Clock;
 use streamd_tests::disk::SmallDisk;
 use streamd_tests::net::Net;
 use streamd_tests::wire::Connection;
@@ -24,6 +25,7 @@ pub struct Three {
     /// Both go when they have ended.
     net: Option<Net>,
     disks: Option<Vec<SmallDisk>>,
+    clocks: Vec<Clock>,
 }
 
 impl Three {
@@ -38,6 +40,7 @@ impl Three {
             eprintln!("no file systems of their own, so none is filled: {why}");
         }
         let disks = disks.ok();
+        let clocks: Vec<Clock> = (0..3).map(|_| Clock::new()).collect();
         let mut brokers: Vec<Broker> = Vec::new();
         let mut contact = None;
         for n in 0..3 {
@@ -54,8 +57,12 @@ impl Three {
             options.extend(contact.iter().map(|c| format!("--join={c}")));
             contact.get_or_insert(native);
             let options: Vec<&str> = options.iter().map(String::as_str).collect();
-            let disk = disks.as_ref().map(|disks| disks[n].path().join("data"));
-            brokers.push(Broker::start_on(disk, place.cloned(), &options));
+            let site = Site {
+                data: disks.as_ref().map(|disks| disks[n].path().join("data")),
+                place: place.cloned(),
+                clock: Some(clocks[n].clone()),
+            };
+            brokers.push(Broker::start_on(site, &options));
         }
         let deadline = Instant::now() + TOGETHER;
         while !brokers[0].log().contains("vote: 1, 2, 3;") {
@@ -66,6 +73,7 @@ impl Three {
             brokers,
             net,
             disks,
+            clocks,
         }
     }
 
@@ -128,6 +136,24 @@ impl Three {
         moments.wait(LONG.0, LONG.1);
         disks[one].give_back();
     }
+
+    /// The clock of the broker goes by up to an hour, both ways, or trembles.
+    fn turn(&self, one: usize, moments: &mut Moments) {
+        let clock = &self.clocks[one];
+        match moments.below(3) {
+            0 => {
+                for _ in 0..100 {
+                    clock.set(moments.below(2000) as i64 - 1000);
+                    moments.wait(1, 40);
+                }
+            }
+            _ => {
+                clock.set(moments.below(7_200_000) as i64 - 3_600_000);
+                moments.wait(LONG.0, LONG.1);
+            }
+        }
+        clock.set(0);
+    }
 }
 
 impl Arena for Three {
@@ -155,12 +181,14 @@ impl Arena for Three {
                 ("lose packets", 10),
                 ("delay packets", 10),
                 ("fill a disk", 10),
+                ("turn a clock", 10),
             ],
             None => &[
                 ("kill one", 50),
                 ("kill one, then another", 15),
                 ("kill all", 10),
-                ("pause one", 25),
+                ("pause one", 15),
+                ("turn a clock", 10),
             ],
         }
     }
@@ -187,6 +215,7 @@ impl Arena for Three {
             }
             "lose packets" => self.lose(one, &others, moments),
             "delay packets" => self.delay(one, moments),
+            "turn a clock" => self.turn(one, moments),
             "fill a disk" => self.fill(one, moments),
             "pause one" => pause(&self.brokers[one], moments, LONG),
             "isolate one" => self.cut(one, &others, (true, true), moments),

@@ -15,6 +15,7 @@ use std::time::{Duration, Instant};
 use rustix::process::{Pid, Signal, kill_process};
 use tempfile::TempDir;
 
+use crate::clock::Clock;
 use crate::net::Place;
 use crate::run::{run, source_dir, tail, target_dir};
 
@@ -38,8 +39,20 @@ pub struct Broker {
     port: u16,
     /// Where it runs, if not here.
     place: Option<Place>,
+    clock: Option<Clock>,
     options: Vec<String>,
     child: Option<Child>,
+}
+
+/// What a broker may have instead of what this machine gives every process.
+#[derive(Default)]
+pub struct Site {
+    /// A data folder that outlives it.
+    pub data: Option<PathBuf>,
+    /// A namespace.
+    pub place: Option<Place>,
+    /// A wall clock.
+    pub clock: Option<Clock>,
 }
 
 impl Broker {
@@ -49,21 +62,7 @@ impl Broker {
     /// When it isn't ready within 30 s; the message holds what it printed.
     #[must_use]
     pub fn start(options: &[&str]) -> Self {
-        let dir = TempDir::with_prefix("streamd-test-").expect("a temporary folder");
-        let data = dir.path().join("data");
-        Self::start_there((dir, data), None, options)
-    }
-
-    /// As [`Broker::start`], in a namespace.
-    ///
-    /// # Panics
-    /// As [`Broker::start`], with its data in a folder that outlives it if one is given, and in
-    /// that namespace if one is.
-    #[must_use]
-    pub fn start_on(data: Option<PathBuf>, place: Option<Place>, options: &[&str]) -> Self {
-        let dir = TempDir::with_prefix("streamd-test-").expect("a temporary folder");
-        let data = data.unwrap_or_else(|| dir.path().join("data"));
-        Self::start_there((dir, data), place, options)
+        Self::start_on(Site::default(), options)
     }
 
     /// As [`Broker::start`], with its data in a folder that outlives it.
@@ -72,21 +71,28 @@ impl Broker {
     /// As [`Broker::start`].
     #[must_use]
     pub fn start_in(data: &Path, options: &[&str]) -> Self {
-        let dir = TempDir::with_prefix("streamd-test-").expect("a temporary folder");
-        Self::start_there((dir, data.to_owned()), None, options)
+        let site = Site {
+            data: Some(data.to_owned()),
+            ..Site::default()
+        };
+        Self::start_on(site, options)
     }
 
-    fn start_there(
-        (dir, data): (TempDir, PathBuf),
-        place: Option<Place>,
-        options: &[&str],
-    ) -> Self {
+    /// As [`Broker::start`], at a place of its own.
+    ///
+    /// # Panics
+    /// As [`Broker::start`].
+    #[must_use]
+    pub fn start_on(site: Site, options: &[&str]) -> Self {
+        let dir = TempDir::with_prefix("streamd-test-").expect("a temporary folder");
+        let data = site.data.unwrap_or_else(|| dir.path().join("data"));
         let options = options.iter().map(|&o| o.to_owned()).collect();
         let mut broker = Self {
             dir,
             data,
             port: free_port(),
-            place,
+            place: site.place,
+            clock: site.clock,
             options,
             child: None,
         };
@@ -110,6 +116,9 @@ impl Broker {
             Some(place) => place.command(binary()),
             None => Command::new(binary()),
         };
+        if let Some(clock) = &self.clock {
+            clock.rule(&mut command);
+        }
         let child = command
             .args(["--listen", &self.addr(), "--data-dir"])
             .arg(self.data_dir())

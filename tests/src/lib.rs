@@ -18,6 +18,7 @@ pub mod batch;
 pub mod broker;
 pub mod child;
 pub mod client;
+pub mod clock;
 pub mod disk;
 pub mod install;
 pub mod net;

@@ -9,7 +9,7 @@ use streamd_io::local::Budget;
 use streamd_log::log::SharedLog;
 use streamd_log::{open_files, write_back};
 
-/// Sends what the journal holds of these logs, whose directories are in `data`, to the segments, and
+/// Sends what the journal holds of these logs, whose directories are in `data`, to the segments and
 /// makes it durable there; `draining` lets only one do so at a time.
 pub async fn drain(env: &Env, data: &Path, logs: &[SharedLog], draining: &Cell<bool>) {
     while draining.replace(true) {
