@@ -5,6 +5,7 @@ mod clocks;
 mod coordinators;
 mod ctl;
 mod failover;
+mod native;
 
 use std::fs;
 use std::io::{Read as _, Write as _};

@@ -1,6 +1,6 @@
-//! A client: an address, and the connection to it that is open now.
+//! A client: what is asked of any node, or of the one that has a group.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -8,12 +8,12 @@ use streamd_model::{ErrorCode, Offset, TopicId};
 use streamd_wire::native::{Body, List, OfGroup, Partition, ToCommit};
 
 use crate::error::{Error, Result};
-use crate::link::{Frame, Link};
+use crate::nodes::{Key, Nodes, PAUSE, passes};
 use crate::producer::Producer;
 use crate::subscription::{Start, Subscription};
 
-/// How long to wait before something is tried again.
-const PAUSE: Duration = Duration::from_millis(50);
+/// A node that does not answer for so long may be asleep, and another one have what it had.
+const ATTEMPT: Duration = Duration::from_secs(10);
 
 /// How a client behaves.
 #[derive(Clone, Copy, Debug)]
@@ -56,18 +56,18 @@ impl Topic {
     }
 }
 
-/// A client. Clones share its connection.
+/// A client. Clones share its connections.
 #[derive(Clone)]
 pub struct Client(Arc<Inner>);
 
 struct Inner {
-    address: String,
+    nodes: Nodes,
     options: Options,
-    link: Mutex<Option<Arc<Link>>>,
 }
 
 impl Client {
-    /// Connects to `HOST:PORT`, where a broker listens for the native protocol.
+    /// Connects to `HOST:PORT`, where a broker listens for the native protocol; or to the first of
+    /// several, with commas between them. Of a cluster one is enough: it knows the others.
     ///
     /// # Errors
     /// There is none, or it does not want us.
@@ -80,12 +80,9 @@ impl Client {
     /// # Errors
     /// As [`Client::connect`].
     pub fn with(address: &str, options: Options) -> Result<Client> {
-        let link = Link::open(address, Instant::now() + options.patience)?;
-        Ok(Client(Arc::new(Inner {
-            address: address.to_owned(),
-            options,
-            link: Mutex::new(Some(link)),
-        })))
+        let nodes = Nodes::at(address);
+        nodes.any(Instant::now() + options.patience)?;
+        Ok(Client(Arc::new(Inner { nodes, options })))
     }
 
     /// How it behaves.
@@ -98,8 +95,7 @@ impl Client {
     /// # Errors
     /// There is no such topic: [`ErrorCode::UnknownTopicOrPartition`]; time is over.
     pub fn topic(&self, name: &str) -> Result<Topic> {
-        let frame = self.ask(&Body::TopicOf(name))?;
-        match frame.body()? {
+        self.ask(&Body::TopicOf(name), |answer| match answer {
             Body::Topic(topic) => Ok(Topic {
                 id: topic.id,
                 partitions: topic.partitions.iter().count() as i32,
@@ -107,7 +103,7 @@ impl Client {
             other => Err(Error::malformed(format!(
                 "{other:?} to the name of a topic"
             ))),
-        }
+        })
     }
 
     /// A producer with an id of its own.
@@ -115,11 +111,11 @@ impl Client {
     /// # Errors
     /// Time is over.
     pub fn producer(&self) -> Result<Producer> {
-        let frame = self.ask(&Body::NewProducer)?;
-        match frame.body()? {
-            Body::Producer(id) => Ok(Producer::new(self.clone(), id)),
+        let id = self.ask(&Body::NewProducer, |answer| match answer {
+            Body::Producer(id) => Ok(id),
             other => Err(Error::malformed(format!("{other:?} for a producer"))),
-        }
+        })?;
+        Ok(Producer::new(self.clone(), id))
     }
 
     /// Subscribes to a partition.
@@ -141,16 +137,18 @@ impl Client {
             metadata: "",
         }]);
         let items = List::decode(&list).map_err(Error::malformed)?;
-        let frame = self.ask(&Body::Commit(OfGroup { group, items }))?;
-        let kept = match frame.body()? {
-            Body::Kept(kept) => kept.iter().next(),
-            other => return Err(Error::malformed(format!("{other:?} to a commit"))),
-        };
-        match kept {
-            Some(kept) if kept.code == 0 => Ok(()),
-            Some(kept) => Err(refused(kept.code)),
-            None => Err(Error::malformed("an answer without the partition")),
-        }
+        let ask = Body::Commit(OfGroup { group, items });
+        self.ask_group(group, &ask, |answer| {
+            let kept = match answer {
+                Body::Kept(kept) => kept.iter().next(),
+                other => return Err(Error::malformed(format!("{other:?} to a commit"))),
+            };
+            match kept {
+                Some(kept) if kept.code == 0 => Ok(()),
+                Some(kept) => Err(refused(kept.code)),
+                None => Err(Error::malformed("an answer without the partition")),
+            }
+        })
     }
 
     /// The offset that a group reads next, if it has one.
@@ -160,63 +158,65 @@ impl Client {
     pub fn committed(&self, group: &str, topic: &Topic, partition: i32) -> Result<Option<Offset>> {
         let list = List::encode([topic.partition(partition)]);
         let items = List::decode(&list).map_err(Error::malformed)?;
-        let frame = self.ask(&Body::OffsetsOf(OfGroup { group, items }))?;
-        let found = match frame.body()? {
-            Body::Offsets(found) => found.iter().next(),
-            other => return Err(Error::malformed(format!("{other:?} for an offset"))),
-        };
-        match found {
-            Some(one) if one.code != 0 => Err(refused(one.code)),
-            Some(one) => Ok(Some(one.offset).filter(|offset| *offset >= 0)),
-            None => Err(Error::malformed("an answer without the partition")),
-        }
-    }
-
-    /// The connection that is open, or a new one; gives up at `until`.
-    pub(crate) fn link(&self, until: Instant) -> Result<Arc<Link>> {
-        let mut current = self.0.link.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(link) = current.as_ref().filter(|link| link.is_open()) {
-            return Ok(link.clone());
-        }
-        loop {
-            match Link::open(&self.0.address, until) {
-                Ok(link) => {
-                    *current = Some(link.clone());
-                    return Ok(link);
-                }
-                Err(Error::Lost(_)) if Instant::now() + PAUSE < until => thread::sleep(PAUSE),
-                Err(error) => return Err(error),
+        let ask = Body::OffsetsOf(OfGroup { group, items });
+        self.ask_group(group, &ask, |answer| {
+            let found = match answer {
+                Body::Offsets(found) => found.iter().next(),
+                other => return Err(Error::malformed(format!("{other:?} for an offset"))),
+            };
+            match found {
+                Some(one) if one.code != 0 => Err(refused(one.code)),
+                Some(one) => Ok(Some(one.offset).filter(|offset| *offset >= 0)),
+                None => Err(Error::malformed("an answer without the partition")),
             }
-        }
+        })
     }
 
-    /// Asks what may be asked twice, over new connections if need be, until time is over.
-    pub(crate) fn ask(&self, body: &Body<'_>) -> Result<Frame> {
+    /// The nodes.
+    pub(crate) fn nodes(&self) -> &Nodes {
+        &self.0.nodes
+    }
+
+    /// Asks any node what may be asked twice, until time is over; gives what `read` finds in the
+    /// answer.
+    fn ask<T>(&self, body: &Body<'_>, read: impl Fn(Body<'_>) -> Result<T>) -> Result<T> {
+        self.try_for(|until| {
+            let frame = self.0.nodes.any(until)?.answer(0, body, until)?;
+            read(frame.body()?)
+        })
+    }
+
+    /// Asks the coordinator of a group.
+    fn ask_group<T>(
+        &self,
+        group: &str,
+        body: &Body<'_>,
+        read: impl Fn(Body<'_>) -> Result<T>,
+    ) -> Result<T> {
+        let key = Key::Group(group.to_owned());
+        self.try_for(|until| {
+            let frame = self.0.nodes.of(&key, until)?.answer(0, body, until);
+            let done = frame.and_then(|frame| read(frame.body()?));
+            if done.as_ref().is_err_and(passes) {
+                self.0.nodes.forget(&key);
+            }
+            done
+        })
+    }
+
+    /// Tries something until it is done, fails for good, or time is over; each attempt is told by
+    /// when it is to give up.
+    pub(crate) fn try_for<T>(&self, mut attempt: impl FnMut(Instant) -> Result<T>) -> Result<T> {
         let until = Instant::now() + self.0.options.patience;
         loop {
-            let answer = self.link(until)?.answer(0, body, until);
-            match answer {
-                Err(Error::Lost(_)) if Instant::now() + PAUSE < until => thread::sleep(PAUSE),
-                Ok(frame) if passes(&frame) && Instant::now() + PAUSE < until => {
+            match attempt(until.min(Instant::now() + ATTEMPT)) {
+                Err(error) if passes(&error) && Instant::now() + PAUSE < until => {
                     thread::sleep(PAUSE);
                 }
-                answer => return answer,
+                done => return done,
             }
         }
     }
-}
-
-/// Whether it is an error that goes away by itself.
-fn passes(frame: &Frame) -> bool {
-    let code = frame.body().err().and_then(|e| e.code());
-    matches!(
-        code,
-        Some(
-            ErrorCode::CoordinatorLoadInProgress
-                | ErrorCode::CoordinatorNotAvailable
-                | ErrorCode::NotCoordinator
-        )
-    )
 }
 
 fn refused(code: i16) -> Error {

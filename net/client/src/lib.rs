@@ -9,6 +9,7 @@
 mod client;
 mod error;
 mod link;
+mod nodes;
 mod producer;
 mod record;
 mod subscription;

@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use std::io::{Read, Write};
 use std::net::{Shutdown, TcpStream, ToSocketAddrs};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -52,6 +52,8 @@ struct Waiting {
 
 /// A connection to a broker.
 pub struct Link {
+    address: String,
+    node: OnceLock<i32>,
     socket: TcpStream,
     writer: Mutex<TcpStream>,
     waiting: Arc<Mutex<Waiting>>,
@@ -81,6 +83,8 @@ impl Link {
         let waiting: Arc<Mutex<Waiting>> = Arc::default();
         let (alive, dropped) = channel();
         let link = Arc::new(Link {
+            address: address.to_owned(),
+            node: OnceLock::new(),
             socket,
             writer,
             waiting: waiting.clone(),
@@ -104,7 +108,9 @@ impl Link {
             }
         };
         match frame.body()? {
-            Body::Welcome(_) => {}
+            Body::Welcome(welcome) => {
+                link.node.get_or_init(|| welcome.node.0);
+            }
             other => return Err(Error::malformed(format!("{other:?} to Hello"))),
         }
         let weak = Arc::downgrade(&link);
@@ -112,9 +118,26 @@ impl Link {
         Ok(link)
     }
 
+    /// Where it was connected to.
+    pub fn address(&self) -> &str {
+        &self.address
+    }
+
+    /// The node that is there; -1 before it has said so.
+    pub fn node(&self) -> i32 {
+        self.node.get().copied().unwrap_or(-1)
+    }
+
     /// Whether it can still be used.
     pub fn is_open(&self) -> bool {
         lock(&self.waiting).ended.is_none()
+    }
+
+    /// Nothing comes from it any more, for this reason.
+    pub fn end(&self, why: Error) {
+        end(&self.waiting, why);
+        // It may have ended already.
+        let _ = self.socket.shutdown(Shutdown::Both);
     }
 
     /// Why it ended.
@@ -149,6 +172,14 @@ impl Link {
     /// The connection has ended, or nothing comes in this time.
     pub fn answer(&self, stream: u32, body: &Body<'_>, until: Instant) -> Result<Frame> {
         let answer = self.ask(stream, body)?;
+        self.wait(&answer, until)
+    }
+
+    /// Waits for the answer to what was asked.
+    ///
+    /// # Errors
+    /// As [`Link::answer`].
+    pub fn wait(&self, answer: &Receiver<Frame>, until: Instant) -> Result<Frame> {
         let left = until.saturating_duration_since(Instant::now());
         match answer.recv_timeout(left) {
             Ok(frame) => Ok(frame),

@@ -1,22 +1,21 @@
 //! A producer: what it appends is there once, however often it had to be sent.
 
 use std::collections::BTreeMap;
-use std::thread;
-use std::time::{Duration, Instant};
+use std::sync::Arc;
+use std::time::Instant;
 
 use streamd_log::batch::Writer;
-use streamd_model::{ErrorCode, Offset, TopicId};
+use streamd_model::{Offset, TopicId};
 use streamd_wire::native::{self, Append, Batch, Body, List};
 
 use crate::client::{Client, Topic};
 use crate::error::{Error, Result};
+use crate::link::Link;
+use crate::nodes::{Key, passes};
 use crate::record::{Record, pack};
 
-/// How long to wait before something is sent again.
-const PAUSE: Duration = Duration::from_millis(50);
-
-/// Appends to partitions. One frame is under way at a time; several producers of one client share
-/// its connection.
+/// Appends to partitions. One frame to each node is under way at a time; several producers of one
+/// client share its connections.
 pub struct Producer {
     client: Client,
     id: native::Producer,
@@ -65,11 +64,7 @@ impl Producer {
                 (*partition, pack(records, writer))
             })
             .collect();
-        let list = List::encode(packed.iter().map(|(partition, records)| Batch {
-            partition: topic.partition(*partition),
-            records,
-        }));
-        let done = self.send(&list, batches.len())?;
+        let done = self.send(topic, &packed)?;
         for ((partition, records), outcome) in batches.iter().zip(&done) {
             if outcome.is_ok() {
                 let next = self.next(topic, *partition);
@@ -85,27 +80,81 @@ impl Producer {
         next.copied().unwrap_or(0)
     }
 
-    /// Sends batches until they are answered. Those that are there already get the same answer.
-    fn send(&self, list: &[u8], count: usize) -> Result<Vec<Result<Offset>>> {
-        let batches = List::decode(list).map_err(Error::malformed)?;
-        let body = Body::Append(Append { acks: -1, batches });
-        let until = Instant::now() + self.client.options().patience;
-        loop {
-            let late = Instant::now() + PAUSE >= until;
-            let link = self.client.link(until)?;
-            match link.answer(0, &body, until) {
-                Ok(frame) => {
-                    let done = outcomes(&frame.body()?, count)?;
-                    let again = done.iter().any(passes);
-                    if !again || late {
-                        return Ok(done);
-                    }
+    /// Sends batches, each to its leader, until they are answered. Those that are there already
+    /// get the same answer.
+    fn send(&self, topic: &Topic, packed: &[(i32, Vec<u8>)]) -> Result<Vec<Result<Offset>>> {
+        let mut done: Vec<Option<Result<Offset>>> = vec![None; packed.len()];
+        let sent = self.client.try_for(|until| {
+            let unsure = |one: &Option<Result<Offset>>| match one {
+                None => true,
+                Some(one) => one.as_ref().is_err_and(passes),
+            };
+            let left = (0..packed.len()).filter(|n| unsure(&done[*n]));
+            for (n, outcome) in self.round(topic, packed, left.collect(), until) {
+                if outcome.as_ref().is_err_and(passes) {
+                    let key = Key::Partition(topic.id, packed[n].0);
+                    self.client.nodes().forget(&key);
                 }
-                Err(Error::Lost(_)) if !late => {}
-                Err(error) => return Err(error),
+                done[n] = Some(outcome);
             }
-            thread::sleep(PAUSE);
+            let mut trouble = done.iter().flatten().filter_map(|one| one.as_ref().err());
+            match trouble.find(|error| passes(error)) {
+                Some(error) => Err(error.clone()),
+                None => Ok(()),
+            }
+        });
+        let done: Vec<_> = done.into_iter().flatten().collect();
+        match sent {
+            Err(error) if done.len() < packed.len() => Err(error),
+            // Of those that failed it is said which did.
+            _ => Ok(done),
         }
+    }
+
+    /// Sends these batches once: one frame to each of their leaders, then all are waited for.
+    fn round(
+        &self,
+        topic: &Topic,
+        packed: &[(i32, Vec<u8>)],
+        left: Vec<usize>,
+        until: Instant,
+    ) -> Vec<(usize, Result<Offset>)> {
+        let mut done = Vec::with_capacity(left.len());
+        let mut frames: Vec<(Arc<Link>, Vec<usize>)> = Vec::new();
+        for n in left {
+            let key = Key::Partition(topic.id, packed[n].0);
+            match self.client.nodes().of(&key, until) {
+                Ok(link) => match frames.iter_mut().find(|f| Arc::ptr_eq(&f.0, &link)) {
+                    Some(frame) => frame.1.push(n),
+                    None => frames.push((link, vec![n])),
+                },
+                Err(error) => done.push((n, Err(error))),
+            }
+        }
+        let asked: Vec<_> = frames
+            .into_iter()
+            .map(|(link, batches)| {
+                let list = List::encode(batches.iter().map(|n| Batch {
+                    partition: topic.partition(packed[*n].0),
+                    records: &packed[*n].1,
+                }));
+                let asked = List::decode(&list).map_err(Error::malformed);
+                let asked = asked.and_then(|batches| {
+                    let append = Append { acks: -1, batches };
+                    link.ask(0, &Body::Append(append))
+                });
+                (link, batches, asked)
+            })
+            .collect();
+        for (link, batches, asked) in asked {
+            let answer = asked.and_then(|asked| link.wait(&asked, until));
+            let answer = answer.and_then(|frame| outcomes(&frame.body()?, batches.len()));
+            match answer {
+                Ok(outcomes) => done.extend(batches.into_iter().zip(outcomes)),
+                Err(error) => done.extend(batches.into_iter().map(|n| (n, Err(error.clone())))),
+            }
+        }
+        done
     }
 }
 
@@ -124,13 +173,4 @@ fn outcomes(body: &Body<'_>, count: usize) -> Result<Vec<Result<Offset>>> {
         true => Ok(done),
         false => Err(Error::malformed("an answer to other batches")),
     }
-}
-
-/// Whether it may be there when it is sent again.
-fn passes(done: &Result<Offset>) -> bool {
-    let code = done.as_ref().err().and_then(Error::code);
-    matches!(
-        code,
-        Some(ErrorCode::NotLeaderOrFollower | ErrorCode::RequestTimedOut)
-    )
 }

@@ -7,7 +7,6 @@
 use std::collections::{BTreeSet, VecDeque};
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError};
-use std::thread;
 use std::time::{Duration, Instant};
 
 use streamd_log::BatchHeader;
@@ -20,10 +19,8 @@ use streamd_wire::native::{Body, Credit, Data, EARLIEST, LATEST, Partition, Subs
 use crate::client::Client;
 use crate::error::{Error, Result};
 use crate::link::{Frame, Link};
+use crate::nodes::{Key, passes};
 use crate::record::Record;
-
-/// How long to wait before a broken subscription is begun again.
-const PAUSE: Duration = Duration::from_millis(50);
 
 /// Credit for little is given when nothing else has come for so long.
 const CREDIT_AFTER: Duration = Duration::from_millis(20);
@@ -120,9 +117,12 @@ impl Subscription {
                 left = left.min(CREDIT_AFTER);
             }
             match self.stream.frames.recv_timeout(left) {
-                Ok(frame) => match frame.body()? {
-                    Body::Data(data) => self.take(&data)?,
-                    other => return Err(Error::malformed(format!("{other:?} on a stream"))),
+                Ok(frame) => match frame.body() {
+                    Ok(Body::Data(data)) => self.take(&data)?,
+                    Ok(other) => return Err(Error::malformed(format!("{other:?} on a stream"))),
+                    // The lead went elsewhere.
+                    Err(error) if passes(&error) => self.resume()?,
+                    Err(error) => return Err(error),
                 },
                 // What waits may be larger than the credit that is left.
                 Err(RecvTimeoutError::Timeout) if self.came > self.told => self.give_credit(),
@@ -140,8 +140,10 @@ impl Subscription {
         self.told = self.came;
     }
 
-    /// Goes on over a new connection.
+    /// Goes on over a new stream, from whoever leads now.
     fn resume(&mut self) -> Result<()> {
+        let key = Key::Partition(self.partition.topic, self.partition.index);
+        self.client.nodes().forget(&key);
         (self.stream, self.at) = open(&self.client, self.partition, self.at)?;
         (self.came, self.told) = (0, 0);
         Ok(())
@@ -204,12 +206,12 @@ impl Iterator for Subscription {
     }
 }
 
-/// Opens a stream, over a new connection if need be; gives the offset that it begins with.
+/// Opens a stream from the leader; gives the offset that it begins with.
 fn open(client: &Client, partition: Partition, from: Offset) -> Result<(Stream, Offset)> {
     let options = client.options();
-    let until = Instant::now() + options.patience;
-    loop {
-        let link = client.link(until)?;
+    let key = Key::Partition(partition.topic, partition.index);
+    client.try_for(|until| {
+        let link = client.nodes().of(&key, until)?;
         let (number, frames) = link.new_stream();
         let stream = Stream {
             link,
@@ -225,13 +227,14 @@ fn open(client: &Client, partition: Partition, from: Offset) -> Result<(Stream, 
             credit: options.window.max(1),
             committed: options.committed,
         };
-        match stream.link.answer(number, &Body::Subscribe(ask), until) {
-            Ok(frame) => match frame.body()? {
-                Body::Subscribed(begun) => return Ok((stream, begun.from)),
-                other => return Err(Error::malformed(format!("{other:?} to a subscription"))),
-            },
-            Err(Error::Lost(_)) if Instant::now() + PAUSE < until => thread::sleep(PAUSE),
-            Err(error) => return Err(error),
+        let answer = stream.link.answer(number, &Body::Subscribe(ask), until);
+        let begun = answer.and_then(|frame| match frame.body()? {
+            Body::Subscribed(begun) => Ok(begun.from),
+            other => Err(Error::malformed(format!("{other:?} to a subscription"))),
+        });
+        if begun.as_ref().is_err_and(passes) {
+            client.nodes().forget(&key);
         }
-    }
+        Ok((stream, begun?))
+    })
 }

@@ -9,7 +9,7 @@ use streamd_core::meta::{BrokerMeta, ClusterImage};
 use streamd_model::{Epoch, ErrorCode, NodeId, PartitionId, TopicId};
 use streamd_wire::kafka::Array;
 
-use crate::broker::{Broker, Identity};
+use crate::broker::{Broker, Identity, NATIVE, address};
 
 /// The image, as this broker sees it.
 pub struct View {
@@ -78,6 +78,16 @@ impl View {
             true => Some(self.myself()),
             false => seen(self.image.cluster().broker(NodeId(node))?),
         }
+    }
+
+    /// Where a broker listens for the native protocol, `HOST:PORT`.
+    pub fn native(&self, node: i32) -> Option<String> {
+        if node == self.me[0] {
+            return self.identity.native.map(|_| self.identity.native_address());
+        }
+        let told = &self.image.cluster().broker(NodeId(node))?.told;
+        let at = told.endpoints.iter().find(|e| e.name == NATIVE)?;
+        Some(address(&at.host, at.port))
     }
 
     fn myself(&self) -> Seen<'_> {

@@ -6,6 +6,7 @@
 //! ends the connection.
 
 mod append;
+mod find;
 mod groups;
 mod node;
 mod outbox;
@@ -238,6 +239,7 @@ async fn take(conn: &Rc<Conn>, bytes: &Bytes, permits: Vec<Permit>) -> Result<()
         },
         Body::Commit(ask) => groups::commit(conn, ids, ask).await,
         Body::OffsetsOf(ask) => groups::offsets(conn, ids, ask).await,
+        Body::Find(what) => find::find(conn, ids, what).await,
         _ => return Err(unasked(header.op)),
     }
     Ok(())

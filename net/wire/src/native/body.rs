@@ -4,7 +4,8 @@
 use streamd_model::{Epoch, ErrorCode, NodeId, Offset, TopicId};
 
 use super::client::{
-    Aborted, Append, Appended, Committed, Kept, OfGroup, Producer, ToCommit, Topic,
+    Aborted, Append, Appended, Committed, Find, Kept, OfGroup, Place, Producer, ToCommit, Topic,
+    find, put_find,
 };
 use super::header::{Header, Op};
 use super::list::{Item, List};
@@ -203,6 +204,10 @@ pub enum Body<'a> {
     OffsetsOf(OfGroup<'a, Partition>),
     /// See there.
     Offsets(List<'a, Committed<'a>>),
+    /// Which node to ask.
+    Find(Find<'a>),
+    /// See there.
+    Place(Place<'a>),
 }
 
 impl<'a> Body<'a> {
@@ -261,7 +266,9 @@ impl<'a> Body<'a> {
                 text: r.str("an error's text")?,
             }),
             (Op::Append | Op::Topic | Op::Producer, _)
-            | (Op::Unsubscribe | Op::Commit | Op::Offsets, _) => of_clients(header, &mut r)?,
+            | (Op::Unsubscribe | Op::Commit | Op::Offsets | Op::Find, _) => {
+                of_clients(header, &mut r)?
+            }
         };
         r.end("what stands behind a body")?;
         Ok(body)
@@ -295,6 +302,8 @@ impl<'a> Body<'a> {
             Body::Kept(_) => (Op::Commit, FLAG_ANSWER),
             Body::OffsetsOf(_) => (Op::Offsets, 0),
             Body::Offsets(_) => (Op::Offsets, FLAG_ANSWER),
+            Body::Find(_) => (Op::Find, 0),
+            Body::Place(_) => (Op::Find, FLAG_ANSWER),
         }
     }
 
@@ -391,6 +400,8 @@ impl<'a> Body<'a> {
             | Body::Kept(_)
             | Body::OffsetsOf(_)
             | Body::Offsets(_)
+            | Body::Find(_)
+            | Body::Place(_)
             | Body::Append(_)
             | Body::Appended(_) => return put_of_clients(self, out),
         }
@@ -421,6 +432,12 @@ fn of_clients<'a>(header: &Header, r: &mut In<'a>) -> Result<Body<'a>, Malformed
         (Op::Commit, true) => Body::Kept(List::decode(r.rest())?),
         (Op::Offsets, false) => Body::OffsetsOf(of_group(r)?),
         (Op::Offsets, true) => Body::Offsets(List::decode(r.rest())?),
+        (Op::Find, false) => Body::Find(find(r)?),
+        (Op::Find, true) => Body::Place(Place {
+            node: r.i32("a node")?,
+            epoch: r.i32("a leader epoch")?,
+            address: r.str("an address")?,
+        }),
         _ => return Err(Malformed::Op(header.op as u8)),
     })
 }
@@ -451,6 +468,12 @@ fn put_of_clients<'a>(body: &Body<'a>, out: &mut Vec<u8>) -> &'a [u8] {
         }
         Body::Kept(list) => return list.bytes(),
         Body::Offsets(list) => return list.bytes(),
+        Body::Find(ref what) => put_find(out, what),
+        Body::Place(place) => {
+            out.extend_from_slice(&place.node.to_le_bytes());
+            out.extend_from_slice(&place.epoch.to_le_bytes());
+            put_str(out, place.address);
+        }
         _ => {}
     }
     &[]

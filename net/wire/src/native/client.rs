@@ -5,7 +5,7 @@ use streamd_model::{Epoch, Offset, TopicId};
 use super::Malformed;
 use super::body::{Partition, partition, put_partition};
 use super::list::{Bytes, Item, List};
-use super::read::put_str;
+use super::read::{In, put_str};
 
 /// Record batches, one for each partition that is named.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -103,6 +103,47 @@ impl Item<'_> for Leader {
     fn put(&self, out: &mut Vec<u8>) {
         out.extend_from_slice(&self.node.to_le_bytes());
         out.extend_from_slice(&self.epoch.to_le_bytes());
+    }
+}
+
+/// Whose node is asked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Find<'a> {
+    /// Of the leader of a partition.
+    Leader(Partition),
+    /// Of the coordinator of a group.
+    Coordinator(&'a str),
+}
+
+/// Which node to ask, and where.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Place<'a> {
+    /// The node.
+    pub node: i32,
+    /// The leader epoch of the partition, the group's own for a coordinator.
+    pub epoch: Epoch,
+    /// Where it listens for this protocol, `HOST:PORT`.
+    pub address: &'a str,
+}
+
+pub(super) fn find<'a>(r: &mut In<'a>) -> Result<Find<'a>, Malformed> {
+    match r.u8("what is to be found")? {
+        0 => Ok(Find::Leader(partition(r)?)),
+        1 => Ok(Find::Coordinator(r.str("a group")?)),
+        _ => Err(Malformed::Body("what is to be found")),
+    }
+}
+
+pub(super) fn put_find(out: &mut Vec<u8>, what: &Find<'_>) {
+    match what {
+        Find::Leader(partition) => {
+            out.push(0);
+            put_partition(out, *partition);
+        }
+        Find::Coordinator(group) => {
+            out.push(1);
+            put_str(out, group);
+        }
     }
 }
 

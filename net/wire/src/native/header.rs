@@ -57,9 +57,11 @@ pub enum Op {
     Replica = 19,
     /// A question to the leader of a partition.
     Call = 20,
+    /// Which node to ask.
+    Find = 21,
 }
 
-const OPS: [Op; 17] = [
+const OPS: [Op; 18] = [
     Op::Hello,
     Op::Auth,
     Op::Append,
@@ -77,6 +79,7 @@ const OPS: [Op; 17] = [
     Op::Offsets,
     Op::Replica,
     Op::Call,
+    Op::Find,
 ];
 
 impl Op {
@@ -87,7 +90,9 @@ impl Op {
     /// The flags that frames of this operation may have.
     fn flags(self) -> u16 {
         match self {
-            Op::Hello | Op::Auth | Op::Append | Op::Control | Op::Ping | Op::Call => FLAG_ANSWER,
+            Op::Hello | Op::Auth | Op::Append | Op::Control | Op::Ping | Op::Call | Op::Find => {
+                FLAG_ANSWER
+            }
             Op::Topic | Op::Producer | Op::Unsubscribe | Op::Commit | Op::Offsets => FLAG_ANSWER,
             Op::Data => FLAG_LAST,
             Op::Subscribe | Op::Error => FLAG_ANSWER | FLAG_LAST,

@@ -20,7 +20,8 @@ pub use body::{
     Subscribed, Welcome,
 };
 pub use client::{
-    Aborted, Append, Appended, Batch, Committed, Kept, Leader, OfGroup, Producer, ToCommit, Topic,
+    Aborted, Append, Appended, Batch, Committed, Find, Kept, Leader, OfGroup, Place, Producer,
+    ToCommit, Topic,
 };
 pub use header::{FLAG_ANSWER, FLAG_LAST, HEADER_BYTES, Header, MAGIC, Op, VERSION};
 pub use list::{Item, List};

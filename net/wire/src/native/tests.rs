@@ -7,7 +7,7 @@ use super::*;
 const RECORDS: &[u8] = b"batches, back to back";
 
 /// How many samples there are.
-const SAMPLES: usize = 26;
+const SAMPLES: usize = 29;
 
 fn leak<T: Item<'static>>(items: Vec<T>) -> List<'static, T> {
     List::decode(Vec::leak(List::encode(items))).unwrap()
@@ -154,6 +154,11 @@ fn of_clients() -> Vec<(Body<'static>, u16)> {
         epoch: -1,
         metadata: "m",
     };
+    let place = Place {
+        node: 2,
+        epoch: 7,
+        address: "10.0.0.2:9192",
+    };
     let topic = Topic {
         id: partition.topic,
         partitions: leak(vec![Leader { node: 1, epoch: 0 }]),
@@ -185,6 +190,9 @@ fn of_clients() -> Vec<(Body<'static>, u16)> {
             0,
         ),
         (Body::Offsets(leak(vec![committed])), FLAG_ANSWER),
+        (Body::Find(Find::Leader(partition)), 0),
+        (Body::Find(Find::Coordinator("g")), 0),
+        (Body::Place(place), FLAG_ANSWER),
     ]
 }
 

@@ -39,6 +39,8 @@ fn random_frames_are_answered_or_refused() {
                     group,
                     items: List::decode(&place).unwrap(),
                 }),
+                Body::Find(Find::Leader(p)),
+                Body::Find(Find::Coordinator("g")),
                 Body::Control(b"what nodes say"),
             ];
             let mut bytes = Vec::new();
