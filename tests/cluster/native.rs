@@ -1,5 +1,5 @@
-//! The native client at a cluster: it writes to and reads from whoever leads, and keeps offsets with
-//! whoever coordinates, while they are killed.
+//! The native client at a cluster: it writes to and reads from whoever leads, and keeps offsets
+//! with whoever coordinates, while they are killed.
 
 use std::thread;
 

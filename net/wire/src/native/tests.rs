@@ -299,7 +299,7 @@ fn what_is_not_understood_is_named() {
     };
     assert_eq!(with(4, 2), Err(Malformed::Version(2)));
     assert_eq!(with(5, 0), Err(Malformed::Op(0)));
-    for op in [7, 8, 9, 21] {
+    for op in [7, 8, 9, 22] {
         assert_eq!(
             with(5, op),
             Err(Malformed::Op(op)),
