@@ -3,6 +3,7 @@
 //!
 //! Which build was before is in `previous.txt`.
 
+use std::io::{Seek as _, Write as _};
 use std::path::Path;
 use std::process::{Command, Output};
 use std::thread::sleep;
@@ -238,11 +239,13 @@ fn a_directory_of_before_opens() {
     for n in 0..1000 {
         lines.push_str(&format!("record {n}\n"));
     }
-    let file = tempfile::NamedTempFile::new().expect("a file");
-    std::fs::write(file.path(), &lines).expect("a file");
-    let input = file.path().display().to_string();
-    must(&boot, &["produce", "t", "--file", &input]);
-    let all = |boot: &str| must(boot, &["consume", "t", "--from", "beginning", "-n", "1000"]);
+    let mut file = tempfile::tempfile().expect("a file");
+    file.write_all(lines.as_bytes()).expect("a file");
+    file.rewind().expect("a file");
+    let mut produce = Command::new(streamctl());
+    produce.args(["--bootstrap", &boot, "produce", "t"]);
+    assert!(produce.stdin(file).status().expect("streamctl").success());
+    let all = |boot: &str| must(boot, &["consume", "t", "-n", "1000"]);
     let before = all(&boot);
     assert!(before.contains("record 999"), "{before}");
     broker.stop();
