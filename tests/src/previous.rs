@@ -109,7 +109,7 @@ fn borrow(from: &Path, to: &Path) {
     let is_there = |part: &&str| from.join(part).exists() && !to.join(part).exists();
     let parts = ["deps", "build", ".fingerprint"];
     fs::create_dir_all(to).expect("a writable target folder");
-    for part in parts.iter().filter(is_there) {
+    for part in parts.into_iter().filter(is_there) {
         // What goes away meanwhile is compiled again.
         let mut copy = Command::new("cp");
         let _ = copy.arg("-rl").arg(from.join(part)).arg(to).status();
