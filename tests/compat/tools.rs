@@ -150,12 +150,27 @@ fn features_and_cluster() {
         (out.status.success(), words(&String::from_utf8_lossy(&said)))
     };
     let (done, said) = update(&["upgrade", "--feature", "streamd.version=2"]);
-    assert!(done && said.contains("streamd.version was upgraded to 2."), "{said}");
+    assert!(
+        done && said.contains("streamd.version was upgraded to 2."),
+        "{said}"
+    );
     for (args, why) in [
-        (["upgrade", "--feature", "streamd.version=3"], "node 1 knows levels 1 to 2"),
-        (["downgrade", "--feature", "streamd.version=1"], "does not fall"),
-        (["upgrade", "--feature", "group.version=0"], "it is 1 in every cluster"),
-        (["upgrade", "--feature", "none.version=1"], "does not support this feature"),
+        (
+            ["upgrade", "--feature", "streamd.version=3"],
+            "node 1 knows levels 1 to 2",
+        ),
+        (
+            ["downgrade", "--feature", "streamd.version=1"],
+            "does not fall",
+        ),
+        (
+            ["upgrade", "--feature", "group.version=2"],
+            "it is 1 in every cluster",
+        ),
+        (
+            ["upgrade", "--feature", "none.version=1"],
+            "does not support this feature",
+        ),
     ] {
         let (done, said) = update(&args);
         assert!(!done, "{args:?}: {said}");

@@ -159,7 +159,11 @@ fn three_nodes_get_a_new_build_under_load_and_lose_nothing() {
     let mut cluster = Cluster::start(&old);
     let boot = cluster.boot();
     must(&boot, &["topic", "create", "t", "-p", PARTITIONS]);
-    must_fail(&boot, RAISE, &["no node that answers knows of feature levels"]);
+    must_fail(
+        &boot,
+        RAISE,
+        &["no node that answers knows of feature levels"],
+    );
     let mut load = load(&boot);
     // A new node under an old controller.
     let controller = cluster.well();
@@ -167,7 +171,11 @@ fn three_nodes_get_a_new_build_under_load_and_lose_nothing() {
     cluster.replace(first, streamd());
     cluster.decides("one");
     let lacks = |n: usize| format!("node {} knows level 1", n + 1);
-    must_fail(&boot, RAISE, &["code 95", &lacks(controller), &lacks(second)]);
+    must_fail(
+        &boot,
+        RAISE,
+        &["code 95", &lacks(controller), &lacks(second)],
+    );
     // It can be taken back, and tried again.
     cluster.replace(first, &old);
     cluster.replace(first, streamd());

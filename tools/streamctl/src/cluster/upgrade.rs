@@ -67,7 +67,9 @@ pub fn run(global: &Global, to: Option<i16>, yes: bool) -> Result<()> {
 fn sentence(agreed: i16, target: i16, raised: bool) -> String {
     match (target == agreed, raised) {
         (true, _) => format!("Nothing to do: {agreed} is the highest level that all nodes know."),
-        (_, true) => format!("Raised from level {agreed}. Builds that do not know {target} are refused."),
+        (_, true) => {
+            format!("Raised from level {agreed}. Builds that do not know {target} are refused.")
+        }
         _ => format!(
             "All nodes know level {target}; nothing was changed. `streamctl cluster upgrade --to \
              {target} --yes` raises it. It never falls: older builds are refused from then on."
