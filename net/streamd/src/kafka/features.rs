@@ -52,8 +52,12 @@ pub fn api_version(served: &Served) -> ApiVersion {
     }
 }
 
-/// The answer to ApiVersions.
-pub fn api_versions(image: &ClusterImage, version: i16) -> ApiVersionsResponse<'static> {
+/// Answers ApiVersions, versions 0 to 5.
+pub fn versions(broker: &Broker, header: ResponseHeader) -> Result<Vec<Part>, String> {
+    encode(header, &told(&broker.shard.image(), header.version))
+}
+
+fn told(image: &ClusterImage, version: i16) -> ApiVersionsResponse<'static> {
     // Clients before Kafka 3.9, which ask in version 3 at most, fail on a feature that may be off.
     let least = i16::from(version < 4);
     let supported = FIXED.iter().map(|(name, max)| SupportedFeatureKey {

@@ -102,10 +102,7 @@ pub async fn answer(
         };
     }
     match api {
-        ApiKey::ApiVersions => {
-            let image = broker.shard.image();
-            encode(header, &features::api_versions(&image, header.version))
-        }
+        ApiKey::ApiVersions => features::versions(broker, header),
         ApiKey::UpdateFeatures => features::update(broker, header, decoded!()).await,
         ApiKey::Fetch => fetch::handle(broker, &frame.header, decoded!()).await,
         ApiKey::ListOffsets => encode(
