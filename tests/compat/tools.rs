@@ -139,6 +139,44 @@ fn features_and_cluster() {
     for feature in ["group.version", "transaction.version"] {
         assert_has(&words(&features), &format!("Feature: {feature} Supported"));
     }
+    let level = "Feature: streamd.version SupportedMinVersion: 1 SupportedMaxVersion: 2 \
+                 FinalizedVersionLevel: 2 Epoch: ";
+    assert_has(&words(&features), level);
+    let update = |args: &[&str]| {
+        let mut tool = streamd_tests::install::kafka_tool("org.apache.kafka.tools.FeatureCommand");
+        let out = tool.args(["--bootstrap-server", &boot]).args(args).output();
+        let out = out.expect("Java");
+        let said = [out.stdout, out.stderr].concat();
+        (out.status.success(), words(&String::from_utf8_lossy(&said)))
+    };
+    let (done, said) = update(&["upgrade", "--feature", "streamd.version=2"]);
+    assert!(
+        done && said.contains("streamd.version was upgraded to 2."),
+        "{said}"
+    );
+    for (args, why) in [
+        (
+            ["upgrade", "--feature", "streamd.version=3"],
+            "node 1 knows levels 1 to 2",
+        ),
+        (
+            ["downgrade", "--feature", "streamd.version=1"],
+            "does not fall",
+        ),
+        (
+            ["upgrade", "--feature", "group.version=2"],
+            "it is 1 in every cluster",
+        ),
+        (
+            ["upgrade", "--feature", "none.version=1"],
+            "does not support this feature",
+        ),
+    ] {
+        let (done, said) = update(&args);
+        assert!(!done, "{args:?}: {said}");
+        assert_has(&said, "Invalid update version");
+        assert_has(&said, why);
+    }
     // Its options come after its command.
     let cluster = "org.apache.kafka.tools.ClusterTool";
     let mut cluster = streamd_tests::install::kafka_tool(cluster);

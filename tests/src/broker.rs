@@ -41,6 +41,8 @@ pub struct Broker {
     place: Option<Place>,
     clock: Option<Clock>,
     options: Vec<String>,
+    /// What its starts run.
+    program: PathBuf,
     child: Option<Child>,
 }
 
@@ -65,6 +67,28 @@ impl Broker {
         Self::start_on(Site::default(), options)
     }
 
+    /// As [`Broker::start`], but of this program.
+    ///
+    /// # Panics
+    /// As [`Broker::start`].
+    #[must_use]
+    pub fn start_of(program: &Path, options: &[&str]) -> Self {
+        let mut broker = Self::idle_of(program, options);
+        broker.start_again();
+        broker
+    }
+
+    /// One of this program that does not run yet: see [`Broker::start_refused`].
+    ///
+    /// # Panics
+    /// When there is no room for a folder.
+    #[must_use]
+    pub fn idle_of(program: &Path, options: &[&str]) -> Self {
+        let mut broker = Self::made(Site::default(), options);
+        broker.become_of(program);
+        broker
+    }
+
     /// As [`Broker::start`], with its data in a folder that outlives it.
     ///
     /// # Panics
@@ -84,20 +108,52 @@ impl Broker {
     /// As [`Broker::start`].
     #[must_use]
     pub fn start_on(site: Site, options: &[&str]) -> Self {
+        let mut broker = Self::made(site, options);
+        broker.start_again();
+        broker
+    }
+
+    fn made(site: Site, options: &[&str]) -> Self {
         let dir = TempDir::with_prefix("streamd-test-").expect("a temporary folder");
         let data = site.data.unwrap_or_else(|| dir.path().join("data"));
-        let options = options.iter().map(|&o| o.to_owned()).collect();
-        let mut broker = Self {
+        Self {
             dir,
             data,
             port: free_port(),
             place: site.place,
             clock: site.clock,
-            options,
+            options: options.iter().map(|&o| o.to_owned()).collect(),
+            program: binary().to_owned(),
             child: None,
+        }
+    }
+
+    /// The starts from now on are of this program.
+    pub fn become_of(&mut self, program: &Path) {
+        program.clone_into(&mut self.program);
+    }
+
+    /// Starts it, as [`Broker::start_again`], where it is to end by itself with exit code 1; gives
+    /// what it says.
+    ///
+    /// # Panics
+    /// When it runs on, or ends otherwise.
+    pub fn start_refused(&mut self) -> String {
+        let seen = self.spawn();
+        let mut child = self.child.take().expect("it was started");
+        let deadline = Instant::now() + START_DEADLINE;
+        let status = loop {
+            if let Some(status) = child.try_wait().expect("a child's state") {
+                break status;
+            }
+            if Instant::now() > deadline {
+                child.kill().expect("SIGKILL");
+            }
+            sleep(Duration::from_millis(20));
         };
-        broker.start_again();
-        broker
+        let log = self.log();
+        assert_eq!(status.code(), Some(1), "{}", tail(&log));
+        log[seen..].to_owned()
     }
 
     /// Starts it after [`Broker::kill`] or [`Broker::stop`], on the same port and folder.
@@ -105,6 +161,12 @@ impl Broker {
     /// # Panics
     /// As [`Broker::start`]; also when it runs.
     pub fn start_again(&mut self) {
+        let seen = self.spawn();
+        self.await_ready(seen);
+    }
+
+    /// Starts it; gives how long its log was before.
+    fn spawn(&mut self) -> usize {
         assert!(self.child.is_none(), "the broker runs already");
         let log = File::options()
             .create(true)
@@ -113,8 +175,8 @@ impl Broker {
             .expect("a log");
         let seen = log.metadata().expect("a log").len();
         let mut command = match &self.place {
-            Some(place) => place.command(binary()),
-            None => Command::new(binary()),
+            Some(place) => place.command(&self.program),
+            None => Command::new(&self.program),
         };
         if let Some(clock) = &self.clock {
             clock.rule(&mut command);
@@ -129,7 +191,7 @@ impl Broker {
             .spawn()
             .expect("streamd starts");
         self.child = Some(child);
-        self.await_ready(usize::try_from(seen).expect("a small log"));
+        usize::try_from(seen).expect("a small log")
     }
 
     fn await_ready(&mut self, seen: usize) {

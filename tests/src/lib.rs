@@ -5,7 +5,7 @@
 //! - `crash/`: rounds of SIGKILL under load; nothing acknowledged is lost or doubled.
 //! - `streams/`: Kafka Streams counts words exactly once over kills; Kafka Connect moves files.
 //! - `scenarios/`: what people use such a log for: programs that check themselves.
-//! - `cluster/`: three nodes that join, are killed, stopped, wiped; `many/`: many partitions.
+//! - `cluster/`: three nodes join, are killed; `upgrade/`: get a new build; `many/` partitions.
 //! - `full/`: a small disk gets full under load; `history/`: clients under faults; `differ/`.
 //! - `hostile/`: what no client should send; the broker answers as Kafka does and serves on.
 //!
@@ -23,5 +23,6 @@ pub mod disk;
 pub mod install;
 pub mod net;
 pub mod noise;
+pub mod previous;
 pub mod run;
 pub mod wire;

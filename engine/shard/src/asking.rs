@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use futures_lite::future::or;
 use streamd_core::control::{Answer, Ask, Outcome, Times, Token};
-use streamd_core::meta::{ClusterImage, Command};
+use streamd_core::meta::{ClusterCommand, ClusterImage, Command};
 use streamd_io::local::{OneSender, oneshot};
 use streamd_model::{ErrorCode, Mono, NodeId};
 
@@ -197,6 +197,9 @@ pub(crate) fn is_done(image: &ClusterImage, command: &Command) -> bool {
         Command::CreatePartitions { id, total } => {
             let topic = image.topic_by_id(*id);
             topic.is_some_and(|t| t.partitions == *total)
+        }
+        Command::Cluster(ClusterCommand::SetFeatureLevel(level)) => {
+            image.cluster().level() >= *level
         }
         _ => false,
     }

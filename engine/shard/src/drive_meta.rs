@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use streamd_core::Refused;
 use streamd_core::control::{Ask, Metadata, Output, Times, Token};
-use streamd_core::meta::ClusterImage;
+use streamd_core::meta::{ClusterImage, Registration};
 use streamd_core::raft::{Members, NotTaken, Options};
 use streamd_io::local::Notify;
 use streamd_io::{Class, Env};
@@ -71,8 +71,8 @@ pub(crate) struct Meta {
     flusher: Rc<Flusher>,
     log: Rc<MetaLog>,
     metadata: RefCell<Metadata>,
-    /// Of this run of the broker.
-    incarnation: [u8; 16],
+    /// What this run of the broker says of itself.
+    told: Registration,
     writing: RefCell<VecDeque<Writing>>,
     /// The next token, and who asked under those before.
     waiting: RefCell<(Token, BTreeMap<Token, Asker>)>,
@@ -96,7 +96,9 @@ impl Meta {
     /// Opens the metadata log. Nothing happens before [`Meta::begin`].
     async fn open(shard: &Shard, settings: &Settings) -> Result<Rc<Meta>, LogError> {
         let (env, local) = (&shard.env, &settings.local);
-        let found = MetaLog::open(env, &settings.data_dir, local, settings.joins).await?;
+        let (joins, told) = (settings.joins, settings.told.clone());
+        let level = told.levels().highest;
+        let found = MetaLog::open(env, &settings.data_dir, (local, joins), level).await?;
         let options = Options {
             node: local.node,
             seed: 0,
@@ -121,7 +123,7 @@ impl Meta {
             },
             complained: Cell::new(Mono(0)),
             fatal: shard.fatal().clone(),
-            incarnation: settings.told.incarnation,
+            told,
             writing: RefCell::default(),
             // An answer to the last run is none to this one.
             waiting: RefCell::new((env.random_u64() >> 1, BTreeMap::new())),
@@ -279,10 +281,18 @@ impl Meta {
     /// committed was here from the start.
     fn is_current(&self, image: &ClusterImage) -> bool {
         let me = image.cluster().broker(image.node());
-        !self.shown.held.get() || me.is_some_and(|b| b.told.incarnation == self.incarnation)
+        !self.shown.held.get() || me.is_some_and(|b| b.told.incarnation == self.told.incarnation)
     }
 
     fn learn(&self, image: &Arc<ClusterImage>) {
+        // The run before this one was of a newer build, perhaps. An image that lags behind has a
+        // lower level than is agreed, never a higher one.
+        let level = image.cluster().level();
+        if level > self.told.levels().highest
+            && let Err(why) = self.told.lives_at(level)
+        {
+            return self.stop(why);
+        }
         if let Some(peers) = &self.peers {
             peers.learn(image, self.is_current(image));
         }
@@ -621,7 +631,7 @@ impl Shard {
         let meta = Meta::open(self, &self.settings).await;
         let meta = meta.map_err(|e| format!("the metadata log: {e}"))?;
         let told = self.settings.told.clone();
-        drive_seat::look(&meta.image(), &told)?;
+        drive_seat::look(&meta.image(), &told, meta.shown.held.get())?;
         *self.meta.borrow_mut() = Some(meta.clone());
         let image = meta.image();
         meta.learn(&image);

@@ -85,12 +85,17 @@ pub(crate) struct Driver {
     left: Cell<bool>,
 }
 
-/// Whether the cluster would take this broker.
+/// Whether the cluster would take this broker, as far as is known: the image may lag behind.
 ///
 /// # Errors
 /// Why not.
-pub(crate) fn look(image: &ClusterImage, told: &Registration) -> Result<(), String> {
-    let command = Command::Cluster(ClusterCommand::Register(told.clone()));
+pub(crate) fn look(image: &ClusterImage, told: &Registration, lags: bool) -> Result<(), String> {
+    let mut told = told.clone();
+    if lags {
+        // The level may have risen since.
+        told.features.0 = 0;
+    }
+    let command = Command::Cluster(ClusterCommand::Register(told));
     image.admit(&command).map_err(|(_, why)| why)
 }
 

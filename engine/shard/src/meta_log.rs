@@ -11,7 +11,7 @@ use std::path::Path;
 use std::rc::Rc;
 
 use streamd_core::control::Metadata;
-use streamd_core::meta::{ClusterImage, Command, Local};
+use streamd_core::meta::{ClusterCommand, ClusterImage, Command, Local};
 use streamd_core::raft;
 use streamd_io::Env;
 use streamd_io::local::Notify;
@@ -86,12 +86,13 @@ impl Owner for MetaLog {
 
 impl MetaLog {
     /// Opens the metadata log in `data_dir`. One that is of before there was a quorum becomes that
-    /// of a quorum of this node alone; so does an empty one, unless the node joins another.
+    /// of a quorum of this node alone; so does an empty one, unless the node joins another: that is
+    /// a new cluster, which begins at `level`.
     pub async fn open(
         env: &Env,
         data_dir: &Path,
-        local: &Local,
-        joins: bool,
+        (local, joins): (&Local, bool),
+        level: i16,
     ) -> Result<Found, LogError> {
         let dir = data_dir.join(METADATA_DIR);
         let config = LogConfig {
@@ -109,7 +110,7 @@ impl MetaLog {
         })
         .await?;
         let fold = match bad {
-            None => values.fold(opened.state, local, joins),
+            None => values.fold(opened.state, (local, joins), level),
             Some(what) => Err(what),
         };
         let corrupt = |what: String| LogError::Corrupt(format!("{}: {what}", dir.display()));
@@ -222,8 +223,8 @@ impl Values {
     fn fold(
         mut self,
         state: Vec<u8>,
-        local: &Local,
-        joins: bool,
+        (local, joins): (&Local, bool),
+        level: i16,
     ) -> Result<(Vec<Vec<u8>>, bool), String> {
         if raft::is_record(&state) {
             if !self.commands.is_empty() {
@@ -242,6 +243,11 @@ impl Values {
         };
         for command in &self.commands {
             image.apply(command);
+        }
+        let begins = Command::Cluster(ClusterCommand::SetFeatureLevel(level));
+        // Nobody else is there. Level 1 is written by not writing it.
+        if is_empty && image.admit(&begins).is_ok() {
+            image.apply(&begins);
         }
         Ok((vec![Metadata::bootstrap(&[local.node], &image)], true))
     }

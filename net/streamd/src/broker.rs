@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use streamd_core::group::Token;
-use streamd_core::meta::{Endpoint, Registration};
+use streamd_core::meta::{Endpoint, KNOWN, Registration};
 use streamd_core::producer::IdBlock;
 use streamd_io::local::Budget;
 use streamd_model::{Mono, NodeId, TopicId};
@@ -21,8 +21,6 @@ use crate::kafka::session::Sessions;
 use crate::kafka::share::session::ShareSessions;
 use crate::native::peers::Links;
 
-/// The feature levels that this version can do, from and to.
-const FEATURES: (i16, i16) = (0, 0);
 /// The name of the listener that nodes reach each other by.
 pub const NATIVE: &str = "STRM";
 /// At most one line about bad clients in this time; the others are counted.
@@ -99,7 +97,7 @@ impl Identity {
             directory: self.directory.0,
             rack: self.rack.clone(),
             endpoints,
-            features: FEATURES,
+            features: KNOWN,
         }
     }
 

@@ -17,7 +17,7 @@ use crate::failure::{Failure, Result};
 
 /// The longest answer that is taken, bytes. A fetch asks for far less.
 const ANSWER_MAX: u32 = 512 << 20;
-const CLIENT_ID: &str = "streamctl";
+pub const CLIENT_ID: &str = "streamctl";
 
 /// A connection.
 pub struct Conn {

@@ -4,9 +4,11 @@
 //! change never takes away a majority that could decide. An odd number votes, if it can be: of two
 //! who vote neither may be missed, so one goes on alone until there are two more.
 
-use streamd_model::NodeId;
+use streamd_model::{ErrorCode, NodeId};
 
-use crate::meta::Cluster;
+use super::refuse;
+use crate::Refused;
+use crate::meta::{Cluster, ClusterCommand, Command};
 use crate::raft::{Change, Members};
 
 /// So many vote, if there are as many.
@@ -70,10 +72,38 @@ pub(super) fn next(
     new.into_iter().collect()
 }
 
+/// Whether the level may be raised as far as the quorum goes: who gets its log has told what it can
+/// read. A broker that was taken out of the cluster leaves the quorum a moment later.
+///
+/// # Errors
+/// Who has not.
+pub(super) fn all_tell(
+    members: &Members,
+    cluster: &Cluster,
+    commands: &[Command],
+) -> Result<(), Refused> {
+    let raises = |c: &Command| matches!(c, Command::Cluster(ClusterCommand::SetFeatureLevel(_)));
+    if !commands.iter().any(raises) {
+        return Ok(());
+    }
+    let mut all = members.voters.iter().chain(&members.learners);
+    match all.find(|node| cluster.broker(**node).is_none()) {
+        None => Ok(()),
+        Some(node) => refuse(
+            ErrorCode::FeatureUpdateFailed,
+            format!(
+                "node {} still belongs to the quorum of the metadata, and is not registered: try \
+                 again in a moment",
+                node.0
+            ),
+        ),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::meta::{ClusterCommand, ClusterImage, Command, Registration};
+    use crate::meta::{ClusterImage, Registration};
 
     fn nodes(ids: &[i32]) -> Vec<NodeId> {
         ids.iter().map(|id| NodeId(*id)).collect()
@@ -170,5 +200,20 @@ mod tests {
             ..three
         };
         assert_eq!(change(&[1, 3], &joint, &progress), [], "one at a time");
+    }
+
+    #[test]
+    fn the_level_waits_until_the_quorum_is_rid_of_who_was_taken_out() {
+        let image = image(&[1, 3]);
+        let raise = [Command::Cluster(ClusterCommand::SetFeatureLevel(2))];
+        let may = |members| all_tell(&members, image.cluster(), &raise);
+        assert_eq!(may(members(&[1], &[3])), Ok(()));
+        for still in [members(&[1, 2, 3], &[]), members(&[1], &[2])] {
+            let (code, text) = may(still.clone()).unwrap_err();
+            assert_eq!(code, ErrorCode::FeatureUpdateFailed);
+            assert!(text.starts_with("node 2 still"), "{text}");
+            let other = [Command::SetClusterId("x".to_owned())];
+            assert_eq!(all_tell(&still, image.cluster(), &other), Ok(()));
+        }
     }
 }

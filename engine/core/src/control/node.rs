@@ -287,6 +287,7 @@ impl Metadata {
             {
                 let verdict = controller.handle(&after, &ask, self.now);
                 let outcome = verdict.and_then(|(more, answer)| {
+                    members::all_tell(&self.quorum.members(), after.cluster(), &more)?;
                     let mut next = after.clone();
                     for command in &more {
                         next.admit(command)?;

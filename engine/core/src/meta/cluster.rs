@@ -41,7 +41,7 @@ pub struct Registration {
     pub rack: Option<String>,
     /// Where it is reached.
     pub endpoints: Vec<Endpoint>,
-    /// The feature levels that it can do, from and to.
+    /// The feature levels that it can live at, as they are written; see [`Registration::levels`].
     pub features: (i16, i16),
 }
 
@@ -220,8 +220,8 @@ impl Cluster {
         self.broker(node).is_some_and(|b| b.is_active())
     }
 
-    /// What all brokers can do.
-    pub fn feature_level(&self) -> i16 {
+    /// The agreed level, as it is written; see [`Cluster::level`].
+    pub(super) fn told_level(&self) -> i16 {
         self.feature_level
     }
 
@@ -346,35 +346,19 @@ impl Cluster {
                 expect,
                 next,
             } => self.admit_change(*partition, *expect, next),
-            ClusterCommand::SetFeatureLevel(level) => {
-                let lacks = |b: &&Arc<BrokerMeta>| b.told.features.1 < *level;
-                match self.brokers().find(lacks) {
-                    _ if *level < self.feature_level => {
-                        let text = format!("the level is {} and does not fall", self.feature_level);
-                        refuse(ErrorCode::InvalidUpdateVersion, text)
-                    }
-                    Some(b) => {
-                        let text = format!("broker {} cannot do {level}", b.told.node.0);
-                        refuse(ErrorCode::FeatureUpdateFailed, text)
-                    }
-                    None => Ok(()),
-                }
-            }
+            ClusterCommand::SetFeatureLevel(level) => self.admit_level(*level),
         }
     }
 
     fn admit_broker(&self, told: &Registration) -> Result<(), Refused> {
-        let text = match self.broker(told.node) {
-            Some(b) if b.told.directory != told.directory => format!(
+        let text = match (self.broker(told.node), told.lives_at(self.level())) {
+            (Some(b), _) if b.told.directory != told.directory => format!(
                 "broker {} was registered with another data directory: this one is new, or a \
                  copy. Give this broker an id of its own, or take the old one out of the cluster \
                  first",
                 told.node.0
             ),
-            _ if !(told.features.0..=told.features.1).contains(&self.feature_level) => format!(
-                "the cluster is at feature level {}, and broker {} can do {} to {}",
-                self.feature_level, told.node.0, told.features.0, told.features.1
-            ),
+            (_, Err(why)) => why,
             _ if told.node.0 < 0 => format!("{} is no broker id", told.node.0),
             _ => return Ok(()),
         };

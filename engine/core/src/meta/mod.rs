@@ -8,6 +8,7 @@
 pub(crate) mod cluster;
 mod command;
 mod image;
+mod level;
 mod snapshot;
 mod topics;
 pub mod validate;
@@ -18,6 +19,7 @@ pub use cluster::{
 };
 pub use command::{Command, ConfigChange, Resource, decode_batch, encode_batch};
 pub use image::{ClusterImage, Local, TopicMeta};
+pub use level::{KNOWN, Levels};
 pub use wanted::Wanted;
 
 /// The most partitions that a node takes, over all topics.

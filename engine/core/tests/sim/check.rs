@@ -69,7 +69,14 @@ impl Checker {
             .latest
             .as_ref()
             .is_none_or(|l| l.version() < image.version());
+        let level = image.cluster().level();
+        if let Some(low) = image.cluster().lacking(level).next() {
+            let node = low.told.node.0;
+            panic!("level: node {node} is registered, and does not know level {level}");
+        }
         if newer {
+            let before = self.latest.as_ref().map_or(1, |l| l.cluster().level());
+            assert!(level >= before, "level: it fell from {before} to {level}");
             self.latest = Some(image.clone());
         }
         newer

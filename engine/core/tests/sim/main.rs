@@ -3,6 +3,7 @@
 //!
 //! `STREAMD_SEEDS=N` runs N seeds instead of 200, `STREAMD_SEED=S` one of them, with its story.
 
+mod builds;
 mod check;
 mod disk;
 mod nemesis;
@@ -40,7 +41,11 @@ fn build(seed: u64) -> World {
     let mut world = World::new(seed);
     let nodes = 3 + world.rng.below(3) as i32;
     let voters: Vec<NodeId> = (0..3).map(NodeId).collect();
-    let image = ClusterImage::new(node::local(NodeId(0)));
+    let mut image = ClusterImage::new(node::local(NodeId(0)));
+    let old = world.faults.old_builds;
+    if !old {
+        image.apply(&builds::raise());
+    }
     let record = Metadata::bootstrap(&voters, &image);
     for id in (0..nodes).map(NodeId) {
         let skew = world.faults.skew;
@@ -57,6 +62,8 @@ fn build(seed: u64) -> World {
             },
         };
         world.hard.clocks.insert(id, clock);
+        let build = if old { builds::OLD } else { builds::NEW };
+        world.hard.builds.insert(id, build);
         let mut disk = MetaDisk::of(record.clone());
         if !voters.contains(&id) {
             disk.wipe();
@@ -144,6 +151,9 @@ fn run(seed: u64) -> Story {
     set_up(&mut world);
     world.healed = false;
     world.later(0, Event::Nemesis);
+    if world.faults.old_builds {
+        world.later(0, Event::Operate);
+    }
     world.later(0, Event::Produce);
     world.later(0, Event::Consume);
     world.later(CHAOS, Event::Heal);
@@ -257,19 +267,22 @@ fn what_must_hold_holds_whatever_fails() {
 }
 
 /// A simulator that has stopped to do these finds nothing.
-const MUST_FIRE: [&str; 22] = [
+const MUST_FIRE: [&str; 25] = [
+    "builds replaced",
     "changes of the quorum",
     "controlled shutdowns",
     "controllers elected",
     "crashes",
     "crashes of many at once",
     "hints",
+    "levels raised",
     "linearizable reads",
     "logs cut by epoch",
     "metadata writes lost",
     "metadata writes torn",
     "moves",
     "moves called off",
+    "old builds turned away",
     "one-way partitions",
     "packets late",
     "packets lost",

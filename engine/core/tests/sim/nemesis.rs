@@ -57,6 +57,7 @@ pub struct Faults {
     slow_disk: u64,
     lose: bool,
     pub skew: bool,
+    pub old_builds: bool,
     gap: u64,
     pub counts: BTreeMap<&'static str, u64>,
 }
@@ -67,6 +68,7 @@ impl Faults {
             gap: 150 + rng.below(700),
             lose: rng.chance(800),
             skew: rng.chance(500),
+            old_builds: rng.chance(350),
             ..Faults::default()
         };
         // One seed in twenty has a quiet world: loss without any fault is worst.

@@ -64,9 +64,12 @@ impl World {
             directory: [node.0 as u8; 16],
             rack: Some(format!("r{}", node.0 % 2)),
             endpoints: Vec::new(),
-            features: (0, 1),
+            features: self.hard.builds[&node],
         };
         let image = Arc::new(metadata.image().clone());
+        if !self.knows(node, &image) {
+            return self.turned_away(node, "by what it has itself");
+        }
         let fresh = Node {
             life: self.lives,
             metadata,
@@ -119,6 +122,9 @@ impl World {
         let effects = me.seat.tick(me.image.version(), now);
         self.seat_effects(node, effects);
         self.carry(node);
+        if !self.nodes.contains_key(&node) {
+            return;
+        }
         let ids: Vec<PartitionId> = self.nodes[&node].replicas.keys().copied().collect();
         for id in ids {
             self.replica(node, id, |r| r.tick(now));
@@ -305,6 +311,11 @@ impl World {
             "C1: node {} acts, and is fenced",
             node.0
         );
+        assert!(
+            self.knows(node, &self.nodes[&node].image),
+            "level: node {} acts, and does not know the level",
+            node.0
+        );
     }
 
     /// Whether the metadata has this run of a node for gone, though nobody said so.
@@ -375,7 +386,10 @@ impl World {
                 return;
             }
             for output in outputs {
-                self.output(node, output);
+                // An image may show it that it must not go on.
+                if self.nodes.contains_key(&node) {
+                    self.output(node, output);
+                }
             }
         }
     }
@@ -445,8 +459,16 @@ impl World {
     }
 
     fn image(&mut self, node: NodeId, image: Arc<ClusterImage>) {
+        let before = self.check.latest.clone();
         if self.check.image(&image) {
             self.fenced_in_time(&image);
+            let level = before.map_or(image.cluster().level(), |b| b.cluster().level());
+            if image.cluster().level() > level {
+                self.faults.fired("levels raised");
+            }
+        }
+        if !self.knows(node, &image) {
+            return self.turned_away(node, "by what it learns");
         }
         let me = self.nodes.get_mut(&node).expect("it lives");
         me.image = image;
@@ -545,7 +567,7 @@ impl World {
                     self.later(back, Event::Start(node));
                     return;
                 }
-                SeatEffect::Refused(why) => panic!("a good broker is refused: {why}"),
+                SeatEffect::Refused(why) => return self.turned_away(node, &why),
             }
         }
     }

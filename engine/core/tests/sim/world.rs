@@ -45,6 +45,7 @@ pub enum Event {
     Start(NodeId),
     Crash(NodeId, u64),
     Nemesis,
+    Operate,
     Produce,
     Consume,
     Heal,
@@ -68,6 +69,8 @@ impl Clock {
 #[derive(Default)]
 pub struct Hardware {
     pub clocks: BTreeMap<NodeId, Clock>,
+    /// The levels that the program knows which starts there.
+    pub builds: BTreeMap<NodeId, (i16, i16)>,
     pub meta_disks: BTreeMap<NodeId, MetaDisk>,
     pub disks: BTreeMap<NodeId, BTreeMap<PartitionId, LogDisk>>,
     pub paused: BTreeMap<NodeId, u64>,
@@ -240,6 +243,7 @@ impl World {
                 self.down(node, "crashes while writing");
             }
             Event::Nemesis => self.nemesis(),
+            Event::Operate => self.operate(),
             Event::Produce if !self.quiet => self.produce(),
             Event::Consume => self.consume(),
             Event::Heal => self.heal(),

@@ -2,6 +2,7 @@
 
 pub mod cluster;
 pub mod configs;
+mod features;
 pub mod fetch;
 pub mod group;
 pub mod internal;
@@ -24,9 +25,7 @@ use std::rc::Rc;
 use bytes::Bytes;
 use streamd_io::Part;
 use streamd_model::ErrorCode;
-use streamd_wire::kafka::generated::api_versions_response::{
-    ApiVersion, ApiVersionsResponse, FinalizedFeatureKey, SupportedFeatureKey,
-};
+use streamd_wire::kafka::generated::api_versions_response::ApiVersionsResponse;
 use streamd_wire::kafka::versions::SERVED;
 use streamd_wire::kafka::{ApiKey, Frame, FrameError, Message, ResponseHeader, Writer};
 
@@ -68,55 +67,13 @@ pub fn refuse(error: &FrameError) -> Option<Vec<Part>> {
                 api_keys: SERVED
                     .iter()
                     .filter(|s| s.api == ApiKey::ApiVersions)
-                    .map(api_version)
+                    .map(features::api_version)
                     .collect(),
                 ..ApiVersionsResponse::default()
             };
             encode(header, &response).ok()
         }
         _ => None,
-    }
-}
-
-fn api_version(served: &streamd_wire::kafka::versions::Served) -> ApiVersion {
-    ApiVersion {
-        api_key: served.api.code(),
-        min_version: served.advertise_min,
-        max_version: served.max,
-    }
-}
-
-/// Features with the version that is in force. `group.version` 1 has the consumer protocol,
-/// `share.version` 1 share groups;
-/// `transaction.version` 2: partitions come into a transaction by being written to, its end
-/// raises the epoch (KIP-890).
-const FEATURES: &[(&str, i16)] = &[
-    ("group.version", 1),
-    ("share.version", 1),
-    ("transaction.version", 2),
-];
-
-/// Clients before Kafka 3.9, which ask in version 3 at most, fail on a feature that may be off.
-fn api_versions(version: i16) -> ApiVersionsResponse<'static> {
-    let supported = FEATURES
-        .iter()
-        .map(|(name, max)| (name, max, i16::from(version < 4)));
-    let supported = supported.map(|(name, version, min_version)| SupportedFeatureKey {
-        name,
-        min_version,
-        max_version: *version,
-    });
-    let finalized = FEATURES.iter().map(|(name, version)| FinalizedFeatureKey {
-        name,
-        max_version_level: *version,
-        min_version_level: *version,
-    });
-    ApiVersionsResponse {
-        api_keys: SERVED.iter().map(api_version).collect(),
-        supported_features: supported.collect(),
-        finalized_features_epoch: 0,
-        finalized_features: finalized.collect(),
-        ..ApiVersionsResponse::default()
     }
 }
 
@@ -145,7 +102,8 @@ pub async fn answer(
         };
     }
     match api {
-        ApiKey::ApiVersions => encode(header, &api_versions(header.version)),
+        ApiKey::ApiVersions => features::versions(broker, header),
+        ApiKey::UpdateFeatures => features::update(broker, header, decoded!()).await,
         ApiKey::Fetch => fetch::handle(broker, &frame.header, decoded!()).await,
         ApiKey::ListOffsets => encode(
             header,

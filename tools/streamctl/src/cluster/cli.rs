@@ -27,6 +27,20 @@ pub enum Cluster {
         #[arg(long)]
         cancel: bool,
     },
+    /// Show which feature levels the nodes know, and raise that of the cluster
+    #[command(after_help = "Examples:\n  \
+        streamctl cluster upgrade\n  \
+        streamctl cluster upgrade --yes\n\n\
+        Replace the builds of all nodes first, one after the other. The level never falls:\n\
+        builds that do not know it are refused from then on.")]
+    Upgrade {
+        /// The level [default: the highest that all nodes know]
+        #[arg(long, value_name = "N", value_parser = clap::value_parser!(i16).range(1..))]
+        to: Option<i16>,
+        /// Raise it; without this it is only looked whether it could be
+        #[arg(long)]
+        yes: bool,
+    },
     /// Start a cluster on this machine, or start its nodes again
     Up(Up),
     /// Stop the nodes that `up` has started

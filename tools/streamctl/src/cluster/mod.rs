@@ -5,6 +5,7 @@ mod change;
 pub mod cli;
 mod local;
 mod status;
+mod upgrade;
 
 use crate::cli::Global;
 use crate::failure::Result;
@@ -21,6 +22,7 @@ pub fn run(global: &Global, command: Option<&Cluster>) -> Result<()> {
         Cluster::Reassign(command) => change::reassign(global, command),
         Cluster::Elect(command) => change::elect(global, command),
         Cluster::Remove { node, cancel } => change::remove(global, *node, *cancel),
+        Cluster::Upgrade { to, yes } => upgrade::run(global, *to, *yes),
         Cluster::Up(command) => local::up(global, command),
         Cluster::Down { dir } => local::down(global, dir),
     }

@@ -3,6 +3,7 @@
 use serde_json::{Value, json};
 use streamd_wire::kafka::{ApiKey, DescribeClusterRequest, ListPartitionReassignmentsRequest};
 
+use super::upgrade;
 use crate::cli::Global;
 use crate::client::{Client, Metadata, Partition, Topic, Which, host_port};
 use crate::failure::{Failure, Result};
@@ -66,15 +67,18 @@ pub fn run(global: &Global) -> Result<()> {
     let nodes = nodes(&mut client)?;
     let cluster = client.metadata(Which::All)?;
     let moves = moves(&mut client)?;
+    let level = upgrade::level(&mut client)?;
     let (troubles, sums) = troubles(&cluster.topics, &moves);
     if global.json {
-        return out::json(&document(&nodes, &cluster, &troubles, &sums));
+        let mut document = document(&nodes, &cluster, &troubles, &sums);
+        document["feature_level"] = level.into();
+        return out::json(&document);
     }
     let id = nodes.cluster_id.as_deref();
     let id = id.unwrap_or("(the broker does not say)");
     let count = out::plural(nodes.nodes.len() as u64, "node");
     let mut text = format!(
-        "Cluster {id}, {count}\n\n{}\n",
+        "Cluster {id}, {count}, feature level {level}\n\n{}\n",
         node_table(&nodes, &cluster)
     );
     if !troubles.is_empty() {

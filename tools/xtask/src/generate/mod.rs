@@ -61,6 +61,7 @@ const APIS: &[&str] = &[
     "ElectLeaders",
     "AlterPartitionReassignments",
     "ListPartitionReassignments",
+    "UpdateFeatures",
     "UnregisterBroker",
     "ListConfigResources",
     "DescribeCluster",

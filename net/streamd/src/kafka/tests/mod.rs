@@ -6,6 +6,7 @@ mod cluster;
 mod configs;
 mod consumer_groups;
 mod crashes;
+mod features;
 mod group_crashes;
 mod groups;
 mod hostile;

@@ -99,6 +99,8 @@ pub mod txn_offset_commit_request;
 pub mod txn_offset_commit_response;
 pub mod unregister_broker_request;
 pub mod unregister_broker_response;
+pub mod update_features_request;
+pub mod update_features_response;
 pub mod write_txn_markers_request;
 pub mod write_txn_markers_response;
 
@@ -200,6 +202,8 @@ pub use txn_offset_commit_request::TxnOffsetCommitRequest;
 pub use txn_offset_commit_response::TxnOffsetCommitResponse;
 pub use unregister_broker_request::UnregisterBrokerRequest;
 pub use unregister_broker_response::UnregisterBrokerResponse;
+pub use update_features_request::UpdateFeaturesRequest;
+pub use update_features_response::UpdateFeaturesResponse;
 pub use write_txn_markers_request::WriteTxnMarkersRequest;
 pub use write_txn_markers_response::WriteTxnMarkersResponse;
 
@@ -275,6 +279,8 @@ pub enum ApiKey {
     ListPartitionReassignments = 46,
     /// Key 47.
     OffsetDelete = 47,
+    /// Key 57.
+    UpdateFeatures = 57,
     /// Key 60.
     DescribeCluster = 60,
     /// Key 61.
@@ -346,6 +352,7 @@ impl ApiKey {
         ApiKey::AlterPartitionReassignments,
         ApiKey::ListPartitionReassignments,
         ApiKey::OffsetDelete,
+        ApiKey::UpdateFeatures,
         ApiKey::DescribeCluster,
         ApiKey::DescribeProducers,
         ApiKey::UnregisterBroker,
@@ -416,6 +423,7 @@ impl ApiKey {
             ApiKey::AlterPartitionReassignments => "AlterPartitionReassignments",
             ApiKey::ListPartitionReassignments => "ListPartitionReassignments",
             ApiKey::OffsetDelete => "OffsetDelete",
+            ApiKey::UpdateFeatures => "UpdateFeatures",
             ApiKey::DescribeCluster => "DescribeCluster",
             ApiKey::DescribeProducers => "DescribeProducers",
             ApiKey::UnregisterBroker => "UnregisterBroker",
@@ -472,6 +480,7 @@ impl ApiKey {
             ApiKey::AlterPartitionReassignments => 0,
             ApiKey::ListPartitionReassignments => 0,
             ApiKey::OffsetDelete => i16::MAX,
+            ApiKey::UpdateFeatures => 0,
             ApiKey::DescribeCluster => 0,
             ApiKey::DescribeProducers => 0,
             ApiKey::UnregisterBroker => 0,
@@ -528,6 +537,7 @@ impl ApiKey {
             ApiKey::AlterPartitionReassignments => (0, 1),
             ApiKey::ListPartitionReassignments => (0, 0),
             ApiKey::OffsetDelete => (0, 0),
+            ApiKey::UpdateFeatures => (0, 2),
             ApiKey::DescribeCluster => (0, 2),
             ApiKey::DescribeProducers => (0, 0),
             ApiKey::UnregisterBroker => (0, 0),
@@ -588,6 +598,7 @@ macro_rules! for_every_api {
         AlterPartitionReassignmentsRequest AlterPartitionReassignmentsResponse;
         ListPartitionReassignmentsRequest ListPartitionReassignmentsResponse;
         OffsetDeleteRequest OffsetDeleteResponse;
+        UpdateFeaturesRequest UpdateFeaturesResponse;
         DescribeClusterRequest DescribeClusterResponse;
         DescribeProducersRequest DescribeProducersResponse;
         UnregisterBrokerRequest UnregisterBrokerResponse;
