@@ -10,6 +10,7 @@ use streamd_wire::kafka::produce_response::{PartitionProduceResponse, TopicProdu
 use streamd_wire::kafka::{ApiKey, ProduceResponse, ResponseHeader, Writer};
 
 use crate::failure::Result;
+use crate::leaders::Leaders;
 use crate::meter::Meter;
 use crate::outcome::Interval;
 use crate::produce;
@@ -128,8 +129,8 @@ fn measure_with(
         topic: "t",
         version: VERSION,
     };
-    let meter = Meter::new(None, workload.warmup(), workload.stop());
-    let meter = produce::run(start(script), wire, &workload, meter)?;
+    let meter = Meter::new(&[], workload.warmup(), workload.stop());
+    let meter = produce::run(&Leaders::alone(start(script), 1), wire, &workload, meter)?;
     meter.interval(workload.size)
 }
 

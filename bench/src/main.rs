@@ -23,6 +23,7 @@ mod fetch;
 mod hlog;
 mod html;
 mod keys;
+mod leaders;
 mod limits;
 mod machine;
 mod markdown;

@@ -289,7 +289,8 @@ pub mod tests {
             .map(|name| Target {
                 name: (*name).into(),
                 address: ([127, 0, 0, 1], 1).into(),
-                pid: Some(1),
+                pids: vec![1],
+                replicas: 1,
                 configs: Vec::new(),
             })
             .collect();

@@ -299,7 +299,8 @@ impl Server {
         Target {
             name: self.name.clone(),
             address: self.address,
-            pid: Some(self.child.id()),
+            pids: vec![self.child.id()],
+            replicas: 1,
             configs: Vec::new(),
         }
     }
@@ -340,7 +341,7 @@ mod tests {
         let body = "echo starting >&2; echo \"ready listen=$2\" >&2; exec sleep 60";
         let program = script(dir.path(), "good", body);
         let server = Server::streamd(&program, dir.path(), With::default()).unwrap();
-        let pid = server.target().pid.unwrap();
+        let pid = server.id();
         assert!(Path::new(&format!("/proc/{pid}")).exists());
         let begun = Instant::now();
         drop(server);
