@@ -13,9 +13,9 @@ use streamd_wire::kafka::list_offsets_request::{ListOffsetsPartition, ListOffset
 use streamd_wire::kafka::metadata_request::MetadataRequestTopic;
 use streamd_wire::kafka::{
     ApiKey, ApiVersionsRequest, ApiVersionsResponse, CreateTopicsRequest, CreateTopicsResponse,
-    Decode, DeleteTopicsRequest, DeleteTopicsResponse, FindCoordinatorRequest,
-    FindCoordinatorResponse, ListOffsetsRequest, ListOffsetsResponse, Message, MetadataRequest,
-    MetadataResponse, Request, ResponseHeader, Writer,
+    Decode, DeleteTopicsRequest, DeleteTopicsResponse, ElectLeadersRequest, ElectLeadersResponse,
+    FindCoordinatorRequest, FindCoordinatorResponse, ListOffsetsRequest, ListOffsetsResponse,
+    Message, MetadataRequest, MetadataResponse, Request, ResponseHeader, Writer,
 };
 
 use crate::failure::{Context, Failure, Result};
@@ -146,18 +146,60 @@ impl Admin {
         }
     }
 
+    /// Makes leaders of the first replicas of all partitions, as far as they are in sync.
+    ///
+    /// # Errors
+    /// The broker refuses it as a whole.
+    pub fn elect_preferred(&mut self) -> Result<()> {
+        let request = ElectLeadersRequest {
+            topic_partitions: None,
+            timeout_ms: 30_000,
+            ..ElectLeadersRequest::default()
+        };
+        let version = self.version(ApiKey::ElectLeaders, 1)?;
+        let reply = self.call(&request, version)?;
+        let answer: ElectLeadersResponse<'_> = reply.decode()?;
+        check(answer.error_code, || "no leaders were elected".into())
+    }
+
+    /// Sends a body that was encoded by hand: the answer's frame.
+    ///
+    /// # Errors
+    /// The broker does not answer.
+    pub fn exchange(&mut self, api: i16, version: i16, body: &[u8]) -> Result<Vec<u8>> {
+        self.correlation += 1;
+        let mut frame = Vec::new();
+        frame.extend_from_slice(&api.to_be_bytes());
+        frame.extend_from_slice(&version.to_be_bytes());
+        frame.extend_from_slice(&self.correlation.to_be_bytes());
+        frame.extend_from_slice(&(CLIENT_ID.len() as i16).to_be_bytes());
+        frame.extend_from_slice(CLIENT_ID.as_bytes());
+        frame.extend_from_slice(body);
+        let address = self.address;
+        let what = || format!("a request to {address}");
+        let length = (frame.len() as i32).to_be_bytes();
+        self.stream.write_all(&length).context(what)?;
+        self.stream.write_all(&frame).context(what)?;
+        self.frame().context(what)
+    }
+
+    fn frame(&mut self) -> Result<Vec<u8>> {
+        let mut length = [0; 4];
+        self.stream.read_exact(&mut length)?;
+        let mut frame = vec![0; frame_length(length)?];
+        self.stream.read_exact(&mut frame)?;
+        Ok(frame)
+    }
+
     pub(crate) fn call<M: Request>(&mut self, request: &M, version: i16) -> Result<Reply> {
         self.correlation += 1;
         let mut w = Writer::new();
         encode_request(request, version, self.correlation, Some(CLIENT_ID), &mut w)
             .context(|| format!("cannot encode {}", M::NAME))?;
-        let what = || format!("{} to {}", M::NAME, self.address);
+        let address = self.address;
+        let what = || format!("{} to {address}", M::NAME);
         self.stream.write_all(w.bytes()).context(what)?;
-        let mut length = [0; 4];
-        self.stream.read_exact(&mut length).context(what)?;
-        let length = frame_length(length)?;
-        let mut frame = vec![0; length];
-        self.stream.read_exact(&mut frame).context(what)?;
+        let frame = self.frame().context(what)?;
         let header = ResponseHeader {
             api: M::API,
             version,

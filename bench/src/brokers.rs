@@ -121,6 +121,17 @@ impl Brokers {
         Ok(brokers)
     }
 
+    /// Brokers that somebody else has started; their data is written to `data`.
+    pub fn of(targets: Vec<Target>, data: PathBuf) -> Brokers {
+        Brokers {
+            targets,
+            servers: Vec::new(),
+            profile: None,
+            data,
+            _dirs: Vec::new(),
+        }
+    }
+
     fn profiled(&self, args: &BrokerArgs) -> Result<Option<(SocketAddr, PathBuf)>> {
         let Some(file) = args.profile.clone() else {
             return Ok(None);

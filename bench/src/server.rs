@@ -231,6 +231,34 @@ impl Server {
         Ok((server, ready))
     }
 
+    /// Starts a broker whose start somebody else waits for.
+    ///
+    /// # Errors
+    /// It cannot be started, or something has its port.
+    pub fn launch(command: Command, name: &str, address: SocketAddr) -> Result<Server> {
+        Ok(Server::spawn(command, name, address)?.0)
+    }
+
+    /// That it has not ended.
+    ///
+    /// # Errors
+    /// It has, or cannot be asked.
+    pub fn still_runs(&mut self) -> Result<()> {
+        match self.child.try_wait()? {
+            None => Ok(()),
+            Some(status) => Err(self.failure(&format!("ended by itself ({status})"))),
+        }
+    }
+
+    /// SIGKILL, and does not wait for the end.
+    ///
+    /// # Errors
+    /// It had ended by itself.
+    pub fn kill_now(&mut self) -> Result<()> {
+        self.still_runs()?;
+        Ok(self.child.kill()?)
+    }
+
     fn still_starting(&mut self, begun: Instant) -> Result<()> {
         if let Some(status) = self.child.try_wait()? {
             return Err(self.failure(&format!("ended at its start ({status})")));

@@ -93,7 +93,7 @@ pub fn run(args: &TableArgs) -> Result<Table> {
 }
 
 /// The version that the script installs.
-fn kafka_version() -> String {
+pub fn kafka_version() -> String {
     let given = std::env::var("KAFKA_VERSION").ok();
     let written = || {
         let (_, rest) = KAFKA_SCRIPT.split_once("KAFKA_VERSION:-")?;
