@@ -36,7 +36,7 @@ pub enum Kind {
     Kafka(PathBuf),
 }
 
-/// The nodes of a cluster. Dropped, they are stopped, and then their data removed.
+/// The nodes of a cluster. Dropped, they are killed, and then their data removed.
 #[derive(Debug)]
 pub struct Nodes {
     kind: Kind,
@@ -240,6 +240,16 @@ impl Nodes {
             thread::sleep(LOOK);
         }
         Ok(())
+    }
+}
+
+impl Drop for Nodes {
+    fn drop(&mut self) {
+        // The last of them could not stop well without the others, and nobody needs their data.
+        for server in self.servers.iter_mut().flatten() {
+            // An error means that it is gone already.
+            let _ = server.kill_now();
+        }
     }
 }
 
