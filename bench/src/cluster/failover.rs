@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use serde::Serialize;
 
-use super::nodes::Nodes;
+use super::nodes::{NODES, Nodes};
 use super::writer::{CLIENTS, Clients, Writer};
 use crate::admin::{Admin, Seen};
 use crate::failure::{Failure, Result};
@@ -91,7 +91,7 @@ struct Side<'a> {
 /// went wrong is added to `failed`; the rest is worth having all the same.
 ///
 /// # Errors
-/// A cluster does not get well again, or the clients do not start.
+/// There is no topic to be had, or the clients do not start.
 pub fn run(
     sides: &mut [Nodes],
     clients: &Clients,
@@ -113,7 +113,17 @@ pub fn run(
             }
             let name = side.nodes.name();
             eprintln!("bench: {name}: {}, kill {kill}", scenario.what);
-            let times = side.kill(scenario.killed, failed)?;
+            let times = side.kill(scenario.killed, failed).or_else(|failure| {
+                failed.push(format!("{name}: {}, kill {kill}: {failure}", scenario.what));
+                side.recover().map(|()| Vec::new())
+            });
+            let times = match times {
+                Ok(times) => times,
+                Err(failure) => {
+                    failed.push(format!("{name} did not get well again: {failure}"));
+                    break 'kills;
+                }
+            };
             for ((_, measured), time) in out.measured.iter_mut().zip(times) {
                 measured[place].extend(time.map(|time| time.as_secs_f64() * 1e3));
             }
@@ -191,8 +201,25 @@ impl<'a> Side<'a> {
         let times: Vec<_> = times.collect();
         self.heal(&times, failed)?;
         self.nodes.start_again(node)?;
-        self.nodes.in_sync(topic_of(&self.topic))?;
+        self.nodes.in_sync(&self.topic.0)?;
         Ok(times)
+    }
+
+    /// After something went wrong: all nodes run, and the clients are new ones.
+    fn recover(&mut self) -> Result<()> {
+        let alive: Vec<usize> = self.nodes.alive().collect();
+        for node in (1..=NODES).filter(|node| !alive.contains(node)) {
+            self.nodes.start_again(node)?;
+        }
+        self.nodes.in_sync(&self.topic.0)?;
+        let (boot, topic) = (
+            self.nodes.bootstrap(),
+            (self.topic.0.as_str(), self.topic.1),
+        );
+        for writer in &mut self.writers {
+            *writer = self.clients.start(writer.client(), &boot, topic)?;
+        }
+        Ok(())
     }
 
     /// Has every node lead something: which partitions each leads.
@@ -208,7 +235,7 @@ impl<'a> Side<'a> {
                 let leader = usize::try_from(place.leader).unwrap_or_default();
                 led.entry(leader).or_default().push(*partition);
             }
-            if (1..=super::nodes::NODES).all(|node| led.contains_key(&node)) {
+            if (1..=NODES).all(|node| led.contains_key(&node)) {
                 return Ok(led);
             }
             if Instant::now() > deadline {
@@ -272,10 +299,6 @@ impl<'a> Side<'a> {
         failed.extend(deleted.err().map(|failure| format!("{name}: {failure}")));
         failed
     }
-}
-
-fn topic_of(topic: &(String, i32)) -> &str {
-    &topic.0
 }
 
 /// When all of these brokers name other leaders than `dead` for all of these partitions.

@@ -129,8 +129,10 @@ pub fn run(args: &ClusterArgs) -> Result<(Record, String)> {
     let mut record = record::run(&experiment, &Brokers::of(targets, work), pace)?;
     for scenario in args.scenarios().iter().filter(|s| s.kills > 0) {
         let failed = &mut record.failed;
-        let done = failover::run(&mut sides, &clients, scenario, deadline, failed)?;
-        record.failovers.push(done);
+        match failover::run(&mut sides, &clients, scenario, deadline, failed) {
+            Ok(done) => record.failovers.push(done),
+            Err(failure) => failed.push(format!("{}: {failure}", scenario.what)),
+        }
     }
     let text = text::results(&record, &kafka_version());
     let results = root.join("bench/CLUSTER.md");

@@ -23,7 +23,7 @@ const MEMORY_MB: usize = 512;
 /// How long nodes may take to find each other, or to catch up.
 const SOON: Duration = Duration::from_secs(120);
 /// Between two looks.
-const LOOK: Duration = Duration::from_millis(100);
+const LOOK: Duration = Duration::from_millis(200);
 /// The native ports of streamd lie so far behind the others.
 const NATIVE: u16 = 10;
 
@@ -41,8 +41,10 @@ pub enum Kind {
 pub struct Nodes {
     kind: Kind,
     port: u16,
-    /// In the order of their numbers, from 1 on; `None` while one is dead.
+    /// In the order of their numbers, from 1 on.
     servers: Vec<Option<Server>>,
+    /// Who was killed and not yet started again.
+    dead: Option<usize>,
     dirs: Vec<TempDir>,
 }
 
@@ -56,6 +58,7 @@ impl Nodes {
             kind,
             port,
             servers: Vec::new(),
+            dead: None,
             dirs: Vec::new(),
         };
         for node in 1..=NODES {
@@ -124,8 +127,7 @@ impl Nodes {
 
     /// The nodes that run.
     pub fn alive(&self) -> impl Iterator<Item = usize> {
-        let alive = self.servers.iter().enumerate();
-        alive.filter_map(|(place, server)| server.as_ref().map(|_| place + 1))
+        (1..=self.servers.len()).filter(|node| self.dead != Some(*node))
     }
 
     /// The node that is the controller.
@@ -154,6 +156,7 @@ impl Nodes {
         let server = server.ok_or_else(|| Failure::new(format!("node {node} does not run")))?;
         let at = Instant::now();
         server.kill_now()?;
+        self.dead = Some(node);
         Ok(at)
     }
 
@@ -164,7 +167,9 @@ impl Nodes {
     pub fn start_again(&mut self, node: usize) -> Result<()> {
         // Waits for the end of the one before, so that its ports are free.
         self.servers[node - 1] = None;
-        self.begin(node)
+        self.begin(node)?;
+        self.dead = None;
+        Ok(())
     }
 
     /// Waits until all replicas of a topic are in sync, as every node knows, and every partition is
