@@ -1,5 +1,6 @@
 //! The few requests around a measurement, one at a time: versions, topics, offsets.
 
+use std::collections::BTreeMap;
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream, ToSocketAddrs};
 use std::time::{Duration, Instant};
@@ -12,12 +13,13 @@ use streamd_wire::kafka::list_offsets_request::{ListOffsetsPartition, ListOffset
 use streamd_wire::kafka::metadata_request::MetadataRequestTopic;
 use streamd_wire::kafka::{
     ApiKey, ApiVersionsRequest, ApiVersionsResponse, CreateTopicsRequest, CreateTopicsResponse,
-    Decode, DeleteTopicsRequest, DeleteTopicsResponse, FindCoordinatorRequest,
-    FindCoordinatorResponse, ListOffsetsRequest, ListOffsetsResponse, Message, MetadataRequest,
-    MetadataResponse, Request, ResponseHeader, Writer,
+    Decode, DeleteTopicsRequest, DeleteTopicsResponse, ElectLeadersRequest, ElectLeadersResponse,
+    FindCoordinatorRequest, FindCoordinatorResponse, ListOffsetsRequest, ListOffsetsResponse,
+    Message, MetadataRequest, MetadataResponse, Request, ResponseHeader, Writer,
 };
 
 use crate::failure::{Context, Failure, Result};
+use crate::leaders::Leaders;
 
 /// The name that this client gives itself.
 pub const CLIENT_ID: &str = "bench";
@@ -45,6 +47,26 @@ pub fn resolve(target: &str) -> Result<SocketAddr> {
     found
         .next()
         .ok_or_else(|| Failure::new(format!("\"{target}\" has no address")))
+}
+
+/// What a broker says of the cluster and of a topic.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Seen {
+    /// The controller that it names.
+    pub controller: i32,
+    /// Where the brokers are, by id.
+    pub nodes: BTreeMap<i32, String>,
+    /// The topic's partitions; none if it does not know the topic.
+    pub places: BTreeMap<i32, Place>,
+}
+
+/// Where a partition is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Place {
+    /// Its leader; -1 if there is none.
+    pub leader: i32,
+    /// How many replicas are in sync.
+    pub in_sync: usize,
 }
 
 /// A blocking connection to one broker.
@@ -124,18 +146,60 @@ impl Admin {
         }
     }
 
+    /// Makes leaders of the first replicas of all partitions, as far as they are in sync.
+    ///
+    /// # Errors
+    /// The broker refuses it as a whole.
+    pub fn elect_preferred(&mut self) -> Result<()> {
+        let request = ElectLeadersRequest {
+            topic_partitions: None,
+            timeout_ms: 30_000,
+            ..ElectLeadersRequest::default()
+        };
+        let version = self.version(ApiKey::ElectLeaders, 1)?;
+        let reply = self.call(&request, version)?;
+        let answer: ElectLeadersResponse<'_> = reply.decode()?;
+        check(answer.error_code, || "no leaders were elected".into())
+    }
+
+    /// Sends a body that was encoded by hand: the answer's frame.
+    ///
+    /// # Errors
+    /// The broker does not answer.
+    pub fn exchange(&mut self, api: i16, version: i16, body: &[u8]) -> Result<Vec<u8>> {
+        self.correlation += 1;
+        let mut frame = Vec::new();
+        frame.extend_from_slice(&api.to_be_bytes());
+        frame.extend_from_slice(&version.to_be_bytes());
+        frame.extend_from_slice(&self.correlation.to_be_bytes());
+        frame.extend_from_slice(&(CLIENT_ID.len() as i16).to_be_bytes());
+        frame.extend_from_slice(CLIENT_ID.as_bytes());
+        frame.extend_from_slice(body);
+        let address = self.address;
+        let what = || format!("a request to {address}");
+        let length = (frame.len() as i32).to_be_bytes();
+        self.stream.write_all(&length).context(what)?;
+        self.stream.write_all(&frame).context(what)?;
+        self.frame().context(what)
+    }
+
+    fn frame(&mut self) -> Result<Vec<u8>> {
+        let mut length = [0; 4];
+        self.stream.read_exact(&mut length)?;
+        let mut frame = vec![0; frame_length(length)?];
+        self.stream.read_exact(&mut frame)?;
+        Ok(frame)
+    }
+
     pub(crate) fn call<M: Request>(&mut self, request: &M, version: i16) -> Result<Reply> {
         self.correlation += 1;
         let mut w = Writer::new();
         encode_request(request, version, self.correlation, Some(CLIENT_ID), &mut w)
             .context(|| format!("cannot encode {}", M::NAME))?;
-        let what = || format!("{} to {}", M::NAME, self.address);
+        let address = self.address;
+        let what = || format!("{} to {address}", M::NAME);
         self.stream.write_all(w.bytes()).context(what)?;
-        let mut length = [0; 4];
-        self.stream.read_exact(&mut length).context(what)?;
-        let length = frame_length(length)?;
-        let mut frame = vec![0; length];
-        self.stream.read_exact(&mut frame).context(what)?;
+        let frame = self.frame().context(what)?;
         let header = ResponseHeader {
             api: M::API,
             version,
@@ -157,16 +221,17 @@ impl Admin {
         })
     }
 
-    /// Creates a topic of one replica and waits until every partition has a leader that serves.
+    /// Creates a topic of so many partitions and replicas, and waits until every partition has a
+    /// leader that serves.
     ///
     /// # Errors
     /// The broker refuses it, or leaders do not come within a minute.
     pub fn create(
         &mut self,
         topic: &str,
-        partitions: i32,
+        (partitions, replicas): (i32, i16),
         configs: &[(String, String)],
-    ) -> Result<()> {
+    ) -> Result<Leaders> {
         let configs: Vec<_> = configs
             .iter()
             .map(|(name, value)| CreatableTopicConfig {
@@ -178,7 +243,7 @@ impl Admin {
             topics: vec![CreatableTopic {
                 name: topic,
                 num_partitions: partitions,
-                replication_factor: 1,
+                replication_factor: replicas,
                 configs: configs.into(),
                 ..CreatableTopic::default()
             }]
@@ -194,40 +259,26 @@ impl Admin {
                 format!("the topic {topic} was not created ({why})")
             })?;
         }
-        self.await_leaders(topic, partitions)?;
+        let leaders = self.await_leaders(topic, partitions)?;
         // A leader that the metadata name may not know it yet.
         let until = Instant::now() + ANSWER_WITHIN;
-        while let Err(error) = self.ends(topic, partitions) {
+        while let Err(error) = leaders.ends(topic) {
             if Instant::now() > until {
                 return Err(error);
             }
             std::thread::sleep(Duration::from_millis(20));
         }
-        Ok(())
+        Ok(leaders)
     }
 
-    fn await_leaders(&mut self, topic: &str, partitions: i32) -> Result<()> {
-        let version = self.version(ApiKey::Metadata, 8)?;
+    fn await_leaders(&mut self, topic: &str, partitions: i32) -> Result<Leaders> {
         let until = Instant::now() + ANSWER_WITHIN;
         loop {
-            let request = MetadataRequest {
-                topics: Some(
-                    vec![MetadataRequestTopic {
-                        name: Some(topic),
-                        ..MetadataRequestTopic::default()
-                    }]
-                    .into(),
-                ),
-                allow_auto_topic_creation: false,
-                ..MetadataRequest::default()
-            };
-            let reply = self.call(&request, version)?;
-            let answer: MetadataResponse<'_> = reply.decode()?;
-            let led = answer.topics.iter().filter(|topic| topic.error_code == 0);
-            let led = led.flat_map(|topic| topic.partitions.to_vec());
-            let led = led.filter(|partition| partition.leader_id >= 0).count();
+            let seen = self.seen(topic)?;
+            let led = seen.places.values().filter(|place| place.leader >= 0);
+            let led = led.count();
             if led >= partitions as usize {
-                return Ok(());
+                return self.leaders(&seen, partitions);
             }
             if Instant::now() > until {
                 return Err(Failure::new(format!(
@@ -236,6 +287,62 @@ impl Admin {
             }
             std::thread::sleep(Duration::from_millis(20));
         }
+    }
+
+    /// A broker that is alone is reached where it was reached, whatever it says of itself.
+    fn leaders(&self, seen: &Seen, partitions: i32) -> Result<Leaders> {
+        if seen.nodes.len() == 1 {
+            return Ok(Leaders::alone(self.address, partitions));
+        }
+        let address = |place: &Place| {
+            let at = seen.nodes.get(&place.leader);
+            let at = at.ok_or_else(|| {
+                let leader = place.leader;
+                Failure::new(format!("the broker did not tell where node {leader} is"))
+            })?;
+            resolve(at)
+        };
+        let addresses = seen.places.values().map(address);
+        Ok(Leaders::of(&addresses.collect::<Result<Vec<_>>>()?))
+    }
+
+    /// What the broker says of the cluster and of a topic now.
+    ///
+    /// # Errors
+    /// It does not answer.
+    pub fn seen(&mut self, topic: &str) -> Result<Seen> {
+        let version = self.version(ApiKey::Metadata, 8)?;
+        let request = MetadataRequest {
+            topics: Some(
+                vec![MetadataRequestTopic {
+                    name: Some(topic),
+                    ..MetadataRequestTopic::default()
+                }]
+                .into(),
+            ),
+            allow_auto_topic_creation: false,
+            ..MetadataRequest::default()
+        };
+        let reply = self.call(&request, version)?;
+        let answer: MetadataResponse<'_> = reply.decode()?;
+        let mut seen = Seen {
+            controller: answer.controller_id,
+            ..Seen::default()
+        };
+        for broker in answer.brokers.iter() {
+            let at = format!("{}:{}", broker.host, broker.port);
+            seen.nodes.insert(broker.node_id, at);
+        }
+        for topic in answer.topics.iter().filter(|topic| topic.error_code == 0) {
+            for partition in topic.partitions.iter() {
+                let place = Place {
+                    leader: partition.leader_id,
+                    in_sync: partition.isr_nodes.len(),
+                };
+                seen.places.insert(partition.partition_index, place);
+            }
+        }
+        Ok(seen)
     }
 
     /// Waits until a group (type 0) or a transactional id (type 1) has a coordinator: a broker may
@@ -289,15 +396,16 @@ impl Admin {
         Ok(())
     }
 
-    /// The end offsets of a topic's partitions.
+    /// The end offsets of those of a topic's partitions that this broker leads.
     ///
     /// # Errors
-    /// The broker refuses, or leaves partitions out.
-    pub fn ends(&mut self, topic: &str, partitions: i32) -> Result<Vec<i64>> {
+    /// The broker refuses.
+    pub fn ends(&mut self, topic: &str, partitions: &[i32]) -> Result<Vec<(i32, i64)>> {
         let version = self.version(ApiKey::ListOffsets, 5)?;
-        let asked: Vec<_> = (0..partitions)
-            .map(|partition_index| ListOffsetsPartition {
-                partition_index,
+        let asked: Vec<_> = partitions
+            .iter()
+            .map(|partition| ListOffsetsPartition {
+                partition_index: *partition,
                 timestamp: -1,
                 ..ListOffsetsPartition::default()
             })
@@ -312,24 +420,16 @@ impl Admin {
             ..ListOffsetsRequest::default()
         };
         let reply = self.call(&request, version)?;
-        let mut ends = vec![-1; partitions as usize];
+        let mut ends = Vec::with_capacity(partitions.len());
         for answer in reply.decode::<ListOffsetsResponse<'_>>()?.topics.iter() {
             for partition in answer.partitions.iter() {
                 check(partition.error_code, || {
                     format!("the end of {topic}-{}", partition.partition_index)
                 })?;
-                let index = usize::try_from(partition.partition_index).unwrap_or(usize::MAX);
-                if let Some(end) = ends.get_mut(index) {
-                    *end = partition.offset;
-                }
+                ends.push((partition.partition_index, partition.offset));
             }
         }
-        match ends.iter().position(|end| *end < 0) {
-            None => Ok(ends),
-            Some(missing) => Err(Failure::new(format!(
-                "the broker did not tell the end of {topic}-{missing}"
-            ))),
-        }
+        Ok(ends)
     }
 }
 

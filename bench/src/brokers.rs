@@ -20,9 +20,10 @@ pub const KAFKA_SCRIPT: &str = include_str!("../kafka.sh");
 /// Which brokers are measured, and how often.
 #[derive(Args, Clone, Debug, Default)]
 pub struct BrokerArgs {
-    /// A broker; given again, they are measured in turn (A B A B) and compared. With the process's
-    /// number its CPU time and memory are read. Without a target an own streamd is started.
-    #[arg(long = "target", value_name = "[NAME=]HOST:PORT[,PID]")]
+    /// A broker, or one of a cluster; given again, they are measured in turn (A B A B) and
+    /// compared. With the numbers of its processes their CPU time and memory are read and added
+    /// up. Without a target an own streamd is started.
+    #[arg(long = "target", value_name = "[NAME=]HOST:PORT[,PID]...")]
     pub targets: Vec<String>,
     /// Also install and run Apache Kafka: as it comes, and with durable acknowledgements.
     #[arg(long)]
@@ -48,6 +49,9 @@ pub struct BrokerArgs {
         requires = "targets"
     )]
     pub admin: Option<String>,
+    /// Replicas of the topics that are made [default: 1].
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(i16).range(1..=100))]
+    pub replicas: Option<i16>,
     /// A config of the topics that are made; may be given again.
     #[arg(long = "topic-config", value_name = "NAME=VALUE")]
     pub topic_configs: Vec<String>,
@@ -108,9 +112,24 @@ impl Brokers {
             let targets = brokers.targets.iter_mut();
             targets.for_each(|target| target.configs.push(config.clone()));
         }
+        if let Some(replicas) = args.replicas {
+            let targets = brokers.targets.iter_mut();
+            targets.for_each(|target| target.replicas = replicas);
+        }
         unique(&brokers.targets)?;
         brokers.profile = brokers.profiled(args)?;
         Ok(brokers)
+    }
+
+    /// Brokers that somebody else has started; their data is written to `data`.
+    pub fn of(targets: Vec<Target>, data: PathBuf) -> Brokers {
+        Brokers {
+            targets,
+            servers: Vec::new(),
+            profile: None,
+            data,
+            _dirs: Vec::new(),
+        }
     }
 
     fn profiled(&self, args: &BrokerArgs) -> Result<Option<(SocketAddr, PathBuf)>> {
@@ -164,7 +183,7 @@ impl Brokers {
     }
 }
 
-/// Reads `[NAME=]HOST:PORT[,PID]`.
+/// Reads `[NAME=]HOST:PORT[,PID]...`.
 fn target(text: &str) -> Result<Target> {
     let wrong = || {
         Failure::usage(format!(
@@ -176,9 +195,12 @@ fn target(text: &str) -> Result<Target> {
         Some((name, rest)) => (Some(name), rest),
         None => (None, text),
     };
-    let (address, pid) = match rest.split_once(',') {
-        None => (rest, None),
-        Some((address, pid)) => (address, Some(pid.parse().map_err(|_| wrong())?)),
+    let (address, pids) = match rest.split_once(',') {
+        None => (rest, Vec::new()),
+        Some((address, pids)) => {
+            let pids = pids.split(',').map(|pid| pid.parse().map_err(|_| wrong()));
+            (address, pids.collect::<Result<_>>()?)
+        }
     };
     if !address.contains(':') {
         return Err(wrong());
@@ -186,7 +208,8 @@ fn target(text: &str) -> Result<Target> {
     Ok(Target {
         name: name.unwrap_or(address).into(),
         address: resolve(address)?,
-        pid,
+        pids,
+        replicas: 1,
         configs: Vec::new(),
     })
 }
@@ -219,10 +242,11 @@ mod tests {
     #[test]
     fn a_target_has_an_address_and_perhaps_a_name_and_a_pid() {
         let named = target("A=127.0.0.1:9092,77").unwrap();
-        assert_eq!((named.name.as_str(), named.pid), ("A", Some(77)));
+        assert_eq!((named.name.as_str(), &named.pids[..]), ("A", &[77][..]));
         let bare = target("127.0.0.1:1").unwrap();
-        assert_eq!((bare.name.as_str(), bare.pid), ("127.0.0.1:1", None));
-        for wrong in ["A=127.0.0.1:1,x", "9092", "A=", ""] {
+        assert_eq!((bare.name.as_str(), bare.pids.len()), ("127.0.0.1:1", 0));
+        assert_eq!(target("127.0.0.1:1,7,8,9").unwrap().pids, [7, 8, 9]);
+        for wrong in ["A=127.0.0.1:1,x", "127.0.0.1:1,7,", "9092", "A=", ""] {
             assert_eq!(target(wrong).unwrap_err().exit_code(), 2, "{wrong}");
         }
     }

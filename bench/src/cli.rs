@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use crate::brokers::BrokerArgs;
+use crate::cluster::ClusterArgs;
 use crate::failure::{Failure, Result};
 use crate::spec::Spec;
 use crate::workload::{Kind, Workload};
@@ -66,6 +67,9 @@ pub enum Command {
     Limits(LimitsArgs),
     /// Install and start Apache Kafka, start streamd, measure both, write bench/RESULTS.md.
     Table(TableArgs),
+    /// Three nodes of streamd beside three of Apache Kafka: what replication costs, and how long
+    /// partitions are gone when a node is killed; writes bench/CLUSTER.md.
+    Cluster(ClusterArgs),
     /// Memory and restart of own brokers with very many partitions, as in bench/PARTITIONS.md.
     Partitions(PartitionsArgs),
     /// What more cores would do: measures an own streamd on one and on two, and calculates.

@@ -165,7 +165,8 @@ mod tests {
         Target {
             name: name.into(),
             address: ([127, 0, 0, 1], 1).into(),
-            pid: None,
+            pids: Vec::new(),
+            replicas: 1,
             configs: Vec::new(),
         }
     }

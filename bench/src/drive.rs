@@ -41,8 +41,8 @@ pub trait Load {
     fn next(&mut self, conn: usize, now: u64) -> Result<Next>;
     /// How many requests a connection may have out at once.
     fn in_flight(&self, conn: usize) -> usize;
-    /// Whether its requests are answered (acks 0 are not).
-    fn answered(&self) -> bool;
+    /// Whether a connection's requests are answered (acks 0 are not).
+    fn answered(&self, conn: usize) -> bool;
     /// Takes an answer.
     ///
     /// # Errors
@@ -54,16 +54,17 @@ pub trait Load {
     fn meter(&mut self) -> &mut Meter;
 }
 
-/// Runs a load to its end.
+/// Runs a load to its end, with a connection to each of these addresses.
 ///
 /// # Errors
 /// The broker cannot be reached, breaks off, falls silent, or answers with an error.
-pub fn drive<L: Load>(address: SocketAddr, connections: usize, load: &mut L) -> Result<()> {
+pub fn drive<L: Load>(addresses: &[SocketAddr], load: &mut L) -> Result<()> {
+    let connections = addresses.len();
     exact_timers();
     let poll = Poll::new(connections)?;
     let mut conns = Vec::with_capacity(connections);
-    for token in 0..connections {
-        let conn = Conn::open(address)?;
+    for (token, address) in addresses.iter().enumerate() {
+        let conn = Conn::open(*address)?;
         poll.add(&conn.stream, token)?;
         conns.push(conn);
     }
@@ -72,6 +73,7 @@ pub fn drive<L: Load>(address: SocketAddr, connections: usize, load: &mut L) -> 
         poll,
         first: 0,
         heard: 0,
+        all_answered: (0..connections).all(|conn| load.answered(conn)),
     };
     run.until_done(load)
 }
@@ -83,6 +85,8 @@ struct Run {
     first: usize,
     /// When an answer came last.
     heard: u64,
+    /// Every connection's requests are answered.
+    all_answered: bool,
 }
 
 impl Run {
@@ -109,13 +113,7 @@ impl Run {
                 }
             }
             self.check_silence(busy, now)?;
-            let again = (!load.answered() && !busy).then_some(now);
-            let until = [
-                wake,
-                again,
-                load.meter().next_tick(),
-                Some(now + SILENCE_MAX),
-            ];
+            let until = [wake, load.meter().next_tick(), Some(now + SILENCE_MAX)];
             let until = until.into_iter().flatten().min().unwrap_or(now);
             ready.clear();
             let timeout = Duration::from_nanos(until.saturating_sub(clock.now()));
@@ -148,7 +146,7 @@ impl Run {
                 if conn.sending() || conn.in_flight() >= load.in_flight(token) {
                     continue;
                 }
-                let answered = load.answered();
+                let answered = load.answered(token);
                 match load.next(token, now)? {
                     Next::Send(template, due) => conn.begin(template, due, answered),
                     Next::At(due) => return Ok(Some(soonest.map_or(due, |at| at.min(due)))),
@@ -161,9 +159,12 @@ impl Run {
                 self.flush(load, token)?;
                 idle = false;
             }
-            // Without answers (acks 0) a socket may take requests for ever: time must be looked at.
-            if idle || !load.answered() {
+            if idle {
                 return Ok(soonest);
+            }
+            // Without answers (acks 0) a socket may take requests for ever: time must be looked at.
+            if !self.all_answered {
+                return Ok(Some(now));
             }
         }
     }

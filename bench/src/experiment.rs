@@ -61,6 +61,9 @@ struct Broker {
     address: String,
     pid: Option<u32>,
     #[serde(default)]
+    pids: Vec<u32>,
+    replicas: Option<i16>,
+    #[serde(default)]
     configs: BTreeMap<String, String>,
 }
 
@@ -210,7 +213,8 @@ fn target(broker: Broker) -> Result<Target> {
     Ok(Target {
         address: resolve(&broker.address)?,
         name: broker.name.unwrap_or(broker.address),
-        pid: broker.pid,
+        pids: broker.pid.into_iter().chain(broker.pids).collect(),
+        replicas: broker.replicas.unwrap_or(1),
         configs: broker.configs.into_iter().collect(),
     })
 }

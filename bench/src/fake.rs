@@ -10,12 +10,13 @@ use streamd_wire::kafka::produce_response::{PartitionProduceResponse, TopicProdu
 use streamd_wire::kafka::{ApiKey, ProduceResponse, ResponseHeader, Writer};
 
 use crate::failure::Result;
+use crate::leaders::Leaders;
 use crate::meter::Meter;
 use crate::outcome::Interval;
 use crate::produce;
 use crate::source::{VERSION, Wire};
 use crate::spec::{Spec, TimeSpec};
-use crate::workload::Kind;
+use crate::workload::{Kind, Workload};
 
 /// What the fake broker does.
 #[derive(Clone, Copy, Debug)]
@@ -124,12 +125,16 @@ fn measure_with(
         ..Spec::default()
     };
     let workload = spec.workload(Kind::Produce)?;
+    measure_on(&Leaders::alone(start(script), 1), &workload)
+}
+
+fn measure_on(leaders: &Leaders, workload: &Workload) -> Result<Interval> {
     let wire = Wire {
         topic: "t",
         version: VERSION,
     };
-    let meter = Meter::new(None, workload.warmup(), workload.stop());
-    let meter = produce::run(start(script), wire, &workload, meter)?;
+    let meter = Meter::new(&[], workload.warmup(), workload.stop());
+    let meter = produce::run(leaders, wire, workload, meter)?;
     meter.interval(workload.size)
 }
 
@@ -254,4 +259,29 @@ fn a_refused_batch_ends_the_run_with_its_name() {
     };
     let error = measure(script, None, 1.0).unwrap_err().to_string();
     assert!(error.contains("CorruptMessage"), "{error}");
+}
+
+#[test]
+fn requests_go_to_who_leads_their_partitions() {
+    let spec = Spec {
+        time: TimeSpec {
+            warmup: Some(0.0),
+            records: Some(300),
+            ..TimeSpec::default()
+        },
+        batch_records: Some(1),
+        partitions: Some(3),
+        ..Spec::default()
+    };
+    let workload = spec.workload(Kind::Produce).unwrap();
+    let (good, also) = (start(QUIET), start(QUIET));
+    let refuses = start(Script {
+        error_code: 2,
+        ..QUIET
+    });
+    let done = measure_on(&Leaders::of(&[good, also, good]), &workload).unwrap();
+    assert!(done.records >= 300, "{done:?}");
+    // Its requests are made, so a node that leads is sent to.
+    let refused = measure_on(&Leaders::of(&[good, good, refuses]), &workload);
+    assert!(refused.unwrap_err().to_string().contains("partition 0"));
 }

@@ -17,6 +17,7 @@ use streamd_wire::kafka::{
 
 use crate::batch;
 use crate::fake::{patiently, read_frame};
+use crate::leaders::Leaders;
 use crate::meter::Meter;
 use crate::outcome::Interval;
 use crate::source::{VERSION, Wire};
@@ -156,9 +157,9 @@ fn spec(rate: f64, seconds: f64) -> Spec {
 
 fn measure(log: &Log, kind: Kind, spec: Spec, end: i64) -> Interval {
     let load = spec.workload(kind).unwrap();
-    let meter = Meter::new(None, load.warmup(), load.stop());
+    let meter = Meter::new(&[], load.warmup(), load.stop());
     let wire = (WIRE, fetch::VERSION);
-    let meter = stream::run(log.start(), wire, &[end], &load, meter).unwrap();
+    let meter = stream::run(&Leaders::alone(log.start(), 1), wire, &[end], &load, meter).unwrap();
     meter.interval(load.size).unwrap()
 }
 
@@ -238,7 +239,7 @@ fn a_storm_opens_a_connection_for_every_record() {
             ..spec(100.0, 1.0)
         };
         let load = spec.workload(Kind::Storm).unwrap();
-        let meter = Meter::new(None, load.warmup(), load.stop());
+        let meter = Meter::new(&[], load.warmup(), load.stop());
         let meter = storm::run(log.start(), WIRE, &load, meter).unwrap();
         let interval = meter.interval(load.size).unwrap();
         assert!((95..=101).contains(&interval.records), "{interval:?}");

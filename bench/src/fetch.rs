@@ -1,9 +1,9 @@
 //! The fetch load: every partition from its start to its end, over and over.
 //!
-//! One request is out on each connection. The partitions are dealt out to the connections; a
-//! connection beyond their number reads one of them a second time. Requests carry no session.
+//! One request is out on each connection. The partitions of a node are dealt out to the connections
+//! to it; a connection beyond their number reads one of them a second time. Requests carry no
+//! session.
 
-use std::net::SocketAddr;
 use std::rc::Rc;
 
 use streamd_wire::kafka::fetch_request::{FetchPartition, FetchTopic};
@@ -15,6 +15,7 @@ use crate::batch;
 use crate::conn::{Pending, Template};
 use crate::drive::{Load, Next, drive};
 use crate::failure::{Context, Failure, Result};
+use crate::leaders::Leaders;
 use crate::meter::Meter;
 use crate::workload::Workload;
 
@@ -48,7 +49,7 @@ struct Fetch<'a> {
 /// # Errors
 /// See [`drive`]; an error of the broker; partitions without data.
 pub fn run(
-    address: SocketAddr,
+    leaders: &Leaders,
     topic: &str,
     workload: &Workload,
     source: (i16, &[i64]),
@@ -60,30 +61,33 @@ pub fn run(
             "partition {empty} of {topic} is empty: write to it first"
         )));
     }
-    let connections = workload.connections;
+    let connections = leaders.connections(workload.connections);
     let mut load = Fetch {
         topic,
         version,
-        cursors: deal(ends, connections),
+        cursors: deal(ends, leaders, connections),
         turn: 0,
         empty: 0,
         meter,
     };
-    drive(address, connections, &mut load)?;
+    drive(&leaders.dealt(connections), &mut load)?;
     Ok(load.meter)
 }
 
-fn deal(ends: &[i64], connections: usize) -> Vec<Vec<Cursor>> {
-    let cursor = |partition: usize| Cursor {
-        partition: partition as i32,
+fn deal(ends: &[i64], leaders: &Leaders, connections: usize) -> Vec<Vec<Cursor>> {
+    let cursor = |partition: i32| Cursor {
+        partition,
         offset: 0,
-        end: ends[partition],
+        end: ends[partition as usize],
     };
+    let (nodes, each) = (leaders.nodes(), connections / leaders.nodes());
     let of = |conn: usize| {
-        let own = (conn..ends.len()).step_by(connections).map(cursor);
+        let led: Vec<i32> = leaders.led(conn % nodes).collect();
+        let turn = conn / nodes;
+        let own = led.iter().skip(turn).step_by(each).copied().map(cursor);
         let own: Vec<_> = own.collect();
         if own.is_empty() {
-            vec![cursor(conn % ends.len())]
+            vec![cursor(led[turn % led.len()])]
         } else {
             own
         }
@@ -175,7 +179,7 @@ impl Load for Fetch<'_> {
         1
     }
 
-    fn answered(&self) -> bool {
+    fn answered(&self, _conn: usize) -> bool {
         true
     }
 
@@ -223,7 +227,8 @@ mod tests {
     use super::*;
 
     fn dealt(partitions: usize, connections: usize) -> Vec<Vec<i32>> {
-        let cursors = deal(&vec![1; partitions], connections);
+        let leaders = Leaders::alone(([127, 0, 0, 1], 1).into(), partitions as i32);
+        let cursors = deal(&vec![1; partitions], &leaders, connections);
         let of = |cursors: &Vec<Cursor>| cursors.iter().map(|c| c.partition).collect();
         cursors.iter().map(of).collect()
     }

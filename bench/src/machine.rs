@@ -96,6 +96,7 @@ fn commit(root: &Path) -> String {
         "--",
         ".",
         ":!bench/RESULTS.md",
+        ":!bench/CLUSTER.md",
         ":!bench/history",
     ];
     let changed = git(root, &sources).is_some_and(|changes| !changes.is_empty());

@@ -9,6 +9,7 @@ mod admin;
 mod batch;
 mod brokers;
 mod cli;
+mod cluster;
 mod compare;
 mod conn;
 mod coordinate;
@@ -23,6 +24,7 @@ mod fetch;
 mod hlog;
 mod html;
 mod keys;
+mod leaders;
 mod limits;
 mod machine;
 mod markdown;
@@ -99,6 +101,11 @@ fn dispatch(cli: &Cli) -> Result<()> {
         }
         Some(Command::Limits(args)) => limits_run(cli, args),
         Some(Command::Table(args)) => table_run(cli, args),
+        Some(Command::Cluster(args)) => {
+            let (record, text) = cluster::run(args)?;
+            let out = history(cli, args.root.as_deref());
+            finish(cli, &record, out, |_| text)
+        }
         Some(Command::Partitions(args)) => {
             let costs = partitions::run(args)?;
             print(cli.json, &costs, || partitions::text(&costs))

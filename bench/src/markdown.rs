@@ -73,7 +73,8 @@ fn head(table: &Table) -> String {
     )
 }
 
-fn cases(cases: &[Case], other: &str) -> String {
+/// The tables of some loads.
+pub fn cases(cases: &[Case], other: &str) -> String {
     let mut out = format!(
         "| load | broker CPU ms/MB: streamd | {other} | ratio | records/s: streamd | {other} | \
          MB/s: streamd | {other} | ratio |\n|---|---|---|---|---|---|---|---|---|\n"
@@ -140,13 +141,15 @@ fn disturbance(table: &Table) -> String {
     )
 }
 
-fn side(case: &Case, side: usize, metric: Metric) -> String {
+/// A figure of a side.
+pub fn side(case: &Case, side: usize, metric: Metric) -> String {
     let unit = metric.label().1;
     let median = case.median(metric, side);
     median.map_or("–".into(), |median| number(median * unit))
 }
 
-fn ratio(case: &Case, metric: Metric) -> String {
+/// The ratio of a figure.
+pub fn ratio(case: &Case, metric: Metric) -> String {
     let ratio = case.figure(metric).and_then(|figure| figure.ratios.first());
     ratio.map_or("–".into(), |r| {
         let (median, min, max) = (number(r.median), number(r.min), number(r.max));

@@ -52,7 +52,7 @@ struct Snapshot {
 #[derive(Debug)]
 pub struct Meter {
     clock: Clock,
-    pid: Option<u32>,
+    pids: Vec<u32>,
     warm_until: u64,
     stop: Stop,
     start: Option<Snapshot>,
@@ -81,10 +81,10 @@ pub fn histogram() -> Histogram<u64> {
 
 impl Meter {
     /// A meter whose warm-up begins now.
-    pub fn new(pid: Option<u32>, warmup: Duration, stop: Stop) -> Meter {
+    pub fn new(pids: &[u32], warmup: Duration, stop: Stop) -> Meter {
         Meter {
             clock: Clock::start(),
-            pid,
+            pids: pids.to_vec(),
             warm_until: warmup.as_nanos() as u64,
             stop,
             start: None,
@@ -107,7 +107,7 @@ impl Meter {
 
     fn snapshot(&self) -> Result<Snapshot> {
         Ok(Snapshot {
-            broker: self.pid.map(Usage::of).transpose()?,
+            broker: Usage::of_all(&self.pids)?,
             client_cpu: cpu_time(Whose::Process),
             machine_ms: machine_busy_ms(),
             at: self.clock.now(),
@@ -117,7 +117,7 @@ impl Meter {
     /// Moves from warm-up to measuring and to the drain when it is time.
     ///
     /// # Errors
-    /// The broker's process is gone.
+    /// A process of the broker is gone.
     pub fn tick(&mut self, now: u64) -> Result<()> {
         if self.start.is_none() && now >= self.warm_until {
             self.start = Some(self.snapshot()?);
@@ -263,7 +263,7 @@ mod tests {
 
     #[test]
     fn only_the_interval_counts_but_late_answers_give_their_latency() {
-        let mut meter = Meter::new(None, Duration::ZERO, Stop::Records(2));
+        let mut meter = Meter::new(&[], Duration::ZERO, Stop::Records(2));
         meter.answered(0, 5, 1, 10); // before the first tick: warm-up
         meter.tick(1).unwrap();
         let due = meter.start.unwrap().at;
@@ -281,7 +281,7 @@ mod tests {
 
     #[test]
     fn acknowledgements_are_apart_and_catching_up_ends_the_interval() {
-        let mut meter = Meter::new(None, Duration::ZERO, Stop::After(1 << 60));
+        let mut meter = Meter::new(&[], Duration::ZERO, Stop::After(1 << 60));
         meter.tick(1).unwrap();
         let now = meter.clock().now();
         meter.acknowledged(now, now + 2_000_000, 3);
@@ -298,7 +298,7 @@ mod tests {
 
     #[test]
     fn a_run_that_was_cut_short_is_no_result() {
-        let meter = Meter::new(None, Duration::from_secs(1), Stop::Records(1));
+        let meter = Meter::new(&[], Duration::from_secs(1), Stop::Records(1));
         assert!(meter.interval(1).is_err());
     }
 }

@@ -120,7 +120,7 @@ fn measure(kind: &Kind, work: &Path, (count, rounds): (usize, usize)) -> Result<
     let mut admin = Admin::connect(server.target().address)?;
     let empty = Usage::of(server.id())?.rss;
     let begun = Instant::now();
-    admin.create(TOPIC, count as i32, &[])?;
+    admin.create(TOPIC, (count as i32, 1), &[])?;
     cost.create_s = begun.elapsed().as_secs_f64();
     let begun = Instant::now();
     write_all(&mut admin, count)?;

@@ -3,9 +3,10 @@
 use crate::experiment::Experiment;
 use crate::failure::{Failure, Result};
 
-const PRESETS: [&str; 10] = [
+const PRESETS: [&str; 11] = [
     include_str!("../presets/canonical.toml"),
     include_str!("../presets/table.toml"),
+    include_str!("../presets/cluster.toml"),
     include_str!("../presets/end-to-end.toml"),
     include_str!("../presets/fan-out.toml"),
     include_str!("../presets/catch-up.toml"),

@@ -68,6 +68,25 @@ impl Usage {
         })
     }
 
+    /// Reads the counters of some processes and adds them up; `None` of none.
+    ///
+    /// # Errors
+    /// One is gone.
+    pub fn of_all(pids: &[u32]) -> Result<Option<Usage>> {
+        let mut sum: Option<Usage> = None;
+        for pid in pids {
+            let one = Usage::of(*pid)?;
+            let sum = sum.get_or_insert_default();
+            sum.cpu_ms += one.cpu_ms;
+            sum.rss += one.rss;
+            sum.switches_voluntary += one.switches_voluntary;
+            sum.switches_involuntary += one.switches_involuntary;
+            sum.read_bytes += one.read_bytes;
+            sum.write_bytes += one.write_bytes;
+        }
+        Ok(sum)
+    }
+
     /// What was used since `start`.
     pub fn since(&self, start: &Usage) -> Used {
         let diff = |now: u64, then: u64| now.saturating_sub(then);

@@ -1,18 +1,19 @@
-//! The produce load: requests made before and replayed, on whichever connection has room.
-
-use std::net::SocketAddr;
+//! The produce load: requests made before and replayed, on whichever connection to the leader has
+//! room.
 
 use streamd_wire::kafka::{ApiKey, ResponseHeader};
 
 use crate::conn::Pending;
 use crate::drive::{Load, Next, drive};
 use crate::failure::{Context, Result};
+use crate::leaders::Leaders;
 use crate::meter::Meter;
 use crate::source::{Source, Wire, accepted};
 use crate::workload::Workload;
 
 struct Produce {
-    source: Source,
+    /// One for each node that leads; connections are dealt to the nodes in turn.
+    sources: Vec<Source>,
     version: i16,
     acks: i16,
     in_flight: usize,
@@ -23,20 +24,16 @@ struct Produce {
 ///
 /// # Errors
 /// See [`drive`]; a batch that the broker refuses.
-pub fn run(
-    address: SocketAddr,
-    wire: Wire<'_>,
-    workload: &Workload,
-    meter: Meter,
-) -> Result<Meter> {
+pub fn run(leaders: &Leaders, wire: Wire<'_>, workload: &Workload, meter: Meter) -> Result<Meter> {
     let mut load = Produce {
-        source: Source::new(wire, workload)?,
+        sources: Source::dealt(wire, workload, leaders, leaders.nodes())?,
         version: wire.version,
         acks: workload.acks,
         in_flight: workload.in_flight,
         meter,
     };
-    drive(address, workload.connections, &mut load)?;
+    let connections = leaders.connections(workload.connections);
+    drive(&leaders.dealt(connections), &mut load)?;
     Ok(load.meter)
 }
 
@@ -57,15 +54,20 @@ pub fn body(frame: &[u8], version: i16) -> Result<&[u8]> {
 }
 
 impl Load for Produce {
-    fn next(&mut self, _conn: usize, now: u64) -> Result<Next> {
-        Ok(self.source.next(now, &self.meter))
+    fn next(&mut self, conn: usize, now: u64) -> Result<Next> {
+        let nodes = self.sources.len();
+        Ok(match self.sources[conn % nodes].next(now, &self.meter) {
+            // Other nodes have schedules of their own.
+            Next::At(due) if nodes > 1 => Next::Later(due),
+            other => other,
+        })
     }
 
     fn in_flight(&self, _conn: usize) -> usize {
         self.in_flight
     }
 
-    fn answered(&self) -> bool {
+    fn answered(&self, _conn: usize) -> bool {
         self.acks != 0
     }
 

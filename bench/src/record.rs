@@ -11,6 +11,7 @@ use std::time::Duration;
 use serde::Serialize;
 
 use crate::brokers::Brokers;
+use crate::cluster::failover::Failovers;
 use crate::compare::{self, Case};
 use crate::experiment::Experiment;
 use crate::failure::{Context, Result};
@@ -51,6 +52,9 @@ pub struct Record {
     pub distances: Vec<Vec<f64>>,
     /// The loads.
     pub cases: Vec<Case>,
+    /// What was measured as nodes were killed.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub failovers: Vec<Failovers>,
     /// Why loads are missing.
     pub failed: Vec<String>,
 }
@@ -106,6 +110,7 @@ pub fn run(experiment: &Experiment, brokers: &Brokers, pace: Pace) -> Result<Rec
         limits,
         distances: Vec::new(),
         cases: Vec::new(),
+        failovers: Vec::new(),
         failed: Vec::new(),
     };
     let time = Duration::from_secs_f64(loads);
@@ -289,7 +294,8 @@ pub mod tests {
             .map(|name| Target {
                 name: (*name).into(),
                 address: ([127, 0, 0, 1], 1).into(),
-                pid: Some(1),
+                pids: vec![1],
+                replicas: 1,
                 configs: Vec::new(),
             })
             .collect();
@@ -312,6 +318,7 @@ pub mod tests {
             }),
             distances: Vec::new(),
             cases: Vec::new(),
+            failovers: Vec::new(),
             failed: vec!["Kafka in small: it fell silent".into()],
         };
         for kind in [Kind::Produce, Kind::Fetch] {

@@ -8,6 +8,7 @@ use streamd_wire::kafka::ApiKey;
 use crate::admin::Admin;
 use crate::coordinate::{commit, rebalance, transaction};
 use crate::failure::Result;
+use crate::leaders::Leaders;
 use crate::meter::Meter;
 use crate::outcome::Outcome;
 use crate::source::{self, Wire};
@@ -30,37 +31,43 @@ pub fn topic_name() -> String {
 pub fn run(target: &Target, workload: &Workload) -> Result<Outcome> {
     let mut admin = Admin::connect(target.address)?;
     let topic = topic_name();
-    admin.create(&topic, workload.partitions, &target.configs)?;
-    let measured = load(&mut admin, target, &topic, workload);
+    let size = (workload.partitions, target.replicas);
+    let leaders = admin.create(&topic, size, &target.configs)?;
+    let measured = load(&mut admin, (target, &leaders), &topic, workload);
     let deleted = admin.delete(&topic);
     let meter = measured?;
     deleted?;
     meter.outcome(target, workload)
 }
 
-fn load(admin: &mut Admin, target: &Target, topic: &str, workload: &Workload) -> Result<Meter> {
+fn load(
+    admin: &mut Admin,
+    (target, leaders): (&Target, &Leaders),
+    topic: &str,
+    workload: &Workload,
+) -> Result<Meter> {
     let version = admin.version(ApiKey::Produce, source::VERSION)?;
     let wire = Wire { topic, version };
     if let Some(fill) = fill_of(workload) {
-        let quiet = Meter::new(None, Duration::ZERO, fill.stop());
-        produce::run(target.address, wire, &fill, quiet)?;
+        let quiet = Meter::new(&[], Duration::ZERO, fill.stop());
+        produce::run(leaders, wire, &fill, quiet)?;
     }
-    let meter = || Meter::new(target.pid, workload.warmup(), workload.stop());
+    let meter = || Meter::new(&target.pids, workload.warmup(), workload.stop());
     match workload.kind {
-        Kind::Produce => produce::run(target.address, wire, workload, meter()),
-        Kind::Storm => storm::run(target.address, wire, workload, meter()),
-        Kind::Commit => commit::run(target.address, admin, topic, workload, meter()),
-        Kind::Transaction => transaction::run(target.address, admin, topic, workload, meter()),
+        Kind::Produce => produce::run(leaders, wire, workload, meter()),
+        Kind::Storm => storm::run(leaders.single()?, wire, workload, meter()),
+        Kind::Commit => commit::run(leaders.single()?, admin, topic, workload, meter()),
+        Kind::Transaction => transaction::run(leaders.single()?, admin, topic, workload, meter()),
         Kind::RebalanceClassic | Kind::RebalanceConsumer => {
-            rebalance::run(target.address, admin, topic, workload, meter())
+            rebalance::run(leaders.single()?, admin, topic, workload, meter())
         }
         Kind::Fetch | Kind::Stream | Kind::CatchUp => {
-            let ends = admin.ends(topic, workload.partitions)?;
+            let ends = leaders.ends(topic)?;
             let version = admin.version(ApiKey::Fetch, fetch::VERSION)?;
             if workload.kind == Kind::Fetch {
-                return fetch::run(target.address, topic, workload, (version, &ends), meter());
+                return fetch::run(leaders, topic, workload, (version, &ends), meter());
             }
-            stream::run(target.address, (wire, version), &ends, workload, meter())
+            stream::run(leaders, (wire, version), &ends, workload, meter())
         }
     }
 }

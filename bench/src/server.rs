@@ -231,6 +231,34 @@ impl Server {
         Ok((server, ready))
     }
 
+    /// Starts a broker whose start somebody else waits for.
+    ///
+    /// # Errors
+    /// It cannot be started, or something has its port.
+    pub fn launch(command: Command, name: &str, address: SocketAddr) -> Result<Server> {
+        Ok(Server::spawn(command, name, address)?.0)
+    }
+
+    /// That it has not ended.
+    ///
+    /// # Errors
+    /// It has, or cannot be asked.
+    pub fn still_runs(&mut self) -> Result<()> {
+        match self.child.try_wait()? {
+            None => Ok(()),
+            Some(status) => Err(self.failure(&format!("ended by itself ({status})"))),
+        }
+    }
+
+    /// SIGKILL, and does not wait for the end.
+    ///
+    /// # Errors
+    /// It had ended by itself.
+    pub fn kill_now(&mut self) -> Result<()> {
+        self.still_runs()?;
+        Ok(self.child.kill()?)
+    }
+
     fn still_starting(&mut self, begun: Instant) -> Result<()> {
         if let Some(status) = self.child.try_wait()? {
             return Err(self.failure(&format!("ended at its start ({status})")));
@@ -299,7 +327,8 @@ impl Server {
         Target {
             name: self.name.clone(),
             address: self.address,
-            pid: Some(self.child.id()),
+            pids: vec![self.child.id()],
+            replicas: 1,
             configs: Vec::new(),
         }
     }
@@ -340,7 +369,7 @@ mod tests {
         let body = "echo starting >&2; echo \"ready listen=$2\" >&2; exec sleep 60";
         let program = script(dir.path(), "good", body);
         let server = Server::streamd(&program, dir.path(), With::default()).unwrap();
-        let pid = server.target().pid.unwrap();
+        let pid = server.id();
         assert!(Path::new(&format!("/proc/{pid}")).exists());
         let begun = Instant::now();
         drop(server);

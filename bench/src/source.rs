@@ -5,6 +5,7 @@
 //! a hashing partitioner would make: in closed loop a batch goes when it is full; in open loop
 //! everything that came due in a window goes in one request.
 
+use std::collections::BTreeMap;
 use std::rc::Rc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -18,6 +19,7 @@ use crate::conn::{Piece, Template};
 use crate::drive::Next;
 use crate::failure::{Context, Failure, Result};
 use crate::keys::{Zipf, partition};
+use crate::leaders::Leaders;
 use crate::meter::Meter;
 use crate::payload::{Payload, Random};
 use crate::workload::{Keys, Workload};
@@ -58,28 +60,36 @@ impl Source {
     /// # Errors
     /// A request cannot be encoded.
     pub fn new(wire: Wire<'_>, load: &Workload) -> Result<Source> {
-        Ok(Source::of(cycle(wire, load)?, load, load.rate))
+        let requests = cycle(wire, load, |_| 0)?;
+        Ok(Source::of(requests.concat(), load, load.rate))
     }
 
-    /// One source for each of so many connections, each with partitions of its own and its part
-    /// of the rate. There must not be more connections than requests in the cycle.
+    /// One source for each of so many connections, which are dealt to the leaders in turn: each
+    /// has partitions of its own and its part of the rate. One has nothing to send if its node
+    /// leads less than it has connections.
     ///
     /// # Errors
     /// As [`Source::new`].
-    pub fn dealt(wire: Wire<'_>, load: &Workload, connections: usize) -> Result<Vec<Source>> {
-        let all = cycle(wire, load)?;
-        let rate = load.rate.map(|rate| rate / connections as f64);
-        let own = |conn| {
-            all.iter()
-                .skip(conn)
-                .step_by(connections)
-                .cloned()
-                .collect()
-        };
+    pub fn dealt(
+        wire: Wire<'_>,
+        load: &Workload,
+        leaders: &Leaders,
+        connections: usize,
+    ) -> Result<Vec<Source>> {
+        let nodes = leaders.nodes();
+        let all = cycle(wire, load, |partition| leaders.node(partition))?;
+        let count = |requests: &[Rc<Template>]| requests.iter().map(|r| r.records).sum::<u64>();
+        let whole: u64 = all.iter().map(|node| count(node)).sum();
         let sources = (0..connections).map(|conn| {
-            let mut source = Source::of(own(conn), load, rate);
+            let node = all.get(conn % nodes).map_or(&[][..], |node| node);
+            let own = node.iter().skip(conn / nodes);
+            let own: Vec<_> = own.step_by((connections / nodes).max(1)).cloned().collect();
+            let part = count(&own) as f64 / whole.max(1) as f64;
+            let rate = load.rate.map(|rate| rate * part);
+            let mut source = Source::of(own, load, rate);
             // Not all at the same moment.
-            let first = source.templates[0].records as f64 * source.gap.unwrap_or(0.0);
+            let first = source.templates.first().map_or(0, |first| first.records);
+            let first = first as f64 * source.gap.unwrap_or(0.0);
             source.due = first * conn as f64 / connections as f64;
             source
         });
@@ -87,7 +97,6 @@ impl Source {
     }
 
     fn of(templates: Vec<Rc<Template>>, load: &Workload, rate: Option<f64>) -> Source {
-        assert!(!templates.is_empty(), "a load has at least one request");
         Source {
             templates,
             turn: 0,
@@ -100,7 +109,9 @@ impl Source {
     /// The next request, or when it is due. A request's due time is that of its first record; with
     /// linger it is sent when its last record is due.
     pub fn next(&mut self, now: u64, meter: &Meter) -> Next {
-        let template = &self.templates[self.turn];
+        let Some(template) = self.templates.get(self.turn) else {
+            return Next::Nothing;
+        };
         let due = match self.gap {
             None if meter.over() => return Next::Nothing,
             None => now,
@@ -133,13 +144,28 @@ fn now_ms() -> i64 {
     since.map_or(0, |since| since.as_millis() as i64)
 }
 
-fn cycle(wire: Wire<'_>, load: &Workload) -> Result<Vec<Rc<Template>>> {
+/// All requests of a cycle, by the nodes that lead their partitions.
+fn cycle(
+    wire: Wire<'_>,
+    load: &Workload,
+    node: impl Fn(i32) -> usize,
+) -> Result<Vec<Vec<Rc<Template>>>> {
     let requests = match load.keys {
         Some(keys) => keyed(load, keys),
         None => in_turn(load),
     };
-    let make = |request| Ok(Rc::new(template(wire, load.acks, request)?));
-    requests.into_iter().map(make).collect()
+    let mut nodes: Vec<Vec<Rc<Template>>> = Vec::new();
+    for request in requests {
+        let mut parts: BTreeMap<usize, Batches> = BTreeMap::new();
+        for batch in request {
+            parts.entry(node(batch.0)).or_default().push(batch);
+        }
+        for (node, part) in parts {
+            nodes.resize_with(nodes.len().max(node + 1), Vec::new);
+            nodes[node].push(Rc::new(template(wire, load.acks, part)?));
+        }
+    }
+    Ok(nodes)
 }
 
 /// A request to be: partitions with their batches and the number of records in them.
@@ -292,7 +318,7 @@ mod tests {
     }
 
     fn meter() -> Meter {
-        Meter::new(None, Duration::ZERO, Stop::After(1 << 60))
+        Meter::new(&[], Duration::ZERO, Stop::After(1 << 60))
     }
 
     #[test]
@@ -302,7 +328,7 @@ mod tests {
             spread: Some(2),
             ..Spec::default()
         });
-        let cycle = cycle(WIRE, &load).unwrap();
+        let cycle = cycle(WIRE, &load, |_| 0).unwrap().concat();
         let reached: Vec<_> = cycle.iter().map(|t| t.partitions.clone()).collect();
         assert_eq!(reached, [[0, 1], [2, 3], [4, 0]]);
         assert_eq!(cycle[0].pieces.len(), 2);
@@ -324,7 +350,7 @@ mod tests {
             size: Some(50),
             ..Spec::default()
         });
-        let cycle = cycle(WIRE, &load).unwrap();
+        let cycle = cycle(WIRE, &load, |_| 0).unwrap().concat();
         assert_eq!(cycle.len(), CYCLE_REQUESTS);
         assert!(
             cycle
@@ -352,7 +378,7 @@ mod tests {
             ..Spec::default()
         });
         assert_eq!(load.batch_records, 51);
-        let cycle = cycle(WIRE, &load).unwrap();
+        let cycle = cycle(WIRE, &load, |_| 0).unwrap().concat();
         assert!(cycle.iter().all(|t| t.records == 51));
         assert!(cycle.iter().any(|t| t.partitions.len() == 4));
     }
@@ -381,11 +407,12 @@ mod tests {
     fn connections_share_the_rate_and_have_partitions_of_their_own() {
         let load = load(Spec {
             rate: Some(1000.0),
-            partitions: Some(3),
+            partitions: Some(4),
             batch_records: Some(1),
             ..Spec::default()
         });
-        let mut sources = Source::dealt(WIRE, &load, 2).unwrap();
+        let leaders = Leaders::alone(([127, 0, 0, 1], 1).into(), 4);
+        let mut sources = Source::dealt(WIRE, &load, &leaders, 2).unwrap();
         let meter = meter();
         let mut sent = Vec::new();
         for source in &mut sources {
@@ -394,7 +421,29 @@ mod tests {
             }
         }
         let a = [(0, 0), (2_000_000, 2), (4_000_000, 0)];
-        let b = [(1_000_000, 1), (3_000_000, 1), (5_000_000, 1)];
+        let b = [(1_000_000, 1), (3_000_000, 3), (5_000_000, 1)];
         assert_eq!(sent, [a, b].concat());
+    }
+
+    #[test]
+    fn each_leader_gets_its_partitions_and_its_part_of_the_rate() {
+        let load = load(Spec {
+            rate: Some(1000.0),
+            partitions: Some(3),
+            spread: Some(3),
+            batch_records: Some(1),
+            ..Spec::default()
+        });
+        let at = |port| ([127, 0, 0, 1], port).into();
+        let leaders = Leaders::of(&[at(1), at(2), at(1)]);
+        let sources = Source::dealt(WIRE, &load, &leaders, 2).unwrap();
+        let sent = |source: &Source| source.templates[0].partitions.clone();
+        assert_eq!(
+            (sent(&sources[0]), sent(&sources[1])),
+            (vec![0, 2], vec![1])
+        );
+        // Two records at a time every three milliseconds, and one.
+        let gaps = sources.iter().map(|source| source.gap.unwrap() as u64);
+        assert_eq!(gaps.collect::<Vec<_>>(), [1_500_000, 3_000_000]);
     }
 }

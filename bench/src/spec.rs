@@ -359,8 +359,9 @@ fn together(load: &Workload) -> Result<(), Wrong> {
         }
         return Ok(());
     }
-    if load.acks == 0 {
-        return Err(wrong("acks", 0, "-1 or 1 where readers read along"));
+    if load.acks == 0 && load.kind == Kind::CatchUp {
+        let allowed = "-1 or 1 where a reader catches up with what was acknowledged";
+        return Err(wrong("acks", 0, allowed));
     }
     within("spread", load.spread.into(), 1, 1)?;
     if let Some(keys) = load.keys {

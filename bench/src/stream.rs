@@ -3,16 +3,16 @@
 //!
 //! Every partition of the topic has one writer, and its requests hold equally many records: so an
 //! offset says which request a record came from, and when that was due. Readers ask by assigned
-//! partitions, one connection for a group, and wait at the broker for what comes (long poll).
+//! partitions, one connection for a group (to each node that leads), and wait at the broker for
+//! what comes (long poll).
 //! A record counts when a reader has it; acknowledgements are counted apart.
-
-use std::net::SocketAddr;
 
 use crate::batch;
 use crate::conn::Pending;
 use crate::drive::{Load, Next, drive};
 use crate::failure::{Failure, Result};
 use crate::fetch;
+use crate::leaders::Leaders;
 use crate::meter::Meter;
 use crate::produce;
 use crate::source::{Source, Wire, accepted};
@@ -32,12 +32,15 @@ struct Line {
 struct Stream<'a> {
     wire: Wire<'a>,
     fetch_version: i16,
+    /// Connections are dealt to these in turn.
+    leaders: &'a Leaders,
     /// One for each of the first connections.
     writers: Vec<Source>,
     in_flight: usize,
+    acks: i16,
     batch_records: i64,
     lines: Vec<Line>,
-    /// For each group its connection's next offsets.
+    /// For each group its connections' next offsets.
     readers: Vec<Vec<i64>>,
     turn: usize,
     /// Whether the readers begin when the interval does, at the start of the partitions.
@@ -50,7 +53,7 @@ struct Stream<'a> {
 /// # Errors
 /// See [`drive`]; an error of the broker; offsets with a gap.
 pub fn run(
-    address: SocketAddr,
+    leaders: &Leaders,
     wire: (Wire<'_>, i16),
     ends: &[i64],
     workload: &Workload,
@@ -68,11 +71,14 @@ pub fn run(
         dues: Vec::new(),
         acked: 0,
     };
+    let writers = leaders.connections(workload.connections);
     let mut load = Stream {
         wire,
         fetch_version,
-        writers: Source::dealt(wire, workload, workload.connections)?,
+        leaders,
+        writers: Source::dealt(wire, workload, leaders, writers)?,
         in_flight: workload.in_flight,
+        acks: workload.acks,
         batch_records: workload.batch_records as i64,
         lines: ends.iter().map(line).collect(),
         readers: vec![from; workload.groups],
@@ -80,7 +86,8 @@ pub fn run(
         behind,
         meter,
     };
-    drive(address, workload.connections + workload.groups, &mut load)?;
+    let connections = writers + workload.groups * leaders.nodes();
+    drive(&leaders.dealt(connections), &mut load)?;
     Ok(load.meter)
 }
 
@@ -99,7 +106,14 @@ impl Stream<'_> {
         }
     }
 
-    fn read(&mut self, group: usize, now: u64) -> Result<Next> {
+    /// The group and the node of a connection that reads.
+    fn reader(&self, conn: usize) -> Option<(usize, usize)> {
+        let reader = conn.checked_sub(self.writers.len())?;
+        let nodes = self.leaders.nodes();
+        Some((reader / nodes, reader % nodes))
+    }
+
+    fn read(&mut self, (group, node): (usize, usize), now: u64) -> Result<Next> {
         let offsets = &self.readers[group];
         let waits = self.behind && !self.meter.begun();
         let done = self.meter.over() && (self.behind || self.has_all_sent(offsets));
@@ -109,6 +123,7 @@ impl Stream<'_> {
         self.turn += 1;
         let count = offsets.len();
         let all = (0..count).map(|i| (i + self.turn) % count);
+        let all = all.filter(|place| self.leaders.node(*place as i32) == node);
         let all = all.map(|partition| (partition as i32, offsets[partition]));
         let request = fetch::request(self.wire.topic, self.fetch_version, all)?;
         Ok(Next::Send(request, now))
@@ -156,9 +171,9 @@ impl Stream<'_> {
 
 impl Load for Stream<'_> {
     fn next(&mut self, conn: usize, now: u64) -> Result<Next> {
-        match conn.checked_sub(self.writers.len()) {
+        match self.reader(conn) {
             None => Ok(self.write(conn, now)),
-            Some(group) => self.read(group, now),
+            Some(reader) => self.read(reader, now),
         }
     }
 
@@ -170,12 +185,12 @@ impl Load for Stream<'_> {
         }
     }
 
-    fn answered(&self) -> bool {
-        true
+    fn answered(&self, conn: usize) -> bool {
+        self.acks != 0 || conn >= self.writers.len()
     }
 
     fn answer(&mut self, conn: usize, frame: &[u8], asked: Pending, now: u64) -> Result<()> {
-        let Some(group) = conn.checked_sub(self.writers.len()) else {
+        let Some((group, _)) = self.reader(conn) else {
             let version = self.wire.version;
             let lines = &mut self.lines;
             accepted(produce::body(frame, version)?, version, |partition| {

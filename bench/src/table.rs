@@ -93,7 +93,7 @@ pub fn run(args: &TableArgs) -> Result<Table> {
 }
 
 /// The version that the script installs.
-fn kafka_version() -> String {
+pub fn kafka_version() -> String {
     let given = std::env::var("KAFKA_VERSION").ok();
     let written = || {
         let (_, rest) = KAFKA_SCRIPT.split_once("KAFKA_VERSION:-")?;
@@ -107,11 +107,11 @@ fn watch_idle(servers: &[Server], seconds: f64) -> Result<Vec<Idle>> {
     let topic = run::topic_name();
     for server in servers {
         let mut admin = Admin::connect(server.target().address)?;
-        admin.create(&topic, IDLE_PARTITIONS, &[])?;
+        admin.create(&topic, (IDLE_PARTITIONS, 1), &[])?;
     }
     // What creating stirred up comes to rest.
     thread::sleep(Duration::from_secs(5));
-    let read = |server: &Server| server.target().pid.map(Usage::of).transpose();
+    let read = |server: &Server| Usage::of_all(&server.target().pids);
     let usages = || servers.iter().map(read).collect::<Result<Vec<_>>>();
     let (begun, start) = (Instant::now(), usages()?);
     thread::sleep(Duration::from_secs_f64(seconds.clamp(0.1, 3600.0)));

@@ -209,15 +209,17 @@ pub fn records_in(batch_bytes: usize, size: usize) -> usize {
     (batch_bytes / (size + 8)).max(1)
 }
 
-/// A broker under load.
+/// A broker under load, or several that are one cluster.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Target {
     /// What to call it.
     pub name: String,
-    /// Where it listens.
+    /// Where it listens, or one of them.
     pub address: SocketAddr,
-    /// Its process, if it runs on this machine.
-    pub pid: Option<u32>,
+    /// Its processes, if they run on this machine: what they use is added up.
+    pub pids: Vec<u32>,
+    /// The replicas of the topics that are created.
+    pub replicas: i16,
     /// Configs for the topics that are created.
     pub configs: Vec<(String, String)>,
 }

@@ -167,6 +167,15 @@ pub fn java() -> Command {
     java
 }
 
+/// A program of one source file, with the Java client. Nothing ends it: whoever starts it does.
+#[must_use]
+pub fn java_source(file: &Path) -> Command {
+    let libs = jars("java-libs", "compat/java/pom.xml");
+    let mut java = jvm(Command::new("java"), &format!("{}/*", libs.display()));
+    java.arg(file);
+    java
+}
+
 /// The same driver with a client of an older release; what that lacks it isn't asked for.
 #[must_use]
 pub fn java3() -> Command {

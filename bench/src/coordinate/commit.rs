@@ -54,7 +54,7 @@ pub fn run(
         again: vec![0; workload.connections],
         meter,
     };
-    drive(address, workload.connections, &mut load)?;
+    drive(&vec![address; workload.connections], &mut load)?;
     Ok(load.meter)
 }
 
@@ -94,7 +94,7 @@ impl Load for Commits<'_> {
         self.in_flight
     }
 
-    fn answered(&self) -> bool {
+    fn answered(&self, _conn: usize) -> bool {
         true
     }
 

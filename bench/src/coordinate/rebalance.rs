@@ -119,7 +119,7 @@ pub fn run(
         random: Random::new(11),
         meter,
     };
-    drive(address, workload.connections, &mut load)?;
+    drive(&vec![address; workload.connections], &mut load)?;
     Ok(load.meter)
 }
 
@@ -199,7 +199,7 @@ impl Load for Rebalance<'_> {
         1
     }
 
-    fn answered(&self) -> bool {
+    fn answered(&self, _conn: usize) -> bool {
         true
     }
 

@@ -99,7 +99,7 @@ pub fn run(
         spread: workload.spread,
         meter,
     };
-    drive(address, workload.connections, &mut load)?;
+    drive(&vec![address; workload.connections], &mut load)?;
     Ok(load.meter)
 }
 
@@ -214,7 +214,7 @@ impl Load for Transactions<'_> {
         1
     }
 
-    fn answered(&self) -> bool {
+    fn answered(&self, _conn: usize) -> bool {
         true
     }
 

@@ -63,6 +63,10 @@ impl Meta {
     ) -> Result<Answer, Refusal> {
         let until = self.now() + DECIDE_MAX;
         let mut unsure = false;
+        if let Ask::Lost { node, .. } = &ask {
+            // Who asks has seen it. If that node was the controller, there has to be another one.
+            self.lost(*node);
+        }
         loop {
             let (outcome, version) = self.ask_of(ask.clone()).await;
             let again = is_lost(&outcome) && self.now() < until && !self.is_over();

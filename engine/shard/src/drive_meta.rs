@@ -319,6 +319,11 @@ impl Meta {
         }
     }
 
+    /// It is certain that the process of a node is gone.
+    pub fn lost(&self, node: NodeId) {
+        self.input(|m, now| m.lost(node, now));
+    }
+
     /// A message of the quorum came from a node.
     pub fn step(&self, from: NodeId, bytes: &[u8]) {
         let done = self.metadata.borrow_mut().step(bytes, self.env.now());

@@ -180,6 +180,16 @@ impl Metadata {
         self.settle()
     }
 
+    /// It is certain that the process of a node is gone: see [`Quorum::lost`].
+    ///
+    /// # Errors
+    /// See [`Metadata::step`].
+    pub fn lost(&mut self, node: NodeId, now: Mono) -> Result<(), String> {
+        self.now = now;
+        self.quorum.lost(node);
+        self.settle()
+    }
+
     /// A message from the metadata of another node.
     ///
     /// # Errors

@@ -28,6 +28,11 @@ const KEEP_ENTRIES: u64 = 1_000;
 /// again: the library would wait for it for ever.
 const SNAPSHOT_ELECTIONS: usize = 4;
 
+/// Ticks from when it is certain that the leader is gone until the first of the others stands for
+/// election, and then until the next one does. By then the others know it too: they refuse their
+/// votes as long as they take the leader for alive.
+const LOST_TICKS: (usize, usize) = (2, 4);
+
 /// What a member is started with.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Options {
@@ -157,6 +162,8 @@ pub struct Quorum {
     anew: bool,
     /// Members that a snapshot is on its way to, and the ticks since.
     sending: BTreeMap<u64, usize>,
+    /// Ticks until this member stands for election, because the leader is gone.
+    stands: Option<usize>,
 }
 
 impl Quorum {
@@ -223,6 +230,7 @@ impl Quorum {
             bytes,
             anew: false,
             sending: BTreeMap::new(),
+            stands: None,
         };
         if applied > 0 {
             quorum.restored(&snapshot);
@@ -276,6 +284,35 @@ impl Quorum {
             self.raw.tick();
             self.send_again();
             self.settle();
+            self.stand();
+        }
+    }
+
+    /// It is certain that the process of a node is gone. If it led, its silence need not be waited
+    /// for: the others stand for election soon, one after another.
+    pub fn lost(&mut self, node: NodeId) {
+        let raft = &mut self.raw.raft;
+        let me = raft.id;
+        if self.broken || raft.leader_id != raft_id(node) || raft.leader_id == me {
+            return;
+        }
+        let term = raft.term;
+        raft.become_follower(term, INVALID_ID);
+        let mut voters = self.conf.voters.clone();
+        voters.retain(|id| *id != raft_id(node));
+        voters.sort_unstable();
+        let turn = voters.iter().position(|id| *id == me);
+        self.stands = turn.map(|turn| LOST_TICKS.0 + turn * LOST_TICKS.1);
+        self.settle();
+    }
+
+    fn stand(&mut self) {
+        let raft = &self.raw.raft;
+        let leaderless = raft.leader_id == INVALID_ID && raft.state == StateRole::Follower;
+        let left = self.stands.take().filter(|_| leaderless);
+        match left {
+            Some(0 | 1) => self.campaign(),
+            left => self.stands = left.map(|ticks| ticks - 1),
         }
     }
 

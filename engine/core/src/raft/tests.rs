@@ -270,6 +270,45 @@ fn a_snapshot_that_is_lost_is_sent_again() {
 }
 
 #[test]
+fn a_leader_that_is_certainly_gone_is_replaced_before_its_silence_is_over() {
+    let mut bench = Bench::new(&[1, 2, 3]);
+    bench.ticks(30);
+    let gone = bench.leader();
+    let others: Vec<i32> = (1..=3).filter(|node| *node != gone).collect();
+    // One of them is told while the leader is there: it hears of it again.
+    bench.at(others[0], |q| q.lost(NodeId(gone)));
+    bench.ticks(9);
+    assert_eq!(bench.leader(), gone);
+    let term = bench.members[&gone].quorum.role().term;
+    bench.members.remove(&gone);
+    for &node in &others {
+        bench.at(node, |q| q.lost(NodeId(gone)));
+    }
+    bench.ticks(2);
+    assert_eq!(
+        bench.leader(),
+        others[0],
+        "far below the 10 ticks of an election"
+    );
+    assert_eq!(bench.members[&others[0]].quorum.role().term, term + 1);
+}
+
+#[test]
+fn who_alone_takes_the_leader_for_gone_gets_no_votes_but_the_next_one_does() {
+    let mut bench = Bench::new(&[1, 2, 3]);
+    bench.ticks(30);
+    let gone = bench.leader();
+    let others: Vec<i32> = (1..=3).filter(|node| *node != gone).collect();
+    bench.members.remove(&gone);
+    bench.at(others[0], |q| q.lost(NodeId(gone)));
+    bench.ticks(3);
+    assert!(!bench.members[&others[0]].quorum.role().leads);
+    bench.at(others[1], |q| q.lost(NodeId(gone)));
+    bench.ticks(6);
+    assert_eq!(bench.leader(), others[1]);
+}
+
+#[test]
 fn a_leader_that_is_removed_by_another_steps_down() {
     let mut bench = Bench::new(&[0, 1, 2]);
     bench.ticks(25);
