@@ -534,3 +534,85 @@ pub fn values(
     }
     Ok(ranges)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn put(out: &mut Vec<u8>, value: i64) {
+        let mut bits = ((value << 1) ^ (value >> 63)) as u64;
+        while bits > 0x7f {
+            out.push(bits as u8 | 0x80);
+            bits >>= 7;
+        }
+        out.push(bits as u8);
+    }
+
+    fn put_field(out: &mut Vec<u8>, field: Option<usize>) {
+        put(out, field.map_or(-1, |len| len as i64));
+        out.extend(std::iter::repeat_n(0xa7, field.unwrap_or(0)));
+    }
+
+    type Headers = Vec<(usize, Option<usize>)>;
+
+    /// A record of fields of these lengths, and what the broker looks at in it.
+    fn encode(
+        (timestamp_delta, offset_delta): (i64, i32),
+        (key, value): (Option<usize>, Option<usize>),
+        headers: &Headers,
+    ) -> (Vec<u8>, RecordMeta) {
+        let mut body = vec![0];
+        put(&mut body, timestamp_delta);
+        put(&mut body, offset_delta.into());
+        put_field(&mut body, key);
+        put_field(&mut body, value);
+        put(&mut body, headers.len() as i64);
+        for &(name, value) in headers {
+            put_field(&mut body, Some(name));
+            put_field(&mut body, value);
+        }
+        let mut out = Vec::new();
+        put(&mut out, body.len() as i64);
+        out.extend(body);
+        let meta = RecordMeta {
+            offset_delta,
+            timestamp_delta,
+            null_key: key.is_none(),
+        };
+        (out, meta)
+    }
+
+    fn careful(bytes: &[u8]) -> Option<(RecordMeta, usize)> {
+        let mut f = Slice { bytes, at: 0 };
+        record(&mut f).ok().map(|meta| (meta, f.at))
+    }
+
+    fn len() -> impl Strategy<Value = Option<usize>> {
+        prop::option::of(prop_oneof![0..4usize, 60..70usize, 8_180..8_200usize])
+    }
+
+    proptest! {
+        #[test]
+        fn the_quick_way_sees_what_the_careful_one_does(
+            timestamp in prop_oneof![0..70i64, -9_000..9_000i64, any::<i64>()],
+            offset in prop_oneof![0..70i32, any::<i32>()],
+            fields in (len(), len()),
+            headers in prop::collection::vec((0..70usize, len()), 0..3),
+            flips in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 0..3),
+        ) {
+            let (mut bytes, meta) = encode((timestamp, offset), fields, &headers);
+            let len = bytes.len();
+            bytes.push(0x5a);
+            prop_assert_eq!(whole_record(&bytes), Some((meta, len)));
+            for cut in [0, 1, 2, len / 2, len - 1] {
+                prop_assert_eq!(whole_record(&bytes[..cut]), None);
+            }
+            for (at, byte) in flips {
+                let at = at.index(len.min(24));
+                bytes[at] = byte;
+                prop_assert_eq!(whole_record(&bytes), careful(&bytes), "{:x?}", &bytes);
+            }
+        }
+    }
+}
