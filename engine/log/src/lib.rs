@@ -16,6 +16,7 @@ pub mod index;
 pub mod journal;
 pub mod log;
 pub mod lookup;
+pub mod lz4;
 pub mod open_files;
 pub mod pack;
 pub mod read_plan;

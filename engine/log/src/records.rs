@@ -91,14 +91,6 @@ impl Stream<'_> {
             .map_err(|e| BatchError::invalid(format!("cannot decompress: {e}")))?;
         Ok(self.to > 0)
     }
-
-    /// The next record, when it is sound and the window has all of it.
-    #[inline]
-    fn record(&mut self) -> Option<RecordMeta> {
-        let (meta, len) = whole_record(&self.window[self.from..self.to])?;
-        self.from += len;
-        Some(meta)
-    }
 }
 
 impl Feed for Stream<'_> {
@@ -212,7 +204,7 @@ fn record<F: Feed>(f: &mut F) -> Result<RecordMeta, BatchError> {
 
 /// The record at the beginning of `bytes` and its length, if all of it is there and sound. What is
 /// wrong with it, [`record`] says: without errors to hand on, this is quicker.
-#[inline]
+#[inline(always)]
 fn whole_record(bytes: &[u8]) -> Option<(RecordMeta, usize)> {
     let mut at = 0;
     let size = length(bytes, &mut at)?;
@@ -237,8 +229,24 @@ fn whole_record(bytes: &[u8]) -> Option<(RecordMeta, usize)> {
     (at == end).then_some((meta, end))
 }
 
-#[inline]
+/// Nearly all numbers of a record take one byte or two.
+#[inline(always)]
 fn number(bytes: &[u8], at: &mut usize) -> Option<i64> {
+    let first = *bytes.get(*at)?;
+    if first < 0x80 {
+        *at += 1;
+        return Some(unzigzag(first.into()));
+    }
+    let second = *bytes.get(*at + 1)?;
+    if second < 0x80 {
+        *at += 2;
+        return Some(unzigzag(u64::from(first & 0x7f) | u64::from(second) << 7));
+    }
+    long_number(bytes, at)
+}
+
+#[inline(never)]
+fn long_number(bytes: &[u8], at: &mut usize) -> Option<i64> {
     let mut value = 0u64;
     for shift in (0..70).step_by(7) {
         let b = *bytes.get(*at)?;
@@ -251,7 +259,7 @@ fn number(bytes: &[u8], at: &mut usize) -> Option<i64> {
     None
 }
 
-#[inline]
+#[inline(always)]
 fn length(bytes: &[u8], at: &mut usize) -> Option<i32> {
     i32::try_from(number(bytes, at)?).ok()
 }
@@ -281,13 +289,14 @@ struct Begun {
 }
 
 impl Begun {
+    /// Whether a new record comes next.
+    #[inline]
+    fn is_between(&self) -> bool {
+        matches!(self.next, Next::Record)
+    }
+
     /// Walks on to the end of the record, or until `until` bytes of the stream were handed out.
     fn walk(&mut self, f: &mut Stream<'_>, until: u64) -> Result<Option<RecordMeta>, BatchError> {
-        if matches!(self.next, Next::Record)
-            && let Some(meta) = f.record()
-        {
-            return Ok(Some(meta));
-        }
         loop {
             while self.skip > 0 {
                 if f.at() >= until {
@@ -391,19 +400,40 @@ impl<'a> Walker<'a> {
         Ok(Walker { kind })
     }
 
+    /// The next record, if memory has all of it and it is sound; [`Walker::slow_record`] knows what
+    /// else to do. Apart from that, and in line, it needs no memory for its result.
+    #[inline(always)]
+    pub(crate) fn quick_record(&mut self) -> Option<RecordMeta> {
+        let (bytes, at) = match &mut self.kind {
+            Kind::Slice(f) => (f.bytes, &mut f.at),
+            Kind::Stream(f, begun) => {
+                let f = &mut **f;
+                // Nothing is left where one is half done.
+                let to = if begun.is_between() { f.to } else { f.from };
+                (&f.window[..to], &mut f.from)
+            }
+        };
+        let (meta, len) = whole_record(&bytes[*at..])?;
+        *at += len;
+        Some(meta)
+    }
+
+    /// As [`Walker::next_record`], for what is not quick.
+    #[cold]
+    pub(crate) fn slow_record(&mut self, until: u64) -> Result<Option<RecordMeta>, BatchError> {
+        match &mut self.kind {
+            Kind::Slice(f) => record(f).map(Some),
+            Kind::Stream(f, begun) => begun.walk(f, until),
+        }
+    }
+
     /// The next record; an error where the bytes do not make one. `None` when a compressed batch
     /// was walked up to position `until` inside a record: call again with more.
     #[inline]
     pub fn next_record(&mut self, until: u64) -> Result<Option<RecordMeta>, BatchError> {
-        match &mut self.kind {
-            Kind::Slice(f) => match whole_record(&f.bytes[f.at..]) {
-                Some((meta, len)) => {
-                    f.at += len;
-                    Ok(Some(meta))
-                }
-                None => record(f).map(Some),
-            },
-            Kind::Stream(f, begun) => begun.walk(f, until),
+        match self.quick_record() {
+            Some(meta) => Ok(Some(meta)),
+            None => self.slow_record(until),
         }
     }
 
@@ -503,4 +533,86 @@ pub fn values(
         f.skip(end.checked_sub(f.at()).ok_or_else(cut)?)?;
     }
     Ok(ranges)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn put(out: &mut Vec<u8>, value: i64) {
+        let mut bits = ((value << 1) ^ (value >> 63)) as u64;
+        while bits > 0x7f {
+            out.push(bits as u8 | 0x80);
+            bits >>= 7;
+        }
+        out.push(bits as u8);
+    }
+
+    fn put_field(out: &mut Vec<u8>, field: Option<usize>) {
+        put(out, field.map_or(-1, |len| len as i64));
+        out.extend(std::iter::repeat_n(0xa7, field.unwrap_or(0)));
+    }
+
+    type Headers = Vec<(usize, Option<usize>)>;
+
+    /// A record of fields of these lengths, and what the broker looks at in it.
+    fn encode(
+        (timestamp_delta, offset_delta): (i64, i32),
+        (key, value): (Option<usize>, Option<usize>),
+        headers: &Headers,
+    ) -> (Vec<u8>, RecordMeta) {
+        let mut body = vec![0];
+        put(&mut body, timestamp_delta);
+        put(&mut body, offset_delta.into());
+        put_field(&mut body, key);
+        put_field(&mut body, value);
+        put(&mut body, headers.len() as i64);
+        for &(name, value) in headers {
+            put_field(&mut body, Some(name));
+            put_field(&mut body, value);
+        }
+        let mut out = Vec::new();
+        put(&mut out, body.len() as i64);
+        out.extend(body);
+        let meta = RecordMeta {
+            offset_delta,
+            timestamp_delta,
+            null_key: key.is_none(),
+        };
+        (out, meta)
+    }
+
+    fn careful(bytes: &[u8]) -> Option<(RecordMeta, usize)> {
+        let mut f = Slice { bytes, at: 0 };
+        record(&mut f).ok().map(|meta| (meta, f.at))
+    }
+
+    fn len() -> impl Strategy<Value = Option<usize>> {
+        prop::option::of(prop_oneof![0..4usize, 60..70usize, 8_180..8_200usize])
+    }
+
+    proptest! {
+        #[test]
+        fn the_quick_way_sees_what_the_careful_one_does(
+            timestamp in prop_oneof![0..70i64, -9_000..9_000i64, any::<i64>()],
+            offset in prop_oneof![0..70i32, any::<i32>()],
+            fields in (len(), len()),
+            headers in prop::collection::vec((0..70usize, len()), 0..3),
+            flips in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 0..3),
+        ) {
+            let (mut bytes, meta) = encode((timestamp, offset), fields, &headers);
+            let len = bytes.len();
+            bytes.push(0x5a);
+            prop_assert_eq!(whole_record(&bytes), Some((meta, len)));
+            for cut in [0, 1, 2, len / 2, len - 1] {
+                prop_assert_eq!(whole_record(&bytes[..cut]), None);
+            }
+            for (at, byte) in flips {
+                let at = at.index(len.min(24));
+                bytes[at] = byte;
+                prop_assert_eq!(whole_record(&bytes), careful(&bytes), "{:x?}", &bytes);
+            }
+        }
+    }
 }

@@ -137,8 +137,12 @@ impl<'a> Validation<'a> {
     pub fn step(&mut self, bytes: u64) -> Result<Option<Facts>, BatchError> {
         let until = self.walker.position().saturating_add(bytes);
         while self.next < self.header.count {
-            let Some(r) = self.walker.next_record(until)? else {
-                return Ok(None);
+            let r = match self.walker.quick_record() {
+                Some(r) => r,
+                None => match self.walker.slow_record(until)? {
+                    Some(r) => r,
+                    None => return Ok(None),
+                },
             };
             if r.offset_delta != self.next {
                 return Err(BatchError::invalid(format!(
