@@ -16,7 +16,7 @@ use streamd_io::{
 };
 use streamd_log::journal::JournalOptions;
 use streamd_model::ShardId;
-use streamd_shard::{Envelope, Request, Settings, Shard};
+use streamd_shard::{Brakes, Envelope, Request, Settings, Shard};
 
 use crate::admin::Admin;
 use crate::broker::{Broker, Identity, Limits};
@@ -93,6 +93,8 @@ struct Plan {
     shards: usize,
     /// How many segments of a shard may have their files open.
     segments_open: usize,
+    /// How fast replicas are copied.
+    brakes: Arc<Brakes>,
     crowd: Arc<Crowd>,
     endpoints: Mutex<Vec<Option<Endpoint<Envelope>>>>,
     report: Mutex<Sender<Report>>,
@@ -138,6 +140,7 @@ pub fn run(mut config: Config) -> Result<(), String> {
         joins,
         shards,
         segments_open: segments_open(files, shards),
+        brakes: Arc::default(),
         crowd: Crowd::new(shards),
         endpoints: Mutex::new(endpoints),
         report: Mutex::new(report),
@@ -412,6 +415,7 @@ async fn start_shard(env: &Env, index: usize, plan: &Plan) -> Result<(Rc<Broker>
             durable: config.broker.durable,
         },
         retention_check: Duration::from_millis(config.broker.retention.check_ms),
+        brakes: plan.brakes.clone(),
     };
     let id = ShardId(index as u16);
     let shard = Shard::new(env.clone(), id, plan.shards, endpoint, settings);

@@ -56,6 +56,7 @@ fn pushes(effects: &[Effect]) -> Vec<(i32, i64, u64)> {
             to,
             head,
             max_bytes,
+            ..
         } => Some((to.0, head.base, *max_bytes)),
         _ => None,
     };
