@@ -17,7 +17,7 @@ use streamd_core::meta::{ClusterImage, PartitionMeta, TopicMeta};
 use streamd_core::repl::{Acks, Effect, Head, Message, Replica, Settings, Wish};
 use streamd_io::Class;
 use streamd_log::replica::{Push, read_push};
-use streamd_log::{NewBatch, cut, retain};
+use streamd_log::{BatchHeader, NewBatch, cut, retain};
 use streamd_model::{ErrorCode, Mono, NodeId, Offset, PartitionId};
 
 use crate::Refusal;
@@ -288,6 +288,9 @@ impl Partition {
 impl Partition {
     /// Appends records of the leader, if they go on where the log ends.
     fn take_records(&self, shard: &Rc<Shard>, from: NodeId, head: Head, bytes: &Bytes) {
+        if self.begin_earlier(from, head, bytes) {
+            return;
+        }
         let follows = !bytes.is_empty() && head.base == self.log.borrow().end();
         let mut batches = Vec::new();
         if follows {
@@ -328,6 +331,25 @@ impl Partition {
         self.give_credit(shard);
     }
 
+    /// Where the leader's log begins inside a batch, that comes whole: so an empty log begins
+    /// there too. Then what came is taken.
+    fn begin_earlier(&self, from: NodeId, head: Head, bytes: &Bytes) -> bool {
+        let Ok(first) = BatchHeader::parse(bytes) else {
+            return false;
+        };
+        let holds = (first.base_offset.max(0)..first.next_offset()).contains(&head.base);
+        let earlier = holds && first.base_offset < head.base;
+        let base = first.base_offset;
+        if !earlier || !self.replica.borrow_mut().begin_earlier(head, base) {
+            return false;
+        }
+        let (bytes, head) = (bytes.clone(), Head { base, ..head });
+        self.cut_and(Cut::Whole(base), Vec::new(), move |me, shard| {
+            me.take_records(shard, from, head, &bytes);
+        });
+        true
+    }
+
     /// Appends a batch of the leader's, and folds it into what is known of producers, and of what
     /// is kept here.
     fn keep(&self, batch: NewBatch, now_ms: i64) -> Result<(), String> {
@@ -354,6 +376,15 @@ impl Partition {
 
     /// Cuts the log, and then does what is left to do. Until then the partition is shut.
     fn cut(&self, how: Cut, then: Vec<Effect>) {
+        self.cut_and(how, then, |_, _| {});
+    }
+
+    fn cut_and(
+        &self,
+        how: Cut,
+        then: Vec<Effect>,
+        after: impl FnOnce(&Partition, &Rc<Shard>) + 'static,
+    ) {
         let Some((shard, me)) = self.home() else {
             return;
         };
@@ -370,6 +401,7 @@ impl Partition {
                 me.act(|replica, now| replica.flushed(flushed, now));
                 me.carry_out(&shard, then);
                 shard.assign_now(&me);
+                after(&me, &shard);
             }
             shard.let_in(&me);
         };

@@ -363,6 +363,20 @@ impl Replica {
         vec![Effect::Reset(start)]
     }
 
+    /// The leader's log begins inside a batch, which comes whole: this log, which is empty there,
+    /// begins where the batch does. The driver resets it, then gives the batch to
+    /// [`Replica::data`] as if it had been asked for from there; where the log starts comes after.
+    /// `false`: it is not empty, or not at `head.base`.
+    pub fn begin_earlier(&mut self, head: Head, base: Offset) -> bool {
+        let empty = self.start == self.end && self.end == head.base;
+        if !empty || base >= self.end || !matches!(self.role, Role::Follows(_)) {
+            return false;
+        }
+        (self.start, self.high, self.flushed, self.end) = (base, base, base, base);
+        self.epochs = Epochs::default();
+        true
+    }
+
     /// Records of the leader came: their epochs with their first offsets, how many, how long.
     /// `true`: append them, and call [`Replica::flushed`] when they are durable.
     pub fn data(
