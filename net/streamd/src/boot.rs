@@ -107,10 +107,8 @@ pub fn run(mut config: Config) -> Result<(), String> {
     let files = open_files(&config)?;
     let dir = &config.data_dir;
     fs::create_dir_all(dir).map_err(|e| {
-        format!(
-            "cannot create the data directory {}: {e}. Choose another with --data-dir",
-            dir.display()
-        )
+        let dir = dir.display();
+        format!("cannot create the data directory {dir}: {e}. Choose another with --data-dir")
     })?;
     let _lock = lock(dir)?;
     probe(dir, config.cores.len()).map_err(|e| e.to_string())?;

@@ -60,8 +60,8 @@ pub enum Cluster {
     streamctl cluster reassign flights --to 2,3,4 --throttle 10MiB --wait\n  \
     streamctl cluster reassign flights --cancel\n\n\
     Each partition gets all of the nodes; who comes first is another one from partition to\n\
-    partition, so that they share the lead. What moves is copied beside what is live; with\n\
-    --throttle it gets no more than that. If this command is stopped meanwhile the throttle stays:\n\
+    partition, so that they share the lead. With --throttle what moves\n\
+    is copied no faster than that; if this command is stopped meanwhile the throttle stays, and\n\
     --cancel, or the same command again, lifts it.")]
 pub struct Reassign {
     /// Topics, or some of their partitions
