@@ -5,7 +5,9 @@ mod clocks;
 mod coordinators;
 mod ctl;
 mod failover;
+mod moves;
 mod native;
+mod nearest;
 
 use std::fs;
 use std::io::{Read as _, Write as _};

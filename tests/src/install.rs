@@ -200,7 +200,7 @@ pub fn java_history() -> Command {
 fn java_class_path() -> String {
     let libs = jars("java-libs", "compat/java/pom.xml");
     let path = format!("{}/*", libs.display());
-    const SOURCES: [&str; 12] = [
+    const SOURCES: [&str; 13] = [
         "compat/java/pom.xml",
         "compat/java/streamd/Main.java",
         "compat/java/streamd/Lines.java",
@@ -209,6 +209,7 @@ fn java_class_path() -> String {
         "compat/java/streamd/ClientChecks.java",
         "compat/java/streamd/AdminChecks.java",
         "compat/java/streamd/Group.java",
+        "compat/java/streamd/Nearest.java",
         "compat/java/streamd/Txn.java",
         "compat/java/streamd/History.java",
         "compat/java/streamd/Share.java",

@@ -238,6 +238,12 @@ async fn settled(env: &Env, log: &RefCell<Log>, written: Offset) -> Result<(), L
 /// Makes the partition's directory, durably, if this log has not done so yet. To be called before
 /// anything of the log goes into the journal.
 pub async fn make_dir(env: &Env, log: &RefCell<Log>) -> Result<(), LogError> {
+    if log.borrow().has_dir {
+        return Ok(());
+    }
+    // One at a time: a reset makes it too, beside the first append.
+    let turn = log.borrow().points.turn.clone();
+    let _held = turn.acquire(1).await;
     let (dir, metadata) = {
         let log = log.borrow();
         if log.has_dir {

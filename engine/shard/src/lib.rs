@@ -1,11 +1,12 @@
 //! A shard: what one core owns. Partitions with their logs, the calls of the data path (append,
 //! read), the messages between cores, and on shard 0 the cluster's metadata log.
 //!
-//! Deliberately absent: sockets and protocols. Nothing here is shared between cores but messages;
-//! no borrow lives across an await.
+//! Deliberately absent: sockets and protocols. Nothing here is shared between cores but messages,
+//! and the limits of copying replicas ([`brakes`]); no borrow lives across an await.
 
 pub mod append;
 mod asking;
+pub mod brakes;
 pub mod compact;
 pub mod control;
 mod dead;
@@ -45,6 +46,7 @@ use streamd_log::BatchError;
 use streamd_model::ErrorCode;
 
 pub use append::{AppendDone, AppendItem, Placed, Ticket};
+pub use brakes::Brakes;
 pub use control::Decided;
 pub use drive_group::{GroupAsk, GroupDone};
 pub use drive_share::{ShareAsk, ShareDone};

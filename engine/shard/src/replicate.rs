@@ -17,10 +17,11 @@ use streamd_core::meta::{ClusterImage, PartitionMeta, TopicMeta};
 use streamd_core::repl::{Acks, Effect, Head, Message, Replica, Settings, Wish};
 use streamd_io::Class;
 use streamd_log::replica::{Push, read_push};
-use streamd_log::{NewBatch, cut, retain};
+use streamd_log::{BatchHeader, NewBatch, cut, retain};
 use streamd_model::{ErrorCode, Mono, NodeId, Offset, PartitionId};
 
 use crate::Refusal;
+use crate::brakes::Copies;
 use crate::far::Far;
 use crate::flusher::Owner;
 use crate::keeper::Keeper;
@@ -34,8 +35,17 @@ const TICK: Duration = Duration::from_millis(100);
 /// How often a full disk is asked for room to cut a log.
 const FULL_POLL: Duration = Duration::from_millis(250);
 
-/// A push that was asked for: to whom, what stands before it, how many bytes at the most.
-pub(crate) type Owed = (NodeId, Head, u64);
+/// A push that was asked for.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Owed {
+    pub to: NodeId,
+    /// What stands before it.
+    pub head: Head,
+    /// How many bytes at the most.
+    pub max: u64,
+    /// The follower is not in sync.
+    pub catch_up: bool,
+}
 
 /// What the replicas of a shard have in common.
 #[derive(Default)]
@@ -46,6 +56,8 @@ pub(crate) struct Replicas {
     complained: Cell<Option<Mono>>,
     /// What they are asked, and ask.
     far: Far,
+    /// What leaders here send to who is not in sync.
+    pub copies: Copies,
     /// The way to other nodes.
     peers: RefCell<Option<Rc<dyn Peers>>>,
 }
@@ -63,6 +75,14 @@ impl Replicas {
         self.peers.borrow().clone()
     }
 
+    /// Begins with another one each time.
+    fn shared_from(&self, turn: usize) -> VecDeque<PartitionId> {
+        let mut shared: VecDeque<PartitionId> = self.shared.borrow().iter().copied().collect();
+        let first = turn % shared.len().max(1);
+        shared.rotate_left(first);
+        shared
+    }
+
     /// The partition is not here any more.
     pub fn forget(&self, id: PartitionId) {
         self.shared.borrow_mut().remove(&id);
@@ -72,7 +92,7 @@ impl Replicas {
 /// What replication is set to for a topic.
 pub(crate) fn settings(topic: &TopicMeta) -> Settings {
     Settings {
-        min_isr: usize::try_from(topic.config.min_insync_replicas).unwrap_or(1),
+        min_isr: usize::try_from(topic.config.replication.min_insync).unwrap_or(1),
         ..Settings::default()
     }
 }
@@ -104,8 +124,14 @@ impl Partition {
                 Effect::Push {
                     to,
                     head,
-                    max_bytes,
-                } => self.push((to, head, max_bytes)),
+                    max_bytes: max,
+                    catch_up,
+                } => self.push(Owed {
+                    to,
+                    head,
+                    max,
+                    catch_up,
+                }),
                 Effect::Truncate(to) => return self.cut(Cut::To(to), effects.collect()),
                 Effect::Reset(start) => return self.cut(Cut::Whole(start), effects.collect()),
                 Effect::High(high) => self.committed(high),
@@ -207,36 +233,44 @@ impl Partition {
         owed.into_iter().for_each(|push| self.push(push));
     }
 
-    fn push(&self, push: Owed) {
+    fn push(&self, mut push: Owed) {
         // What is not durable here yet is pushed when it is.
-        if self.log.borrow().flushed() <= push.1.base {
+        if self.log.borrow().flushed() <= push.head.base {
             return self.owed.borrow_mut().push(push);
         }
         let Some((shard, me)) = self.home() else {
             return;
         };
+        if !self.may_push(&shard, &mut push) {
+            return self.act(|replica, now| replica.hold(push.to, push.head, now));
+        }
         let env = shard.env.clone();
-        env.spawn(Class::Latency, async move { me.send(&shard, push).await })
-            .detach();
+        let send = async move {
+            let bytes = me.send(&shard, push).await;
+            me.has_pushed(&shard, &push, bytes);
+        };
+        env.spawn(Class::Latency, send).detach();
     }
 
-    /// Without a connection nothing comes of it: the follower subscribes anew.
-    async fn send(&self, shard: &Rc<Shard>, (to, head, max): Owed) {
-        let max = usize::try_from(max).unwrap_or(usize::MAX);
-        let Some(peers) = shard.peers() else { return };
+    /// Gives how many bytes that were. Without a connection nothing comes of it: the follower
+    /// subscribes anew.
+    async fn send(&self, shard: &Rc<Shard>, push: Owed) -> u64 {
+        let (to, head) = (push.to, push.head);
+        let max = usize::try_from(push.max).unwrap_or(usize::MAX);
+        let Some(peers) = shard.peers() else { return 0 };
         let Some(room) = peers.room(to, max).await else {
-            return;
+            return 0;
         };
         let read = read_push(&shard.env, &self.log, (head.base, Offset::MAX), max).await;
         let Push { parts, bytes, next } = match read {
             Ok(Some(push)) => push,
             // It was deleted meanwhile: the follower subscribes anew, and is told.
-            Ok(None) => return,
+            Ok(None) => return 0,
             Err(error) if self.usable().is_ok() => {
                 shard.damaged(self, &error);
-                return;
+                return 0;
             }
-            Err(_) => return,
+            Err(_) => return 0,
         };
         let records = Records {
             partition: self.id,
@@ -244,7 +278,9 @@ impl Partition {
             parts,
         };
         peers.send(to, Packet::Data(records), Some(room));
-        self.act(|replica, now| replica.pushed(to, head, (next, bytes as u64), now));
+        let bytes = bytes as u64;
+        self.act(|replica, now| replica.pushed(to, head, (next, bytes), now));
+        bytes
     }
 }
 
@@ -252,6 +288,9 @@ impl Partition {
 impl Partition {
     /// Appends records of the leader, if they go on where the log ends.
     fn take_records(&self, shard: &Rc<Shard>, from: NodeId, head: Head, bytes: &Bytes) {
+        if self.begin_earlier(from, head, bytes) {
+            return;
+        }
         let follows = !bytes.is_empty() && head.base == self.log.borrow().end();
         let mut batches = Vec::new();
         if follows {
@@ -289,6 +328,26 @@ impl Partition {
             }
         }
         self.act(|replica, now| replica.message(from, &Message::Data(head), now));
+        self.give_credit(shard);
+    }
+
+    /// Where the leader's log begins inside a batch, that comes whole: so an empty log begins
+    /// there too. Then what came is taken.
+    fn begin_earlier(&self, from: NodeId, head: Head, bytes: &Bytes) -> bool {
+        let Ok(first) = BatchHeader::parse(bytes) else {
+            return false;
+        };
+        let holds = (first.base_offset.max(0)..first.next_offset()).contains(&head.base);
+        let earlier = holds && first.base_offset < head.base;
+        let base = first.base_offset;
+        if !earlier || !self.replica.borrow_mut().begin_earlier(head, base) {
+            return false;
+        }
+        let (bytes, head) = (bytes.clone(), Head { base, ..head });
+        self.cut_and(Cut::Whole(base), Vec::new(), move |me, shard| {
+            me.take_records(shard, from, head, &bytes);
+        });
+        true
     }
 
     /// Appends a batch of the leader's, and folds it into what is known of producers, and of what
@@ -317,6 +376,15 @@ impl Partition {
 
     /// Cuts the log, and then does what is left to do. Until then the partition is shut.
     fn cut(&self, how: Cut, then: Vec<Effect>) {
+        self.cut_and(how, then, |_, _| {});
+    }
+
+    fn cut_and(
+        &self,
+        how: Cut,
+        then: Vec<Effect>,
+        after: impl FnOnce(&Partition, &Rc<Shard>) + 'static,
+    ) {
         let Some((shard, me)) = self.home() else {
             return;
         };
@@ -333,6 +401,7 @@ impl Partition {
                 me.act(|replica, now| replica.flushed(flushed, now));
                 me.carry_out(&shard, then);
                 shard.assign_now(&me);
+                after(&me, &shard);
             }
             shard.let_in(&me);
         };
@@ -446,6 +515,9 @@ impl Shard {
             partition.tell_start();
         }
         partition.act(|replica, now| replica.message(from, message, now));
+        if matches!(message, Message::Ack { .. }) {
+            self.has_taken(&partition, from);
+        }
     }
 
     /// Records of another node for a replica here. If that is not open they are lost.
@@ -509,6 +581,7 @@ impl Shard {
             effects.extend(replica.assign(place, unfit, epoch, now));
             effects.extend(replica.lease(lease, now));
         }
+        partition.set_brake(self);
         if before.is_some() && leads(partition) != before {
             partition.end_host(&image);
             partition.waiters.wake_readers();
@@ -572,11 +645,10 @@ impl Shard {
 
     /// The clock of replicas. For ever.
     pub(crate) async fn tick_replicas(self: Rc<Self>) {
-        loop {
+        for turn in 0.. {
             self.env.sleep(TICK).await;
-            let shared: VecDeque<PartitionId> =
-                self.replicas.shared.borrow().iter().copied().collect();
-            for id in shared {
+            self.recount_copies();
+            for id in self.replicas.shared_from(turn) {
                 let Some(partition) = self.open_now(id) else {
                     continue;
                 };
@@ -587,6 +659,8 @@ impl Shard {
                     effects.extend(replica.tick(now));
                     effects
                 });
+                partition.release();
+                partition.give_credit(&self);
                 self.env.yield_if_needed().await;
             }
         }

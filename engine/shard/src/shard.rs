@@ -20,6 +20,7 @@ use streamd_model::{ErrorCode, Map, NodeId, PartitionId, ShardId};
 
 use crate::Refusal;
 use crate::append::Ticket;
+use crate::brakes::Brakes;
 use crate::disk::DiskGuard;
 use crate::drive_meta::Meta;
 use crate::drive_seat::Seating;
@@ -64,6 +65,8 @@ pub struct Settings {
     pub journal: JournalOptions,
     /// How often retention is looked after.
     pub retention_check: Duration,
+    /// How fast replicas are copied: the node's.
+    pub brakes: Arc<Brakes>,
 }
 
 /// One core's part of the broker.
@@ -566,6 +569,7 @@ impl Shard {
                 let config = self.log_config(topic);
                 partition.log.borrow_mut().set_config(config);
                 let settings = crate::replicate::settings(topic);
+                partition.set_brake(self);
                 partition.act(|replica, now| replica.set(settings, now));
             }
             self.env.yield_if_needed().await;

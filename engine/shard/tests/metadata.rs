@@ -79,6 +79,7 @@ async fn start_all(env: &Env) -> Vec<Rc<Shard>> {
             durable: true,
         },
         retention_check: Duration::from_secs(5),
+        brakes: Default::default(),
     };
     env.create_dir_all(Path::new(DATA)).await.unwrap();
     let mut shards = Vec::new();

@@ -16,7 +16,7 @@ use streamd_io::{
 };
 use streamd_log::journal::JournalOptions;
 use streamd_model::ShardId;
-use streamd_shard::{Envelope, Request, Settings, Shard};
+use streamd_shard::{Brakes, Envelope, Request, Settings, Shard};
 
 use crate::admin::Admin;
 use crate::broker::{Broker, Identity, Limits};
@@ -93,6 +93,8 @@ struct Plan {
     shards: usize,
     /// How many segments of a shard may have their files open.
     segments_open: usize,
+    /// How fast replicas are copied.
+    brakes: Arc<Brakes>,
     crowd: Arc<Crowd>,
     endpoints: Mutex<Vec<Option<Endpoint<Envelope>>>>,
     report: Mutex<Sender<Report>>,
@@ -105,10 +107,8 @@ pub fn run(mut config: Config) -> Result<(), String> {
     let files = open_files(&config)?;
     let dir = &config.data_dir;
     fs::create_dir_all(dir).map_err(|e| {
-        format!(
-            "cannot create the data directory {}: {e}. Choose another with --data-dir",
-            dir.display()
-        )
+        let dir = dir.display();
+        format!("cannot create the data directory {dir}: {e}. Choose another with --data-dir")
     })?;
     let _lock = lock(dir)?;
     probe(dir, config.cores.len()).map_err(|e| e.to_string())?;
@@ -138,6 +138,7 @@ pub fn run(mut config: Config) -> Result<(), String> {
         joins,
         shards,
         segments_open: segments_open(files, shards),
+        brakes: Arc::default(),
         crowd: Crowd::new(shards),
         endpoints: Mutex::new(endpoints),
         report: Mutex::new(report),
@@ -412,6 +413,7 @@ async fn start_shard(env: &Env, index: usize, plan: &Plan) -> Result<(Rc<Broker>
             durable: config.broker.durable,
         },
         retention_check: Duration::from_millis(config.broker.retention.check_ms),
+        brakes: plan.brakes.clone(),
     };
     let id = ShardId(index as u16);
     let shard = Shard::new(env.clone(), id, plan.shards, endpoint, settings);

@@ -1,6 +1,7 @@
 //! The settings of a broker as values.
 
 use super::resolve::Layers;
+use super::throttle::ReplicationConfig;
 
 /// The effective settings of this broker.
 #[derive(Clone, Debug, PartialEq)]
@@ -11,8 +12,6 @@ pub struct BrokerConfig {
     pub delete_topics: bool,
     /// The partitions of a topic that names no number.
     pub num_partitions: i32,
-    /// The replication factor of a topic that names none; `None`: as suits the brokers.
-    pub replication_factor: Option<i16>,
     /// The largest request, bytes.
     pub request_bytes_max: usize,
     /// The bytes of requests that are held at once; `None`: a part of the memory.
@@ -33,8 +32,8 @@ pub struct BrokerConfig {
     pub cleaner: CleanerConfig,
     /// What is done about a disk that gets full, or damaged.
     pub disk: DiskConfig,
-    /// Whether a broker with much less load than the others gets some of their partitions.
-    pub rebalance: bool,
+    /// How partitions are replicated, and moved.
+    pub replication: ReplicationConfig,
     /// Whether records are acknowledged only when they are on stable storage.
     pub durable: bool,
 }
@@ -169,9 +168,6 @@ impl BrokerConfig {
             auto_create_topics: layers.broker_value("auto.create.topics.enable").is_true(),
             delete_topics: layers.broker_value("delete.topic.enable").is_true(),
             num_partitions: int("num.partitions"),
-            replication_factor: i16::try_from(number("default.replication.factor"))
-                .ok()
-                .filter(|n| *n > 0),
             request_bytes_max: size("socket.request.max.bytes"),
             queued_request_bytes_max: optional("queued.max.request.bytes"),
             fetch_bytes_max: size("fetch.max.bytes"),
@@ -193,9 +189,7 @@ impl BrokerConfig {
                 free_low: optional("disk.free.low.bytes"),
                 scrub_rate: optional("log.scrub.bytes.per.second").unwrap_or(0),
             },
-            rebalance: layers
-                .broker_value("auto.replica.rebalance.enable")
-                .is_true(),
+            replication: ReplicationConfig::resolve(layers),
             durable: layers.broker_value("log.flush").has("durable"),
         }
     }
@@ -301,7 +295,7 @@ mod tests {
     fn defaults_and_minus_one() {
         let c = BrokerConfig::default();
         assert!(c.auto_create_topics && c.delete_topics && c.durable);
-        assert_eq!((c.num_partitions, c.replication_factor), (1, None));
+        assert_eq!((c.num_partitions, c.replication.factor), (1, None));
         assert_eq!(c.queued_request_bytes_max, None);
         assert_eq!(c.connections.idle_ms, Some(600_000));
         let file: Configs = [("connections.max.idle.ms", "-1"), ("log.flush", "written")]

@@ -13,6 +13,7 @@ mod nearest;
 mod resolve;
 mod share;
 mod table;
+mod throttle;
 mod topic;
 mod value;
 
@@ -31,6 +32,7 @@ pub use table::{
     BROKER_KEYS, BrokerKey, Effect, Synonym, TOPIC_KEYS, TopicKey, broker_key, broker_key_names,
     elsewhere, topic_key,
 };
+pub use throttle::{ReplicationConfig, Throttled, TopicReplication};
 pub use topic::{CompactionConfig, TopicConfig};
 pub use value::{Allowed, Kind, Value};
 

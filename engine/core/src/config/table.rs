@@ -202,6 +202,11 @@ const CODECS: Allowed = Allowed::OneOf(&[
     "lz4",
     "zstd",
 ]);
+const SELECTORS: Allowed = Allowed::OneOf(&[
+    "",
+    "org.apache.kafka.common.replica.LeaderSelector",
+    "org.apache.kafka.common.replica.RackAwareReplicaSelector",
+]);
 const BOOL: (Kind, Allowed) = (Kind::Boolean, Allowed::Any);
 const LONG: Kind = Kind::Long;
 const INT: Kind = Kind::Int;
@@ -211,8 +216,6 @@ const NOT_RECODED: Effect =
 const NO_TIMED_FLUSH: Effect =
     Effect::None("what is acknowledged is on stable storage already (see log.flush)");
 const NO_TIERS: Effect = Effect::None("there is no remote storage");
-const NOT_THROTTLED: Effect =
-    Effect::None("replicas are copied as fast as their followers take it");
 const RECYCLED: Effect = Effect::None("segments are laid out ahead of writing in any case");
 
 macro_rules! topic_keys {
@@ -255,11 +258,11 @@ topic_keys! {
     ["log.flush.interval.ms", "log.flush.scheduler.interval.ms"],
     NO_TIMED_FLUSH, "After how many milliseconds a sync is forced.";
     "follower.replication.throttled.replicas", (Kind::List, Allowed::Replicas), "", [],
-    NOT_THROTTLED, "Replicas whose replication is throttled on the follower's side.";
+    Effect::Honoured, "Replicas whose replication is throttled on the follower's side.";
     "index.interval.bytes", (INT, Allowed::AtLeast(0)), "4096", ["log.index.interval.bytes"],
     Effect::Honoured, "How many bytes of the log lie between two entries of the offset index.";
     "leader.replication.throttled.replicas", (Kind::List, Allowed::Replicas), "", [],
-    NOT_THROTTLED, "Replicas whose replication is throttled on the leader's side.";
+    Effect::Honoured, "Replicas whose replication is throttled on the leader's side.";
     "local.retention.bytes", (LONG, Allowed::AtLeast(-2)), "-2", ["log.local.retention.bytes"],
     NO_TIERS, "How many bytes stay local when segments are tiered; -2 means retention.bytes.";
     "local.retention.ms", (LONG, Allowed::AtLeast(-2)), "-2", ["log.local.retention.ms"],
@@ -374,11 +377,19 @@ broker_keys! {
     "fetch.max.bytes", (INT, Allowed::AtLeast(1024)), "57671680", false, Effect::Honoured,
     "The largest answer to one fetch, in bytes; a first batch that is larger still goes out.";
     "leader.replication.throttled.rate", (LONG, FROM_0), "9223372036854775807", true,
-    NOT_THROTTLED,
-    "How fast throttled replicas are copied on the leader's side, in bytes a second.";
+    Effect::Honoured,
+    "How fast throttled replicas that are not in sync are copied from leaders here, in bytes a \
+     second, all cores together.";
     "replica.alter.log.dirs.io.max.bytes.per.second", (LONG, FROM_0), "9223372036854775807", true,
     Effect::None("there is one directory"),
     "How fast replicas are moved between directories, in bytes a second.";
+    "replica.catch.up.bytes.per.second", (LONG, FROM_0), "268435456", true, Effect::Honoured,
+    "How fast replicas that are not in sync are copied from leaders here, throttled or not, in \
+     bytes a second, all cores together; to get in sync they need more than producers write. \
+     (streamd's own.)";
+    "replica.selector.class", (Kind::String, SELECTORS), "", false, Effect::Honoured,
+    "Who serves consumers that name their rack (client.rack): the leader, or with \
+     org.apache.kafka.common.replica.RackAwareReplicaSelector a replica in sync in that rack.";
     "log.flush", (Kind::String, Allowed::OneOf(&["durable", "written"])), "durable", false,
     Effect::Honoured, "When records are acknowledged: durable is on stable storage, written is \
      when the operating system has them, so that a power cut can lose them. (streamd's own.)";
@@ -421,8 +432,8 @@ broker_keys! {
     "socket.receive.buffer.bytes", (INT, Allowed::AtLeast(-1)), "102400", false,
     Effect::None("the kernel sizes socket buffers"), "The receive buffer of sockets, in bytes.";
     "follower.replication.throttled.rate", (LONG, FROM_0), "9223372036854775807", true,
-    NOT_THROTTLED, "How fast throttled replicas are copied on the follower's side, in bytes a \
-     second.";
+    Effect::Honoured, "How fast throttled replicas here that are not in sync are copied, in \
+     bytes a second, all cores together.";
     "group.consumer.assignors", (Kind::List, Allowed::OneOf(&["range", "uniform"])),
     "uniform,range", false, Effect::Honoured,
     "The assignors of the consumer protocol; the first serves groups that ask for none.";

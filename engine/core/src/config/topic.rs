@@ -3,6 +3,7 @@
 use streamd_model::ErrorCode;
 
 use super::resolve::Layers;
+use super::throttle::TopicReplication;
 use crate::Refused;
 
 /// The effective settings of a topic.
@@ -36,8 +37,8 @@ pub struct TopicConfig {
     pub segment_index_bytes: i32,
     /// Bytes of the log between two entries of the offset index.
     pub index_interval_bytes: i32,
-    /// Replicas that must have a record before `acks=all` is answered.
-    pub min_insync_replicas: i32,
+    /// How its partitions are replicated.
+    pub replication: TopicReplication,
     /// What compaction goes by.
     pub compaction: CompactionConfig,
 }
@@ -81,7 +82,7 @@ impl TopicConfig {
             segment_jitter_ms: number("segment.jitter.ms"),
             segment_index_bytes: int("segment.index.bytes"),
             index_interval_bytes: int("index.interval.bytes"),
-            min_insync_replicas: int("min.insync.replicas"),
+            replication: TopicReplication::resolve(layers),
             compaction: CompactionConfig {
                 delete_retention_ms: number("delete.retention.ms"),
                 min_lag_ms: number("min.compaction.lag.ms"),

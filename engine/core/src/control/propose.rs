@@ -48,7 +48,7 @@ pub fn plan(
     let sites = sites(&after);
     let replication = match replication.filter(|n| *n != -1) {
         Some(wanted) => usize::try_from(wanted).unwrap_or(0),
-        None => match after.broker().replication_factor {
+        None => match after.broker().replication.factor {
             Some(wanted) => usize::try_from(wanted).unwrap_or(0),
             None => sites.len().clamp(1, REPLICATION),
         },

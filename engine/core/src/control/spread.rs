@@ -41,7 +41,7 @@ pub(super) fn look(image: &ClusterImage) -> Vec<Command> {
     let drained: Vec<NodeId> = drained
         .filter(|n| image.is_draining(*n) && cluster.load(*n) > 0)
         .collect();
-    let balances = image.broker().rebalance && plan.is_uneven();
+    let balances = image.broker().replication.rebalance && plan.is_uneven();
     let lacking: Vec<_> = lacking(image, plan.sites.len()).collect();
     if drained.is_empty() && lacking.is_empty() && !balances {
         return Vec::new();

@@ -42,7 +42,7 @@ pub(super) fn layout(
         return Ok((assigned_count(image, new.assignments)?, None));
     }
     let replication = match new.replication {
-        -1 => image.broker().replication_factor,
+        -1 => image.broker().replication.factor,
         n if n > 0 => Some(n),
         _ => {
             let text = "Replication factor must be larger than 0, or -1 to use the default value.";

@@ -8,6 +8,9 @@ use streamd_model::{Epoch, Mono, NodeId, Offset};
 use super::epochs::Epochs;
 use super::{Effect, Head, Message, Session, Settings};
 
+/// The credit of a follower that is to be slow.
+const BRAKED_CREDIT: u64 = 256 << 10;
+
 /// The follower of a leader in one epoch.
 #[derive(Debug)]
 pub struct Follower {
@@ -19,8 +22,12 @@ pub struct Follower {
     heard: Option<Mono>,
     /// How often it has subscribed since the leader last sent anything.
     tries: u32,
-    /// Bytes that came in this subscription.
+    /// Bytes that came in this subscription,
     taken: u64,
+    /// and those of them for which the leader has the credit back: all, unless
+    returned: u64,
+    /// it is given back by and by.
+    braked: bool,
     /// What was acknowledged.
     acked: Offset,
     /// The leader's high watermark,
@@ -56,6 +63,8 @@ impl Follower {
             heard: None,
             tries: 0,
             taken: 0,
+            returned: 0,
+            braked: false,
             acked: -1,
             high: 0,
             start: 0,
@@ -103,15 +112,19 @@ impl Follower {
         self.heard = Some(now);
         self.tries = self.tries.saturating_add(1);
         self.session.1 += 1;
-        self.taken = 0;
+        (self.taken, self.returned) = (0, 0);
         self.acked = -1;
+        let credit = match self.braked {
+            true => self.settings.credit.min(BRAKED_CREDIT),
+            false => self.settings.credit,
+        };
         let subscribe = Message::Subscribe {
             epoch: self.epoch,
             session: self.session,
             last_epoch: stand.epochs.last(),
             end: stand.end,
             durable: stand.flushed,
-            credit: self.settings.credit,
+            credit,
         };
         vec![Effect::Send(self.leader, subscribe)]
     }
@@ -189,6 +202,9 @@ impl Follower {
             return Verdict::Drop;
         }
         self.taken += bytes;
+        if !self.braked {
+            self.returned = self.taken;
+        }
         Verdict::Append
     }
 
@@ -202,8 +218,25 @@ impl Follower {
             epoch: self.epoch,
             session: self.session,
             durable: flushed,
-            taken: self.taken,
+            taken: self.returned,
         };
         vec![Effect::Send(self.leader, ack)]
+    }
+
+    /// Credit is given back by and by, or at once.
+    pub(super) fn brake(&mut self, on: bool) {
+        self.braked = on;
+        if !on {
+            self.returned = self.taken;
+        }
+    }
+
+    pub(super) fn kept_back(&self) -> u64 {
+        self.taken - self.returned
+    }
+
+    pub(super) fn give_back(&mut self, bytes: u64, flushed: Offset) -> Vec<Effect> {
+        self.returned = self.taken.min(self.returned.saturating_add(bytes));
+        self.ack(flushed, true)
     }
 }

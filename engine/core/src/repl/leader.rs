@@ -10,6 +10,9 @@ use crate::meta::PartitionMeta;
 
 /// The most bytes of one push.
 const PUSH_BYTES_MAX: u64 = 1 << 20;
+/// The most bytes that are under way to a follower that is not in sync: what is pushed to others
+/// goes the same way, and has to wait for them.
+const CATCH_UP_BYTES_MAX: u64 = 1 << 20;
 
 /// An in-sync set that a leader wants. The driver adds the brokers' epochs.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -41,13 +44,19 @@ struct Progress {
     pushed: u64,
     taken: u64,
     pushing: bool,
+    /// It gets no records until that is over, but is told what there is to tell.
+    held: bool,
     /// When it had, durably, all that the leader had at that time.
     caught_up: Mono,
     /// A time, and the leader's end at that time: reached next.
     mark: (Mono, Offset),
-    told: Mono,
-    told_high: Offset,
+    told: Told,
+    /// What was so before the push that is under way.
+    told_before: Told,
 }
+
+/// When a follower was told something, and of which high watermark.
+type Told = (Mono, Offset);
 
 /// Tickets, with the offsets that they wait for, which rise.
 type Waiting = VecDeque<(u64, Offset)>;
@@ -127,6 +136,9 @@ impl Leader {
             return;
         }
         self.followers.retain(|n, _| meta.replicas.contains(n));
+        for (node, progress) in &mut self.followers {
+            progress.held &= !meta.isr.contains(node);
+        }
         self.meta = meta;
         // What was wished for an earlier epoch of the partition can't come true any more.
         self.maybe.clear();
@@ -227,10 +239,11 @@ impl Leader {
             pushed: 0,
             taken: 0,
             pushing: false,
+            held: false,
             caught_up: known,
             mark: (now, ends.end),
-            told: Mono(0),
-            told_high: -1,
+            told: (Mono(0), -1),
+            told_before: (Mono(0), -1),
         };
         self.followers.insert(from, progress);
         // It is told at once that it is served, however long the records take to be read.
@@ -333,6 +346,37 @@ impl Leader {
         }
     }
 
+    /// The push to a follower is not to be done now.
+    pub(super) fn hold(&mut self, to: NodeId, session: Session) {
+        if let Some(progress) = self.followers.get_mut(&to)
+            && progress.session == session
+        {
+            progress.pushing = false;
+            progress.held = true;
+            progress.told = progress.told_before;
+        }
+    }
+
+    /// A follower gets records again.
+    pub(super) fn release(&mut self, to: NodeId) {
+        if let Some(progress) = self.followers.get_mut(&to) {
+            progress.held = false;
+        }
+    }
+
+    /// Followers that get no records for now.
+    pub fn held(&self) -> Vec<NodeId> {
+        let held = self.followers.iter().filter(|(_, p)| p.held);
+        held.map(|(node, _)| *node).collect()
+    }
+
+    /// The bytes under way to a follower that is not in sync; `None` if it is, or is none.
+    pub fn catching_up(&self, node: NodeId) -> Option<u64> {
+        let progress = self.followers.get(&node);
+        let progress = progress.filter(|_| !self.meta.isr.contains(&node))?;
+        Some(progress.pushed - progress.taken)
+    }
+
     /// What can be sent now: records for who has credit, the high watermark, a pulse.
     pub(super) fn push(&mut self, high: Offset, ends: Ends, now: Mono) -> Vec<Effect> {
         let mut effects = Vec::new();
@@ -348,21 +392,28 @@ impl Leader {
                 start: ends.start,
             };
             let under_way = progress.pushed - progress.taken;
-            let room = progress.credit.saturating_sub(under_way);
-            if progress.next < ends.end && room > 0 {
+            let catch_up = !self.meta.isr.contains(node);
+            let credit = match catch_up {
+                true => progress.credit.min(CATCH_UP_BYTES_MAX),
+                false => progress.credit,
+            };
+            let room = credit.saturating_sub(under_way);
+            let (told, told_high) = progress.told;
+            if progress.next < ends.end && room > 0 && !progress.held {
                 progress.pushing = true;
+                progress.told_before = progress.told;
                 effects.push(Effect::Push {
                     to: *node,
                     head,
                     max_bytes: room.min(PUSH_BYTES_MAX),
+                    catch_up,
                 });
-            } else if high > progress.told_high || now - progress.told >= self.settings.pulse {
+            } else if high > told_high || now - told >= self.settings.pulse {
                 effects.push(Effect::Send(*node, Message::Data(head)));
             } else {
                 continue;
             }
-            progress.told = now;
-            progress.told_high = high;
+            progress.told = (now, high);
         }
         effects
     }

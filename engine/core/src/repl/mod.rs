@@ -6,6 +6,7 @@
 //! is cut by epochs, never by watermarks, and never below what is committed. Who follows takes
 //! bytes of its leader's epoch only, and only where its log ends.
 
+mod bucket;
 mod codec;
 mod epochs;
 mod follower;
@@ -18,6 +19,7 @@ use std::time::Duration;
 
 use streamd_model::{Epoch, ErrorCode, NodeId, Offset};
 
+pub use bucket::Bucket;
 pub use epochs::Epochs;
 pub use follower::Follower;
 pub use leader::{Leader, Wish};
@@ -148,7 +150,8 @@ pub enum Effect {
     /// Send this. It may be lost.
     Send(NodeId, Message),
     /// Read records from `head.base` on, at most so many bytes but at least one batch, send them
-    /// behind the head, then call [`Replica::pushed`]. At most one is under way to each follower.
+    /// behind the head, then call [`Replica::pushed`], or [`Replica::hold`] if it is not to be done
+    /// now. At most one is under way to each follower.
     Push {
         /// To whom.
         to: NodeId,
@@ -156,6 +159,8 @@ pub enum Effect {
         head: Head,
         /// The most bytes.
         max_bytes: u64,
+        /// Whether nobody waits for it: the follower is not in sync.
+        catch_up: bool,
     },
     /// Cut the log: its end is this from now on. Durable before anything that is appended later.
     Truncate(Offset),

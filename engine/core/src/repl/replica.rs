@@ -35,6 +35,7 @@ pub struct Replica {
     partition_epoch: i32,
     broker_epoch: i64,
     sessions: u64,
+    braked: bool,
 }
 
 impl Replica {
@@ -60,6 +61,7 @@ impl Replica {
             partition_epoch: -1,
             broker_epoch: -1,
             sessions: 0,
+            braked: false,
         }
     }
 
@@ -170,7 +172,9 @@ impl Replica {
                 self.epochs.truncate(self.end);
                 let session = (broker_epoch, self.sessions);
                 let epoch = meta.leader_epoch;
-                self.role = Role::Follows(Follower::new(self.settings, leader, epoch, session));
+                let mut follower = Follower::new(self.settings, leader, epoch, session);
+                follower.brake(self.braked);
+                self.role = Role::Follows(follower);
                 effects.extend(self.tick(now));
             }
             _ => {}
@@ -359,6 +363,20 @@ impl Replica {
         vec![Effect::Reset(start)]
     }
 
+    /// The leader's log begins inside a batch, which comes whole: this log, which is empty there,
+    /// begins where the batch does. The driver resets it, then gives the batch to
+    /// [`Replica::data`] as if it had been asked for from there; where the log starts comes after.
+    /// `false`: it is not empty, or not at `head.base`.
+    pub fn begin_earlier(&mut self, head: Head, base: Offset) -> bool {
+        let empty = self.start == self.end && self.end == head.base;
+        if !empty || base >= self.end || !matches!(self.role, Role::Follows(_)) {
+            return false;
+        }
+        (self.start, self.high, self.flushed, self.end) = (base, base, base, base);
+        self.epochs = Epochs::default();
+        true
+    }
+
     /// Records of the leader came: their epochs with their first offsets, how many, how long.
     /// `true`: append them, and call [`Replica::flushed`] when they are durable.
     pub fn data(
@@ -396,6 +414,44 @@ impl Replica {
             leader.pushed(to, head.session, next, bytes);
         }
         self.moved(now)
+    }
+
+    /// The push to a follower is not to be done now: until [`Replica::release`], or until it is in
+    /// sync, it gets no records, but hears that the leader is there.
+    pub fn hold(&mut self, to: NodeId, head: Head, now: Mono) -> Vec<Effect> {
+        if let Role::Leads(leader) = &mut self.role {
+            leader.hold(to, head.session);
+        }
+        self.moved(now)
+    }
+
+    /// A follower gets records again.
+    pub fn release(&mut self, to: NodeId, now: Mono) -> Vec<Effect> {
+        if let Role::Leads(leader) = &mut self.role {
+            leader.release(to);
+        }
+        self.moved(now)
+    }
+
+    /// As a follower it gives credit back when it is told to, rather than at once.
+    pub fn brake(&mut self, on: bool) {
+        self.braked = on;
+        if let Role::Follows(follower) = &mut self.role {
+            follower.brake(on);
+        }
+    }
+
+    /// The credit that a follower has not given back.
+    pub fn kept_back(&self) -> u64 {
+        self.follows().map_or(0, Follower::kept_back)
+    }
+
+    /// A follower gives so much of it back.
+    pub fn give_back(&mut self, bytes: u64) -> Vec<Effect> {
+        match &mut self.role {
+            Role::Follows(follower) => follower.give_back(bytes, self.flushed),
+            _ => Vec::new(),
+        }
     }
 
     /// The controller did not do what was wished.

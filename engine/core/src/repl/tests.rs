@@ -56,6 +56,7 @@ fn pushes(effects: &[Effect]) -> Vec<(i32, i64, u64)> {
             to,
             head,
             max_bytes,
+            ..
         } => Some((to.0, head.base, *max_bytes)),
         _ => None,
     };
@@ -435,6 +436,110 @@ fn who_is_not_answered_subscribes_again_soon_and_who_was_waits_for_long() {
     follower.message(NodeId(1), &Message::Data(head), soon);
     assert_eq!(session(&follower.tick(soon + pulse * 3)), None);
     assert!(session(&follower.tick(soon + pulse * 4)) > again);
+}
+
+#[test]
+fn a_log_that_is_begun_anew_may_begin_before_the_leaders_start() {
+    let mut follower = Replica::new(NodeId(1), Settings::default(), Epochs::default(), (0, 0, 0));
+    follower.assign(&meta(3, &[0]), BTreeSet::new(), 5, T0);
+    let session = (5, 1);
+    let begin = Message::Begin {
+        epoch: 3,
+        session,
+        start: 15,
+    };
+    let effects = follower.message(NodeId(0), &begin, T0);
+    assert_eq!(effects[0], Effect::Reset(15));
+    let head = Head {
+        epoch: 3,
+        session: (5, 2),
+        base: 15,
+        high: 20,
+        start: 15,
+    };
+    assert!(!follower.begin_earlier(head, 15), "a batch begins there");
+    assert!(follower.begin_earlier(head, 10));
+    assert!(!follower.begin_earlier(head, 9), "once");
+    let head = Head { base: 10, ..head };
+    assert!(follower.data(NodeId(0), head, &[(3, 10)], (10, 500), T0));
+    let effects = follower.flushed(20, T0);
+    let at = |e: Effect| effects.iter().position(|x| *x == e);
+    let (high, trim) = (at(Effect::High(20)), at(Effect::Trim(15)));
+    assert!(high.is_some() && trim > high, "{effects:?}");
+    assert!(!follower.begin_earlier(head, 5), "it has something");
+}
+
+#[test]
+fn who_is_held_back_is_told_that_the_leader_is_there() {
+    let mut leader = leader(1);
+    leader.message(NodeId(2), &subscribe(3, -1, 0, 1), T0);
+    let (_, _, effects) = leader.append(5, Acks::Leader, 1, T0).unwrap();
+    assert_eq!(pushes(&effects), [(2, 0, 1_000)]);
+    let head = Head {
+        epoch: 3,
+        session: (7, 1),
+        base: 0,
+        high: 0,
+        start: 0,
+    };
+    let (mut now, mut told) = (T0, 0);
+    leader.hold(NodeId(2), head, now);
+    assert_eq!(leader.leads().unwrap().held(), [NodeId(2)]);
+    for _ in 0..100 {
+        now = now + Duration::from_millis(100);
+        let effects = leader.tick(now);
+        assert!(pushes(&effects).is_empty());
+        told += effects.len();
+        // It is asked again, and must wait again.
+        let again = leader.release(NodeId(2), now);
+        assert_eq!(pushes(&again).len(), 1);
+        leader.hold(NodeId(2), head, now);
+    }
+    assert!((18..=25).contains(&told), "{told} in ten seconds");
+    // In sync nobody is held back.
+    leader.assign(&meta(3, &[0, 2]), BTreeSet::new(), 5, now);
+    let mut joined = meta(3, &[0, 2]);
+    joined.epoch += 1;
+    let effects = leader.assign(&joined, BTreeSet::new(), 5, now);
+    assert_eq!(pushes(&effects).len(), 1);
+}
+
+#[test]
+fn a_braked_follower_gives_credit_back_when_it_is_told_to() {
+    let mut follower = Replica::new(NodeId(1), Settings::default(), Epochs::default(), (0, 0, 0));
+    follower.brake(true);
+    let effects = follower.assign(&meta(3, &[0]), BTreeSet::new(), 5, T0);
+    let small = |e: &Effect| {
+        matches!(e, Effect::Send(_, Message::Subscribe { credit, .. })
+        if *credit == 256 << 10)
+    };
+    assert!(effects.iter().any(small), "{effects:?}");
+    let head = Head {
+        epoch: 3,
+        session: (5, 1),
+        base: 0,
+        high: 0,
+        start: 0,
+    };
+    let taken = |effects: &[Effect]| {
+        let of = |e: &Effect| match e {
+            Effect::Send(_, Message::Ack { taken, .. }) => Some(*taken),
+            _ => None,
+        };
+        effects.iter().filter_map(of).next_back()
+    };
+    assert!(follower.data(NodeId(0), head, &[(3, 0)], (5, 900), T0));
+    assert_eq!(taken(&follower.flushed(5, T0)), Some(0));
+    assert_eq!(follower.kept_back(), 900);
+    assert_eq!(taken(&follower.give_back(300)), Some(300));
+    assert_eq!(
+        taken(&follower.give_back(9_000)),
+        Some(900),
+        "no more than it took"
+    );
+    follower.data(NodeId(0), Head { base: 5, ..head }, &[(3, 0)], (5, 70), T0);
+    follower.brake(false);
+    assert_eq!(taken(&follower.flushed(10, T0)), Some(970));
 }
 
 #[test]

@@ -127,6 +127,7 @@ impl World {
         }
         let ids: Vec<PartitionId> = self.nodes[&node].replicas.keys().copied().collect();
         for id in ids {
+            self.throttle(node, id);
             self.replica(node, id, |r| r.tick(now));
         }
         if self.nodes[&node].metadata.decides() && self.rng.chance(100) {
@@ -136,6 +137,29 @@ impl World {
             me.metadata.read(token, now);
             self.carry(node);
         }
+    }
+
+    /// Who is copied slowly changes as it happens, on both sides.
+    fn throttle(&mut self, node: NodeId, id: PartitionId) {
+        if self.hard.throttle.is_none() {
+            return;
+        }
+        let now = self.now(node);
+        let followers: Vec<NodeId> = self.hard.clocks.keys().copied().collect();
+        for follower in followers {
+            self.replica(node, id, |r| r.release(follower, now));
+        }
+        let (turns, brakes) = (self.hard.throttles(50), self.hard.throttles(500));
+        let gives = u64::from(self.hard.throttles(500)) * 300;
+        self.replica(node, id, |r| {
+            if turns {
+                r.brake(brakes);
+            }
+            match r.kept_back() {
+                0 => Vec::new(),
+                _ => r.give_back(gives),
+            }
+        });
     }
 
     pub fn token(&mut self, node: NodeId) -> u64 {
@@ -238,7 +262,15 @@ impl World {
                     to,
                     head,
                     max_bytes,
-                } => self.push(node, id, (to, head, max_bytes)),
+                    catch_up,
+                } => match catch_up && self.hard.throttles(700) {
+                    true => {
+                        self.faults.fired("pushes held back");
+                        let now = self.now(node);
+                        self.replica(node, id, |r| r.hold(to, head, now));
+                    }
+                    false => self.push(node, id, (to, head, max_bytes)),
+                },
                 Effect::Truncate(to) => {
                     self.faults.fired("logs cut by epoch");
                     let disk = self

@@ -76,6 +76,23 @@ pub struct Hardware {
     pub paused: BTreeMap<NodeId, u64>,
     /// From, to: nothing goes through.
     pub cut: BTreeSet<(NodeId, NodeId)>,
+    /// What decides who is copied now; none: everybody always is.
+    pub throttle: Option<Rng>,
+}
+
+impl Hardware {
+    fn new(seed: u64) -> Hardware {
+        Hardware {
+            throttle: (seed % 2 == 1).then(|| Rng::new(!seed)),
+            ..Hardware::default()
+        }
+    }
+
+    /// Whether something that is throttled is to wait.
+    pub fn throttles(&mut self, permille: u64) -> bool {
+        let throttle = self.throttle.as_mut();
+        throttle.is_some_and(|rng| rng.chance(permille))
+    }
 }
 
 /// What clients wait for.
@@ -131,7 +148,7 @@ impl World {
             at: 1_000 * MS,
             queue: Queue::default(),
             nodes: BTreeMap::new(),
-            hard: Hardware::default(),
+            hard: Hardware::new(seed),
             faults,
             check: Checker::default(),
             trace: Trace {

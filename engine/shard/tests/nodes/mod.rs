@@ -170,6 +170,7 @@ pub async fn start(net: &Rc<Net>, node: NodeId) {
             durable: true,
         },
         retention_check: LONG,
+        brakes: Default::default(),
     };
     env.create_dir_all(&settings.data_dir).await.unwrap();
     let mut shards = Vec::new();

@@ -10,7 +10,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use streamd_io::Part;
 use streamd_log::ReadPlan;
-use streamd_model::{ErrorCode, Map, Mono, Offset, PartitionId, TopicId};
+use streamd_model::{ErrorCode, Map, Mono, NodeId, Offset, PartitionId, TopicId};
 use streamd_shard::{ReadDone, ReadItem, ReadRequest, Refusal, Reply, Request, WatchRequest};
 use streamd_wire::kafka::generated::fetch_request::FetchRequest;
 use streamd_wire::kafka::generated::fetch_response::{
@@ -20,6 +20,7 @@ use streamd_wire::kafka::generated::fetch_response::{
 use streamd_wire::kafka::{Records, RequestHeader, ResponseHeader, Writer};
 
 use super::leaders::Leaders;
+use super::nearest::Nearest;
 use super::places::Seen;
 use super::session::{Mode, Session, SessionAsk, TopicKey, Wanted};
 use crate::broker::Broker;
@@ -44,6 +45,7 @@ struct LongPoll {
     bytes_max: usize,
     read_committed: bool,
     follower_too: bool,
+    nearest: Option<Nearest>,
 }
 
 /// Answers a fetch request.
@@ -89,6 +91,7 @@ pub async fn handle(
         bytes_max: (request.max_bytes.max(0) as usize).min(broker.fetch_bytes_max),
         read_committed: request.isolation_level == 1,
         follower_too: header.version >= FOLLOWER_FROM,
+        nearest: Nearest::of(broker, request.rack_id),
     };
     let done = poll.run(broker).await;
     poll.reply(broker, header, done)
@@ -137,9 +140,10 @@ impl LongPoll {
                 .filter_map(|d| d.result.as_ref().ok())
                 .map(|p| p.bytes)
                 .sum();
-            let news = done
-                .iter()
-                .any(|d| d.result.is_err() || d.diverging.is_some());
+            let news = (done.iter().enumerate()).any(|(at, d)| {
+                let gone = d.result.is_err() || d.diverging.is_some();
+                gone || self.instead(broker, at, d).is_some()
+            });
             let left = self.deadline - broker.shard.env.now();
             if news || bytes >= self.bytes_min || self.wanted.is_empty() || left.is_zero() {
                 return done;
@@ -147,6 +151,18 @@ impl LongPoll {
             self.wait(broker, &done, &ids, (self.bytes_min - bytes, left))
                 .await;
         }
+    }
+
+    /// Who is to be asked instead for what is wanted at this place.
+    fn instead(&self, broker: &Broker, at: usize, done: &ReadDone) -> Option<NodeId> {
+        let nearest = self.nearest.as_ref()?;
+        let (image, w) = (broker.shard.image(), &self.wanted[at]);
+        let topic = match w.topic.id {
+            TopicId::ZERO => image.topic(&w.topic.name)?.id,
+            id => id,
+        };
+        let index = w.index;
+        nearest.instead(&image, (PartitionId { topic, index }, w.offset), done)
     }
 
     fn resolve(&self, broker: &Broker) -> Vec<Result<PartitionId, Refusal>> {
@@ -288,8 +304,14 @@ impl LongPoll {
         let mut session = sessions.get_mut(id);
         let (mut turn, mut served) = (0, false);
         for (at, (w, mut d)) in self.wanted.iter().zip(done).enumerate() {
+            let instead = self.instead(broker, at, &d);
+            if instead.is_some() {
+                d.result = Ok(ReadPlan::default());
+                d.aborted.clear();
+            }
             trim(&mut d, &mut left);
             let (mut data, plan) = partition_data(w, d, self.read_committed);
+            data.preferred_read_replica = instead.map_or(-1, |node| node.0);
             if tells && data.error_code != 0 {
                 data.current_leader = leader(&mut leaders, w, data.error_code);
             }
@@ -300,7 +322,7 @@ impl LongPoll {
             if plan.bytes > 0 && !served {
                 (turn, served) = (at + 1, true);
             }
-            if incremental && same && data.diverging_epoch.epoch < 0 {
+            if incremental && same && data.diverging_epoch.epoch < 0 && instead.is_none() {
                 continue;
             }
             plans.push(plan);

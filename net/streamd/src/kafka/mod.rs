@@ -8,6 +8,7 @@ pub mod group;
 pub mod internal;
 mod leaders;
 pub mod metadata;
+mod nearest;
 pub mod offsets;
 pub mod places;
 pub mod produce;

@@ -2,7 +2,7 @@ package streamd;
 
 import java.util.Arrays;
 
-/** The Java client's driver: {@code produce | dump | client | admin | group | share | txn | flights}, see the methods' owners. */
+/** The Java client's driver: {@code produce | dump | client | admin | group | nearest | share | txn | flights}, see the methods' owners. */
 public final class Main {
     private Main() {}
 
@@ -16,6 +16,7 @@ public final class Main {
             case "client" -> ClientChecks.run(boot, rest[0]);
             case "group" -> Group.run(boot, rest);
             case "share" -> Share.run(boot, rest);
+            case "nearest" -> Nearest.run(boot, rest);
             case "txn" -> Txn.run(boot, rest);
             case "admin" -> AdminChecks.run(boot, rest[0]);
             default -> throw new IllegalArgumentException("unknown command " + args[0]);

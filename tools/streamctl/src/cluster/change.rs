@@ -18,7 +18,7 @@ use streamd_wire::kafka::{
 };
 
 use super::cli::{Elect, Reassign};
-use super::status;
+use super::{status, throttle};
 use crate::cli::Global;
 use crate::client::{Client, Partition, Topic, Which};
 use crate::failure::{Failure, Result, describe};
@@ -84,6 +84,9 @@ pub fn reassign(global: &Global, command: &Reassign) -> Result<()> {
         topics: wanted.collect(),
         ..AlterPartitionReassignmentsRequest::default()
     };
+    if let Some(rate) = command.throttle {
+        throttle::set(&mut client, (&topics, &command.to), rate)?;
+    }
     let answer = client.controller()?.call(&request, i16::MAX)?;
     if answer.error_code != 0 {
         let words = answer.error_message;
@@ -100,9 +103,15 @@ pub fn reassign(global: &Global, command: &Reassign) -> Result<()> {
         true => "called off",
         false => "moving",
     };
-    report(global, each, verb)?;
+    let begun = report(global, each, verb);
     if command.wait {
         wait_for(&mut client, &topics)?;
+    }
+    if command.throttle.is_some() || command.cancel {
+        throttle::lift(&mut client, &topics)?;
+    }
+    begun?;
+    if command.wait {
         out::say("done: nothing of them moves any more");
     }
     Ok(())

@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Subcommand};
 
+use super::throttle::parse_rate;
 use crate::cli::parse_topic;
 
 /// `streamctl cluster ...`
@@ -56,9 +57,12 @@ pub enum Cluster {
 #[command(after_help = "Examples:\n  \
     streamctl cluster reassign flights --to 1,2,3\n  \
     streamctl cluster reassign flights:0 --to 4,2 --wait\n  \
+    streamctl cluster reassign flights --to 2,3,4 --throttle 10MiB --wait\n  \
     streamctl cluster reassign flights --cancel\n\n\
     Each partition gets all of the nodes; who comes first is another one from partition to\n\
-    partition, so that they share the lead.")]
+    partition, so that they share the lead. With --throttle what moves\n\
+    is copied no faster than that; if this command is stopped meanwhile the throttle stays, and\n\
+    --cancel, or the same command again, lifts it.")]
 pub struct Reassign {
     /// Topics, or some of their partitions
     #[arg(required = true, value_name = "NAME[:P,P]", value_parser = parse_topic)]
@@ -78,6 +82,10 @@ pub struct Reassign {
     /// Wait until nothing of them moves any more
     #[arg(long)]
     pub wait: bool,
+    /// Copy at most so many bytes a second from and to each node; lifted when it is done
+    #[arg(long, value_name = "BYTES", value_parser = parse_rate, requires = "wait",
+        conflicts_with = "cancel")]
+    pub throttle: Option<u64>,
 }
 
 /// `streamctl cluster elect`

@@ -5,6 +5,7 @@ mod change;
 pub mod cli;
 mod local;
 mod status;
+mod throttle;
 mod upgrade;
 
 use crate::cli::Global;

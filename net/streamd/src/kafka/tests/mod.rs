@@ -85,6 +85,7 @@ pub async fn start(env: &Env, configs: Configs) -> Rc<Broker> {
             durable: true,
         },
         retention_check: Duration::from_secs(5),
+        brakes: Default::default(),
     };
     env.create_dir_all(&settings.data_dir).await.unwrap();
     let mut shards = Vec::new();
