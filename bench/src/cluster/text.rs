@@ -50,7 +50,8 @@ fn failovers(all: &[Failovers]) -> String {
          acks all, linger 1 ms, a record each 2 ms, everything else as they come), and until the \
          metadata of both nodes that are left name who leads them now. ms; with fewer than 100 \
          kills p99 is the longest.\n\n\
-         | killed | seen by | kills | p50: streamd | Kafka | ratio | p99: streamd | Kafka | ratio |\n\
+         | killed | seen by | kills | p50: streamd | Kafka | ratio \
+         | p99: streamd | Kafka | ratio |\n\
          |---|---|---|---|---|---|---|---|---|\n",
     );
     for failovers in all {
