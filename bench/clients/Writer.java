@@ -23,7 +23,8 @@ public final class Writer {
     public static void main(String[] args) throws Exception {
         String topic = args[1];
         int partitions = Integer.parseInt(args[2]);
-        Map<String, Object> config = Map.of("bootstrap.servers", args[0], "acks", "all", "linger.ms", 1);
+        long pause = Long.parseLong(args[3]);
+        Map<String, Object> config = Map.of("bootstrap.servers", args[0], "acks", "all");
         ByteArraySerializer bytes = new ByteArraySerializer();
         KafkaProducer<byte[], byte[]> producer = new KafkaProducer<>(config, bytes, bytes);
         producer.partitionsFor(topic);
@@ -35,7 +36,7 @@ public final class Writer {
             if (writing) {
                 send(producer, topic, number % partitions);
             }
-            Thread.sleep(2);
+            Thread.sleep(pause);
         }
         producer.close(java.time.Duration.ofSeconds(60));
         System.out.println("left " + LEFT.get());

@@ -1,6 +1,6 @@
-"""Writes to all partitions of a topic with librdkafka: writer.py BOOTSTRAP TOPIC PARTITIONS.
+"""Writes to all partitions of a topic with librdkafka: writer.py BOOTSTRAP TOPIC PARTITIONS MS.
 
-Told `write` it writes without a pause until it is told `rest`. Told `mark N P P ...` it sends a record to each of
+Told `write` it writes a record each MS milliseconds until it is told `rest`. Told `mark N P P ...` it sends a record to each of
 these partitions at once, and says `back N` when each has acknowledged a record that was sent after that. A record
 that is given up is said as `failed WHY`. At the end of the input it says `left N`: what was not acknowledged."""
 import sys
@@ -9,7 +9,7 @@ import time
 
 from confluent_kafka import Producer
 
-boot, topic, partitions = sys.argv[1], sys.argv[2], int(sys.argv[3])
+boot, topic, partitions, pause = sys.argv[1], sys.argv[2], int(sys.argv[3]), float(sys.argv[4]) / 1000
 lock = threading.Lock()
 waiting, mark_at, mark = set(), 0.0, ""
 writing, ended = threading.Event(), threading.Event()
@@ -53,8 +53,7 @@ def hear():
     ended.set()
 
 
-producer = Producer({"bootstrap.servers": boot, "acks": "all", "enable.idempotence": True, "linger.ms": 1,
-                     "message.timeout.ms": 60_000, "log_level": 2})
+producer = Producer({"bootstrap.servers": boot, "acks": "all", "log_level": 2})
 threading.Thread(target=hear, daemon=True).start()
 print("writes", flush=True)
 number = 0
@@ -62,5 +61,8 @@ while not ended.is_set():
     if writing.is_set():
         send(number % partitions)
         number += 1
-    producer.poll(0.002)
+    # Acknowledgements end a poll: what is left of the pause is waited for in further ones.
+    until = time.monotonic() + pause
+    while (left := until - time.monotonic()) > 0:
+        producer.poll(left)
 print("left", producer.flush(60), flush=True)

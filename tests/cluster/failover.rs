@@ -28,7 +28,7 @@ fn writers(boot: &str) -> [Child; 2] {
     python.arg(clients.join("writer.py"));
     let mut java = install::java_source(&clients.join("Writer.java"));
     [("librdkafka", &mut python), ("Java", &mut java)].map(|(name, command)| {
-        command.args([boot, "t", &PARTITIONS.to_string()]);
+        command.args([boot, "t", &PARTITIONS.to_string(), "2"]);
         let mut writer = Child::start(name, command);
         writer.expect("writes", PATIENCE);
         writer.say("write");

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use serde::Serialize;
 
 use super::nodes::{NODES, Nodes};
-use super::writer::{CLIENTS, Clients, Writer};
+use super::writer::{CLIENTS, Clients, Load, Writer};
 use crate::admin::{Admin, Seen};
 use crate::failure::{Failure, Result};
 
@@ -44,6 +44,8 @@ pub struct Scenario {
     pub killed: Killed,
     /// Partitions of the topic.
     pub partitions: i32,
+    /// Milliseconds between two records of a client.
+    pub pause_ms: u32,
     /// How often.
     pub kills: usize,
 }
@@ -69,19 +71,13 @@ impl Failovers {
             names,
         }
     }
-
-    /// How many kills the cluster with the fewest had.
-    pub fn kills(&self) -> usize {
-        let all = self.measured.iter().flat_map(|(_, sides)| sides);
-        all.map(Vec::len).min().unwrap_or(0)
-    }
 }
 
 /// A cluster with clients that write to it.
 struct Side<'a> {
     nodes: &'a mut Nodes,
     clients: &'a Clients,
-    topic: (String, i32),
+    load: Load,
     writers: Vec<Writer>,
     /// Who was killed last.
     last: usize,
@@ -101,8 +97,12 @@ pub fn run(
 ) -> Result<Failovers> {
     let names = sides.iter().map(|nodes| nodes.name().to_owned()).collect();
     let mut out = Failovers::new(&scenario.what, names);
-    let topic = crate::run::topic_name();
-    let begin = |nodes| Side::begin(nodes, clients, (&topic, scenario.partitions));
+    let load = Load {
+        topic: crate::run::topic_name(),
+        partitions: scenario.partitions,
+        pause_ms: scenario.pause_ms,
+    };
+    let begin = |nodes| Side::begin(nodes, clients, &load);
     let mut sides: Vec<Side<'_>> = sides.iter_mut().map(begin).collect::<Result<_>>()?;
     'kills: for kill in 1..=scenario.kills {
         for (place, side) in sides.iter_mut().enumerate() {
@@ -136,19 +136,15 @@ pub fn run(
 }
 
 impl<'a> Side<'a> {
-    fn begin(
-        nodes: &'a mut Nodes,
-        clients: &'a Clients,
-        (topic, partitions): (&str, i32),
-    ) -> Result<Side<'a>> {
+    fn begin(nodes: &'a mut Nodes, clients: &'a Clients, load: &Load) -> Result<Side<'a>> {
         let target = nodes.target();
-        let size = (partitions, target.replicas);
-        Admin::connect(target.address)?.create(topic, size, &target.configs)?;
-        nodes.in_sync(topic)?;
-        let start = |client| clients.start(client, &nodes.bootstrap(), (topic, partitions));
+        let size = (load.partitions, target.replicas);
+        Admin::connect(target.address)?.create(&load.topic, size, &target.configs)?;
+        nodes.in_sync(&load.topic)?;
+        let start = |client| clients.start(client, &nodes.bootstrap(), load);
         let writers = CLIENTS.into_iter().map(start).collect::<Result<_>>()?;
         Ok(Side {
-            topic: (topic.to_owned(), partitions),
+            load: load.clone(),
             writers,
             clients,
             nodes,
@@ -183,7 +179,7 @@ impl<'a> Side<'a> {
         for writer in &mut self.writers {
             writer.mark(&lost)?;
         }
-        let topic = self.topic.0.as_str();
+        let topic = &self.load.topic;
         let (named, backs) = thread::scope(|scope| {
             let named = scope.spawn(|| named(&mut admins, topic, &lost, node, at));
             let backs = self.writers.iter_mut();
@@ -201,7 +197,7 @@ impl<'a> Side<'a> {
         let times: Vec<_> = times.collect();
         self.heal(&times, failed)?;
         self.nodes.start_again(node)?;
-        self.nodes.in_sync(&self.topic.0)?;
+        self.nodes.in_sync(&self.load.topic)?;
         Ok(times)
     }
 
@@ -211,13 +207,10 @@ impl<'a> Side<'a> {
         for node in (1..=NODES).filter(|node| !alive.contains(node)) {
             self.nodes.start_again(node)?;
         }
-        self.nodes.in_sync(&self.topic.0)?;
-        let (boot, topic) = (
-            self.nodes.bootstrap(),
-            (self.topic.0.as_str(), self.topic.1),
-        );
+        self.nodes.in_sync(&self.load.topic)?;
+        let boot = self.nodes.bootstrap();
         for writer in &mut self.writers {
-            *writer = self.clients.start(writer.client(), &boot, topic)?;
+            *writer = self.clients.start(writer.client(), &boot, &self.load)?;
         }
         Ok(())
     }
@@ -229,7 +222,7 @@ impl<'a> Side<'a> {
             // It may be refused while a controller is new.
             let balanced = self.nodes.balance();
             let alive = self.nodes.alive().next().unwrap_or(1);
-            let seen = self.nodes.seen(alive, &self.topic.0)?;
+            let seen = self.nodes.seen(alive, &self.load.topic)?;
             let mut led = BTreeMap::<usize, Vec<i32>>::new();
             for (partition, place) in &seen.places {
                 let leader = usize::try_from(place.leader).unwrap_or_default();
@@ -251,7 +244,7 @@ impl<'a> Side<'a> {
 
     /// Has the clients write, until all partitions take records.
     fn calm(&mut self, failed: &mut Vec<String>) -> Result<()> {
-        let all: Vec<i32> = (0..self.topic.1).collect();
+        let all: Vec<i32> = (0..self.load.partitions).collect();
         for writer in &mut self.writers {
             writer.write(true)?;
             writer.mark(&all)?;
@@ -276,8 +269,9 @@ impl<'a> Side<'a> {
             }
             let client = writer.client();
             failed.push(format!("the {} client was started anew", client.name()));
-            let topic = (self.topic.0.as_str(), self.topic.1);
-            *writer = self.clients.start(client, &self.nodes.bootstrap(), topic)?;
+            *writer = self
+                .clients
+                .start(client, &self.nodes.bootstrap(), &self.load)?;
         }
         Ok(())
     }
@@ -295,7 +289,7 @@ impl<'a> Side<'a> {
             }
         }
         let admin = Admin::connect(self.nodes.address(1));
-        let deleted = admin.and_then(|mut admin| admin.delete(&self.topic.0));
+        let deleted = admin.and_then(|mut admin| admin.delete(&self.load.topic));
         failed.extend(deleted.err().map(|failure| format!("{name}: {failure}")));
         failed
     }

@@ -75,22 +75,25 @@ pub struct ClusterArgs {
 
 impl ClusterArgs {
     fn scenarios(&self) -> [Scenario; 3] {
-        let scenario = |what: &str, killed, partitions, kills| Scenario {
+        let few = |what: &str, killed, kills| Scenario {
             what: what.to_owned(),
             killed,
-            partitions,
+            partitions: FEW,
+            pause_ms: 2,
             kills,
         };
-        let many = format!("a leader, {} partitions", self.many);
+        let many = Scenario {
+            what: format!("a leader, {} partitions", self.many),
+            killed: Killed::Leader,
+            partitions: self.many,
+            // Each record is a request of its own here, whose cost is not the matter.
+            pause_ms: 20,
+            kills: self.many_kills,
+        };
         [
-            scenario("a leader", Killed::Leader, FEW, self.kills),
-            scenario(
-                "the controller",
-                Killed::Controller,
-                FEW,
-                self.controller_kills,
-            ),
-            scenario(&many, Killed::Leader, self.many, self.many_kills),
+            few("a leader", Killed::Leader, self.kills),
+            few("the controller", Killed::Controller, self.controller_kills),
+            many,
         ]
     }
 }

@@ -19,7 +19,7 @@ const JAVA: &str = include_str!("../../clients/Writer.java");
 /// What the Python client is, among what the tests install.
 const REQUIREMENTS: &str = include_str!("../../../tests/compat/python/requirements.txt");
 /// How long a client may take to begin, and to end.
-const PATIENCE: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_secs(120);
 
 /// Which client.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -41,6 +41,17 @@ impl Client {
             Client::Java => "Java",
         }
     }
+}
+
+/// What a client writes.
+#[derive(Clone, Debug)]
+pub struct Load {
+    /// To which topic.
+    pub topic: String,
+    /// Its partitions.
+    pub partitions: i32,
+    /// A record each so many milliseconds.
+    pub pause_ms: u32,
 }
 
 /// Where the clients are installed.
@@ -83,11 +94,11 @@ impl Clients {
         })
     }
 
-    /// Starts a client that will write to a topic of so many partitions.
+    /// Starts a client that will write.
     ///
     /// # Errors
     /// It does not start.
-    pub fn start(&self, client: Client, boot: &str, topic: (&str, i32)) -> Result<Writer> {
+    pub fn start(&self, client: Client, boot: &str, load: &Load) -> Result<Writer> {
         let mut command = match client {
             Client::Librdkafka => {
                 let mut python = Command::new(self.work.join("python/bin/python"));
@@ -102,7 +113,8 @@ impl Clients {
                 java
             }
         };
-        command.args([boot, topic.0, &topic.1.to_string()]);
+        let (partitions, pause) = (load.partitions.to_string(), load.pause_ms.to_string());
+        command.args([boot, &load.topic, &partitions, &pause]);
         let log = self.work.join(format!("{}.log", client.name()));
         let log = File::options().create(true).append(true).open(&log);
         let log = log.context(|| "cannot write a client's log".into())?;

@@ -110,6 +110,8 @@ impl Meta {
             let text = "there is no controller at the moment".to_owned();
             return (Err((ErrorCode::NotController, text)), version);
         };
+        // While nobody leads any node is asked, and it may be the one that is gone.
+        let guessed = self.controller() != Some(to);
         let hops = 0;
         self.send(to, Packet::Ask { token, hops, ask });
         let wait = Times::default().request;
@@ -126,7 +128,10 @@ impl Meta {
         };
         let answer = async { answer.await.unwrap_or_else(|_| stopping()) };
         let other = async {
-            self.other_than(to).await;
+            match guessed {
+                true => self.somebody_leads().await,
+                false => self.other_than(to).await,
+            }
             let text = format!("node {} is not the controller any more", to.0);
             (Err((ErrorCode::NotController, text)), version)
         };

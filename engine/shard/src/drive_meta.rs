@@ -200,6 +200,13 @@ impl Meta {
         }
     }
 
+    /// Waits until it is known who leads.
+    pub async fn somebody_leads(&self) {
+        while self.controller().is_none() {
+            self.roles.wait().await;
+        }
+    }
+
     /// Whom to ask: the controller on another node; if it is not known, any node but `not`.
     pub fn whom(&self, not: Option<NodeId>) -> Option<NodeId> {
         let peers = self.peers.as_ref()?;
