@@ -26,7 +26,8 @@ struct Node {
 
 fn ctl(boot: &str, args: &[&str]) -> Output {
     let mut command = Command::new(streamctl());
-    command.args(["--bootstrap", boot, "--timeout", "3s"]);
+    // The machine may have much else to do.
+    command.args(["--bootstrap", boot, "--timeout", "15s"]);
     command.args(args).output().expect("streamctl runs")
 }
 
