@@ -247,7 +247,7 @@ mod tests {
     #[test]
     fn what_was_not_sent_is_given_back() {
         let mut config = BrokerConfig::default().replication;
-        config.leader_rate = 1_000_000;
+        (config.leader_rate, config.catch_up_rate) = (1_000_000, u64::MAX);
         let (brakes, now) = (Brakes::default(), Mono(1_000_000_000));
         assert_eq!(brakes.sends(&config, false, 1 << 20, now), Some(1 << 20));
         assert_eq!(
