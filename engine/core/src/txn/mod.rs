@@ -28,8 +28,3 @@ pub use crate::machine::{Now, Token};
 
 /// The internal topic that keeps transactions.
 pub const TXN_TOPIC: &str = "__transaction_state";
-
-/// The partition of `__transaction_state` that a transactional id belongs to, of `partitions`.
-pub fn partition_of(id: &str, partitions: i32) -> i32 {
-    crate::group::partition_of(id, partitions)
-}

@@ -3,11 +3,12 @@
 use std::rc::Rc;
 
 use streamd_core::config::BrokerConfig;
-use streamd_core::group::OFFSETS_TOPIC;
+use streamd_core::group::{OFFSETS_TOPIC, partition_of};
+use streamd_core::meta::ClusterImage;
 use streamd_core::meta::validate::{NewTopic, create_topic};
 use streamd_core::share::STATE_TOPIC;
 use streamd_core::txn::TXN_TOPIC;
-use streamd_model::ErrorCode;
+use streamd_model::{ErrorCode, PartitionId};
 
 use super::topics;
 use crate::broker::Broker;
@@ -38,6 +39,18 @@ impl Internal {
             Internal::Txns => TXN_TOPIC,
             Internal::Shares => STATE_TOPIC,
         }
+    }
+
+    /// The partition that keeps what has this key, whose leader coordinates it. `None`: the topic is
+    /// not there.
+    pub fn partition(self, image: &ClusterImage, key: &str) -> Option<PartitionId> {
+        let topic = image.topic(self.name())?;
+        // Java's hash of the key tells the partition, whatever the topic.
+        let index = partition_of(key, topic.partitions);
+        Some(PartitionId {
+            topic: topic.id,
+            index,
+        })
     }
 
     /// How many partitions it gets, how large its segments are, how it is compressed.

@@ -2,8 +2,7 @@
 
 use std::rc::Rc;
 
-use streamd_core::group::partition_of;
-use streamd_model::{Epoch, ErrorCode};
+use streamd_model::{Epoch, ErrorCode, PartitionId};
 use streamd_shard::Refusal;
 use streamd_wire::native::{Body, Find, Partition, Place};
 
@@ -15,7 +14,13 @@ use crate::kafka::places::View;
 /// Says who leads a partition or coordinates a group.
 pub async fn find(conn: &Rc<Conn>, ids: Ids, what: &Find<'_>) {
     let found = match what {
-        Find::Leader(partition) => leader(&View::of(&conn.broker), partition),
+        Find::Leader(Partition { topic, index, .. }) => leader(
+            &View::of(&conn.broker),
+            PartitionId {
+                topic: *topic,
+                index: *index,
+            },
+        ),
         Find::Coordinator(group) => coordinator(conn, group).await,
     };
     match found {
@@ -34,7 +39,7 @@ pub async fn find(conn: &Rc<Conn>, ids: Ids, what: &Find<'_>) {
 
 type Found = Result<(i32, Epoch, String), Refusal>;
 
-fn leader(view: &View, partition: &Partition) -> Found {
+fn leader(view: &View, partition: PartitionId) -> Found {
     let (id, index) = (partition.topic, partition.index);
     let topic = view.image.topic_by_id(id).ok_or_else(|| {
         let text = format!("no topic with id {id}");
@@ -60,12 +65,6 @@ async fn coordinator(conn: &Conn, group: &str) -> Found {
     let made = internal::make(&conn.broker, Internal::Offsets).await;
     made.map_err(|_| none())?;
     let view = View::of(&conn.broker);
-    let topic = view.image.topic(Internal::Offsets.name());
-    let topic = topic.ok_or_else(none)?;
-    let partition = Partition {
-        topic: topic.id,
-        index: partition_of(group, topic.partitions),
-        epoch: -1,
-    };
-    leader(&view, &partition).map_err(|_| none())
+    let partition = Internal::Offsets.partition(&view.image, group);
+    leader(&view, partition.ok_or_else(none)?).map_err(|_| none())
 }

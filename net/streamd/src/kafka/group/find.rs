@@ -4,7 +4,6 @@
 
 use std::rc::Rc;
 
-use streamd_core::group::partition_of;
 use streamd_io::Part;
 use streamd_model::ErrorCode;
 use streamd_wire::kafka::ResponseHeader;
@@ -96,12 +95,8 @@ fn coordinator<'a>(
     found: Result<Internal, (ErrorCode, &'static str)>,
 ) -> Coordinator<'a> {
     let leader = found.and_then(|which| {
-        let topic = view.image.topic(which.name());
-        let leader = topic.and_then(|topic| {
-            // Java's hash of the key tells the partition, whatever the topic.
-            let index = partition_of(key, topic.partitions);
-            view.broker(view.partition(topic.id, index).leader)
-        });
+        let partition = which.partition(&view.image, key);
+        let leader = partition.and_then(|p| view.broker(view.partition(p.topic, p.index).leader));
         let text = "nobody leads its partition of the internal topic now";
         leader.ok_or((ErrorCode::CoordinatorNotAvailable, text))
     });

@@ -13,11 +13,12 @@ pub mod offsets;
 use std::rc::Rc;
 use std::sync::Arc;
 
-use streamd_core::group::{OFFSETS_TOPIC, Parts, Reply, Request, Token, partition_of};
+use streamd_core::group::{Parts, Reply, Request, Token};
 use streamd_io::Class;
 use streamd_model::{ErrorCode, PartitionId, ShardId, TopicId};
 use streamd_shard::{GroupAsk, Reply as ShardReply, Request as ShardRequest};
 
+use super::internal::Internal;
 use crate::broker::Broker;
 
 /// The most members, protocols, topics or groups that one request may name, and the most
@@ -68,9 +69,6 @@ pub async fn ask(broker: &Rc<Broker>, group: &str, request: Request) -> Done {
 pub(super) async fn ask_all(broker: &Rc<Broker>, requests: Vec<(Arc<str>, Request)>) -> Vec<Done> {
     let image = broker.shard.image();
     let mut done: Vec<Done> = vec![Err(ErrorCode::NotCoordinator); requests.len()];
-    let Some(topic) = image.topic(OFFSETS_TOPIC) else {
-        return done;
-    };
     let mut waiting = Waiting {
         broker: broker.clone(),
         asked: Vec::new(),
@@ -79,9 +77,8 @@ pub(super) async fn ask_all(broker: &Rc<Broker>, requests: Vec<(Arc<str>, Reques
     let mut by_shard: Vec<(Vec<usize>, Vec<GroupAsk>)> = Vec::new();
     by_shard.resize_with(shards, Default::default);
     for (at, (group, request)) in requests.into_iter().enumerate() {
-        let partition = PartitionId {
-            topic: topic.id,
-            index: partition_of(&group, topic.partitions),
+        let Some(partition) = Internal::Offsets.partition(&image, &group) else {
+            return done;
         };
         let owner = broker.shard.owner(partition);
         let token = broker.new_token();

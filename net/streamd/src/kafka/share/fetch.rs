@@ -13,7 +13,6 @@ use std::time::Duration;
 use bytes::Bytes;
 use futures_lite::future;
 use streamd_core::config::StartAt;
-use streamd_core::group::{OFFSETS_TOPIC, partition_of};
 use streamd_core::share::{Acquire, Acquired, Ask, Key, Next, Reply, Request};
 use streamd_io::Part;
 use streamd_model::{ErrorCode, Mono, Offset, PartitionId, TopicId};
@@ -28,6 +27,7 @@ use super::records::ReadBatches;
 use super::session::Place;
 use super::{ACKS_MAX, Said, Waiting, ask, ask_all, release, said, settle};
 use crate::broker::Broker;
+use crate::kafka::internal::Internal;
 
 mod reply;
 
@@ -534,14 +534,9 @@ fn partition((topic, index): Place) -> PartitionId {
 
 /// Whether the group has such a member; its coordinator may be on another node.
 async fn is_member(broker: &Rc<Broker>, (group, member): &Who) -> Result<bool, Why> {
-    let image = broker.shard.image();
     let lost = ErrorCode::CoordinatorNotAvailable;
-    let Some(topic) = image.topic(OFFSETS_TOPIC) else {
+    let Some(partition) = Internal::Offsets.partition(&broker.shard.image(), group) else {
         return Ok(false);
-    };
-    let partition = PartitionId {
-        topic: topic.id,
-        index: partition_of(group, topic.partitions),
     };
     let request = ShardRequest::ShareMember(partition, group.clone(), member.clone());
     match broker.shard.ask_leader(partition, request).await {

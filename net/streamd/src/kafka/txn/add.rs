@@ -2,7 +2,7 @@
 
 use std::rc::Rc;
 
-use streamd_core::group::{OFFSETS_TOPIC, partition_of};
+use streamd_core::group::OFFSETS_TOPIC;
 use streamd_core::txn::{Add, Partitions, Reply, Request};
 use streamd_io::Part;
 use streamd_model::ErrorCode;
@@ -131,11 +131,8 @@ pub(super) async fn offsets_of(
     internal::make(broker, Internal::Offsets)
         .await
         .map_err(|_| ErrorCode::CoordinatorNotAvailable)?;
-    let image = broker.shard.image();
-    let topic = image
-        .topic(OFFSETS_TOPIC)
-        .ok_or(ErrorCode::CoordinatorNotAvailable)?;
-    let index = partition_of(group, topic.partitions);
+    let partition = Internal::Offsets.partition(&broker.shard.image(), group);
+    let index = partition.ok_or(ErrorCode::CoordinatorNotAvailable)?.index;
     Ok(([(OFFSETS_TOPIC.into(), [index].into())].into(), index))
 }
 

@@ -12,10 +12,11 @@ pub mod end;
 
 use std::rc::Rc;
 
-use streamd_core::txn::{Reply, Request, TXN_TOPIC, partition_of};
-use streamd_model::{ErrorCode, PartitionId};
+use streamd_core::txn::{Reply, Request};
+use streamd_model::ErrorCode;
 use streamd_shard::{Home, Reply as ShardReply, Request as ShardRequest, TxnAsk};
 
+use super::internal::Internal;
 use crate::broker::Broker;
 
 /// The most partitions, topics or transactions that one request may name.
@@ -37,13 +38,8 @@ async fn ask(broker: &Rc<Broker>, id: &str, request: Request) -> Done {
 /// Asks the coordinator of a transactional id, wherever it is unless `here` is wanted.
 async fn ask_at(broker: &Rc<Broker>, id: &str, request: Request, here: bool) -> Done {
     let image = broker.shard.image();
-    let Some(topic) = image.topic(TXN_TOPIC) else {
-        return Err(ErrorCode::NotCoordinator);
-    };
-    let partition = PartitionId {
-        topic: topic.id,
-        index: partition_of(id, topic.partitions),
-    };
+    let partition = Internal::Txns.partition(&image, id);
+    let partition = partition.ok_or(ErrorCode::NotCoordinator)?;
     let ask = TxnAsk {
         partition,
         key: id.into(),
