@@ -254,7 +254,7 @@ impl Shard {
             Err(error) => Err(error),
         };
         match opened {
-            Ok((log, state)) => partition.open(self.node(), log, state),
+            Ok((log, state)) => partition.open(self, log, state),
             Err(error) => {
                 if error.is_full() {
                     self.past.held.borrow_mut().push(partition.clone());

@@ -14,7 +14,7 @@ use streamd_io::local::Notify;
 use streamd_log::journal::Flushed;
 use streamd_log::log::SharedLog;
 use streamd_log::{Log, LogError};
-use streamd_model::{Epoch, ErrorCode, NodeId, Offset, PartitionId, Watermarks};
+use streamd_model::{Epoch, ErrorCode, Offset, PartitionId, Watermarks};
 
 use crate::Refusal;
 use crate::append::Arrival;
@@ -87,7 +87,7 @@ impl Partition {
         mut log: Log,
         producers: ProducerState,
     ) -> Rc<Partition> {
-        let replica = replica_of(shard.node(), &mut log, &topic);
+        let replica = replica_of(shard, &mut log, &topic);
         Rc::new_cyclic(|me| Partition {
             home: (shard.weak(), me.clone()),
             replica: RefCell::new(replica),
@@ -133,8 +133,8 @@ impl Partition {
     }
 
     /// Takes what a recovery found.
-    pub(crate) fn open(&self, node: NodeId, mut log: Log, state: State) {
-        *self.replica.borrow_mut() = replica_of(node, &mut log, &self.topic.borrow());
+    pub(crate) fn open(&self, shard: &Shard, mut log: Log, state: State) {
+        *self.replica.borrow_mut() = replica_of(shard, &mut log, &self.topic.borrow());
         *self.log.borrow_mut() = log;
         self.take_state(state);
     }
@@ -312,12 +312,13 @@ impl Partition {
 
 /// A replica for a log that was opened just now. The log is told what is known to be committed of
 /// it: nothing else may be touched.
-fn replica_of(node: NodeId, log: &mut Log, topic: &TopicMeta) -> Replica {
+fn replica_of(shard: &Shard, log: &mut Log, topic: &TopicMeta) -> Replica {
     let epochs = Epochs::new(log.epochs().to_vec());
     let high = log.high().unwrap_or(log.start());
     log.set_high(high);
     let ends = (log.start(), high, log.end());
-    Replica::new(node, settings(topic), epochs, ends)
+    let settings = settings(topic, &shard.image().broker().replication);
+    Replica::new(shard.node(), settings, epochs, ends)
 }
 
 impl Owner for Partition {

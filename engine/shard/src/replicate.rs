@@ -12,6 +12,7 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use streamd_core::config::ReplicationConfig;
 use streamd_core::control::NewIsr;
 use streamd_core::meta::{ClusterImage, PartitionMeta, TopicMeta};
 use streamd_core::repl::{Acks, Effect, Head, Message, Replica, Settings, Wish};
@@ -90,10 +91,16 @@ impl Replicas {
 }
 
 /// What replication is set to for a topic.
-pub(crate) fn settings(topic: &TopicMeta) -> Settings {
+pub(crate) fn settings(topic: &TopicMeta, replication: &ReplicationConfig) -> Settings {
+    let default = Settings::default();
     Settings {
         min_isr: usize::try_from(topic.config.replication.min_insync).unwrap_or(1),
-        ..Settings::default()
+        // Consumers that read from followers wait for it.
+        news: match replication.nearest_reads {
+            true => Duration::ZERO,
+            false => default.news,
+        },
+        ..default
     }
 }
 
@@ -327,7 +334,7 @@ impl Partition {
                 shard.flusher.kick(me);
             }
         }
-        self.act(|replica, now| replica.message(from, &Message::Data(head), now));
+        self.act(Replica::taken);
         self.give_credit(shard);
     }
 

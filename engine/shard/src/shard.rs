@@ -568,7 +568,8 @@ impl Shard {
                 *partition.topic.borrow_mut() = topic.clone();
                 let config = self.log_config(topic);
                 partition.log.borrow_mut().set_config(config);
-                let settings = crate::replicate::settings(topic);
+                let settings =
+                    crate::replicate::settings(topic, &self.image().broker().replication);
                 partition.set_brake(self);
                 partition.act(|replica, now| replica.set(settings, now));
             }

@@ -408,7 +408,7 @@ impl Leader {
                     max_bytes: room.min(PUSH_BYTES_MAX),
                     catch_up,
                 });
-            } else if high > told_high || now - told >= self.settings.pulse {
+            } else if now - told >= self.settings.patience(high > told_high) {
                 effects.push(Effect::Send(*node, Message::Data(head)));
             } else {
                 continue;

@@ -34,6 +34,9 @@ pub struct Settings {
     /// A leader says something at least so often; a follower that hears nothing for four times as
     /// long begins anew, and sooner, at first, if its subscription was not answered.
     pub pulse: Duration,
+    /// How long followers may not know that records of theirs were committed, while none go to
+    /// them that would say so. More than nothing saves a message a record where few come.
+    pub news: Duration,
     /// The most bytes that are under way to a follower.
     pub credit: u64,
     /// `min.insync.replicas`.
@@ -45,8 +48,19 @@ impl Default for Settings {
         Settings {
             lag: Duration::from_secs(10),
             pulse: Duration::from_millis(500),
+            news: Duration::from_millis(100),
             credit: 8 << 20,
             min_isr: 1,
+        }
+    }
+}
+
+impl Settings {
+    /// How long a follower is told nothing if there is news for it, or none.
+    fn patience(&self, news: bool) -> Duration {
+        match news {
+            true => self.news.min(self.pulse),
+            false => self.pulse,
         }
     }
 }
@@ -94,7 +108,9 @@ pub enum Message {
         /// The leader's log start.
         start: Offset,
     },
-    /// Records of the leader's log, which the driver sends behind this; none in a pulse.
+    /// Records of the leader's log, which the driver sends behind this, and which are acknowledged
+    /// when they are durable. Without records it is news of the high watermark, or a pulse if there
+    /// is none; a pulse is answered at once.
     Data(Head),
     /// What a follower has.
     Ack {

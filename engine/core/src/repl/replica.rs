@@ -326,9 +326,10 @@ impl Replica {
                 }
                 effects.extend(self.tick(now));
             }
-            (_, Message::Data(head)) => {
-                self.data(from, *head, &[], (0, 0), now);
-                if let Role::Follows(follower) = &mut self.role {
+            (Role::Follows(follower), Message::Data(head)) => {
+                let is_pulse = head.high <= follower.high();
+                follower.data((from, *head), 0, self.end, now);
+                if is_pulse {
                     effects = follower.ack(self.flushed, true);
                 }
             }
@@ -378,7 +379,8 @@ impl Replica {
     }
 
     /// Records of the leader came: their epochs with their first offsets, how many, how long.
-    /// `true`: append them, and call [`Replica::flushed`] when they are durable.
+    /// `true`: append them, and call [`Replica::flushed`] when they are durable. Either way,
+    /// [`Replica::taken`] is next.
     pub fn data(
         &mut self,
         from: NodeId,
@@ -400,6 +402,11 @@ impl Replica {
         }
         self.end += count;
         true
+    }
+
+    /// What [`Replica::data`] has said is done.
+    pub fn taken(&mut self, now: Mono) -> Vec<Effect> {
+        self.moved(now)
     }
 
     /// The push to a follower is out, up to `next`, with so many bytes of records.

@@ -555,3 +555,79 @@ fn a_subscription_is_answered_before_its_records_are_read() {
         .position(|e| matches!(e, Effect::Push { .. }));
     assert!(answer.is_some() && answer < push, "{effects:?}");
 }
+
+/// How often a node is told something without records.
+fn told(effects: &[Effect], node: i32) -> usize {
+    let told = |e: &&Effect| matches!(e, Effect::Send(to, Message::Data(_)) if to.0 == node);
+    effects.iter().filter(told).count()
+}
+
+#[test]
+fn news_wait_for_records_or_for_a_while() {
+    let mut leader = leader(2);
+    let settings = Settings::default();
+    leader.message(NodeId(1), &subscribe(3, -1, 0, 1), T0);
+    let committed = |leader: &mut Replica, at: Mono| {
+        let (base, _, mut effects) = leader.append(1, Acks::All, 1, at).unwrap();
+        let [Effect::Push { head, .. }] = effects[..] else {
+            panic!("{effects:?}");
+        };
+        assert_eq!(head.high, base, "records bring what is known by then");
+        let end = base + 1;
+        effects = leader.pushed(NodeId(1), head, (end, 100), at);
+        effects.extend(leader.flushed(end, at));
+        effects.extend(leader.message(NodeId(1), &ack(end, end as u64 * 100), at));
+        assert!(effects.contains(&Effect::High(end)), "{effects:?}");
+        told(&effects, 1)
+    };
+    let soon = T0 + settings.news / 2;
+    assert_eq!(committed(&mut leader, T0), 0);
+    assert_eq!(committed(&mut leader, soon), 0);
+    assert_eq!(told(&leader.tick(T0 + settings.news), 1), 0, "it waits");
+    let late = soon + settings.news;
+    assert_eq!(told(&leader.tick(late), 1), 1);
+    assert_eq!(told(&leader.tick(late + settings.news), 1), 0, "once");
+    assert_eq!(told(&leader.tick(late + settings.pulse), 1), 1, "a pulse");
+
+    let at_once = Settings {
+        news: Duration::ZERO,
+        min_isr: 2,
+        ..settings
+    };
+    leader.set(at_once, late);
+    assert_eq!(committed(&mut leader, late + settings.pulse * 2), 1);
+}
+
+#[test]
+fn a_follower_answers_pulses_and_says_what_is_durable() {
+    let mut follower = Replica::new(NodeId(1), Settings::default(), Epochs::default(), (0, 0, 0));
+    let mut led = meta(3, &[0, 1]);
+    led.leader = Some(NodeId(0));
+    follower.assign(&led, BTreeSet::new(), 5, T0);
+    let mut head = Head {
+        epoch: 3,
+        session: (5, 1),
+        base: 0,
+        high: 0,
+        start: 0,
+    };
+    let acks = |effects: &[Effect]| {
+        let ack = |e: &Effect| match e {
+            Effect::Send(NodeId(0), Message::Ack { durable, taken, .. }) => {
+                Some((*durable, *taken))
+            }
+            _ => None,
+        };
+        effects.iter().filter_map(ack).collect::<Vec<_>>()
+    };
+    let pulse = follower.message(NodeId(0), &Message::Data(head), T0);
+    assert_eq!(acks(&pulse), [(0, 0)]);
+    assert!(follower.data(NodeId(0), head, &[(3, 0)], (4, 400), T0));
+    assert_eq!(acks(&follower.taken(T0)), [], "nothing is durable");
+    assert_eq!(acks(&follower.flushed(4, T0)), [(4, 400)]);
+    (head.base, head.high) = (4, 4);
+    let news = follower.message(NodeId(0), &Message::Data(head), T0);
+    assert_eq!(news, [Effect::High(4)], "no answer");
+    let pulse = follower.message(NodeId(0), &Message::Data(head), T0);
+    assert_eq!(acks(&pulse), [(4, 400)], "the answer before may be lost");
+}

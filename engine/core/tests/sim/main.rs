@@ -267,7 +267,7 @@ fn what_must_hold_holds_whatever_fails() {
 }
 
 /// A simulator that has stopped to do these finds nothing.
-const MUST_FIRE: [&str; 25] = [
+const MUST_FIRE: [&str; 26] = [
     "builds replaced",
     "changes of the quorum",
     "controlled shutdowns",
@@ -275,6 +275,7 @@ const MUST_FIRE: [&str; 25] = [
     "crashes",
     "crashes of many at once",
     "hints",
+    "leaders of the quorum forgotten",
     "levels raised",
     "linearizable reads",
     "logs cut by epoch",

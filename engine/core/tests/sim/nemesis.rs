@@ -242,6 +242,23 @@ impl World {
             self.tell(Ask::Lost { node, epoch });
             self.faults.fired("hints");
         }
+        let others: Vec<NodeId> = self.nodes.keys().copied().filter(|n| *n != node).collect();
+        for other in others {
+            if self.rng.chance(500) {
+                self.forget(other, node);
+            }
+        }
+    }
+
+    /// A node has it for certain that another one is gone, which may lead the quorum.
+    fn forget(&mut self, node: NodeId, other: NodeId) {
+        let now = self.now(node);
+        let me = self.nodes.get_mut(&node).expect("it lives");
+        if me.metadata.quorum().role().leader == Some(other) {
+            self.faults.fired("leaders of the quorum forgotten");
+        }
+        me.metadata.lost(other, now).expect("the log can be read");
+        self.carry(node);
     }
 
     fn order(&mut self, kind: Kind, all: &[NodeId]) {
