@@ -123,6 +123,26 @@ impl Stream {
         }
     }
 
+    /// Waits until something has come, and copies the beginning of it to `buf`, to be read as if
+    /// nobody had looked; 0 when the peer has closed its side (or `buf` is empty).
+    pub async fn peek(&mut self, buf: &mut [u8]) -> io::Result<usize> {
+        match &mut self.0 {
+            StreamKind::Uring(s) => s.peek(buf).await,
+            #[cfg(any(test, feature = "sim"))]
+            StreamKind::Sim(s) => s.peek(buf).await,
+        }
+    }
+
+    /// Gives the connection up for another shard to adopt. Nothing may have been read or sent.
+    pub fn pass_on(self) -> io::Result<Accepted> {
+        match self.0 {
+            StreamKind::Uring(s) => s.pass_on().map(AcceptedKind::Uring),
+            #[cfg(any(test, feature = "sim"))]
+            StreamKind::Sim(s) => Ok(AcceptedKind::Sim(s.pass_on())),
+        }
+        .map(Accepted)
+    }
+
     /// The two directions, for two tasks. The connection closes when both are dropped.
     pub fn split(self) -> (ReadHalf, WriteHalf) {
         match self.0 {

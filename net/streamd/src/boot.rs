@@ -11,9 +11,7 @@ use std::{fs, io};
 
 use futures_lite::future::or;
 use streamd_io::mailbox::{Endpoint, mesh};
-use streamd_io::{
-    Accepted, Class, DirLock, Env, Listener, RuntimeOptions, lock_dir, probe, signal,
-};
+use streamd_io::{Class, DirLock, Env, RuntimeOptions, lock_dir, probe, signal};
 use streamd_log::journal::JournalOptions;
 use streamd_model::ShardId;
 use streamd_shard::{Brakes, Envelope, Request, Settings, Shard};
@@ -22,9 +20,9 @@ use crate::admin::Admin;
 use crate::broker::{Broker, Identity, Limits};
 use crate::config::Config;
 use crate::conn;
-use crate::crowd::{Crowd, Seat};
+use crate::crowd::Crowd;
+use crate::doors::{self, Door, Doors};
 use crate::identity::identity;
-use crate::native;
 use crate::native::peers::Links;
 use crate::native::peers::book::Book;
 
@@ -54,9 +52,6 @@ const OPEN_FILES_MIN: u64 = 256;
 /// No shard keeps the files of more segments open: what is opened once a second costs nothing.
 const SEGMENTS_OPEN_MAX: usize = 256;
 
-/// Connections of the native protocol may be so many more than all together.
-const FOR_NODES: usize = 256;
-
 /// The least memory for requests that a shard works with, bytes.
 const REQUESTS_MIN: usize = 1 << 20;
 /// How long a port in use is waited for: the system takes a moment to clear away a broker that was
@@ -72,15 +67,6 @@ enum Report {
     /// It serves, and must not go on.
     Fatal(String),
 }
-
-/// Which protocol a connection speaks: that of the listener that it came through.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Door {
-    Kafka = 0,
-    Native = 1,
-}
-
-type Doors = Vec<(Door, Listener)>;
 
 /// What every shard is started with.
 struct Plan {
@@ -336,11 +322,11 @@ async fn run_shard(env: Env, index: usize, plan: Arc<Plan>) {
                     if door == Door::Kafka {
                         broker.shard.opened().await;
                     }
-                    accept(broker, (door, listener), crowd).await;
+                    doors::accept(broker, (door, listener), crowd).await;
                 };
                 accepting.push(env.spawn(Class::Latency, accept));
             }
-            let take_over = take_over(broker.clone(), plan.crowd.clone());
+            let take_over = doors::take_over(broker.clone(), plan.crowd.clone());
             let taking_over = env.spawn(Class::Latency, take_over);
             env.spawn(Class::Background, conn::sweep(broker.clone()))
                 .detach();
@@ -437,24 +423,7 @@ async fn start_shard(env: &Env, index: usize, plan: &Plan) -> Result<(Rc<Broker>
         // Nobody else sets it.
         let _ = broker.links.set(links);
     }
-    let mut doors = vec![(Door::Kafka, open_door(env, config, config.listen).await?)];
-    if let Some(native) = config.native_listen {
-        doors.push((Door::Native, open_door(env, config, native).await?));
-    }
-    Ok((broker, doors))
-}
-
-async fn open_door(env: &Env, config: &Config, at: SocketAddr) -> Result<Listener, String> {
-    let listener = env
-        .listen(at)
-        .await
-        .map_err(|e| format!("cannot listen on {at}: {e}"))?;
-    if let Some(bytes) = config.broker.connections.send_buffer {
-        listener
-            .set_send_buffer(bytes)
-            .map_err(|e| format!("cannot set socket.send.buffer.bytes={bytes}: {e}"))?;
-    }
-    Ok(listener)
+    Ok((broker, doors::open(env, config).await?))
 }
 
 /// Begins what a shard does behind the scenes for as long as it lives.
@@ -476,72 +445,6 @@ fn request_memory(config: &Config, shards: usize) -> usize {
     told.map_or(config.memory / shards / 4, |bytes| {
         (bytes / shards).max(REQUESTS_MIN)
     })
-}
-
-/// Takes connections, for ever, and gives each to the shard that has the fewest.
-async fn accept(broker: Rc<Broker>, (door, listener): (Door, Listener), crowd: Arc<Crowd>) {
-    let env = broker.shard.env.clone();
-    let here = usize::from(broker.shard.mesh.id().0);
-    loop {
-        let accepted = match listener.accept().await {
-            Ok(accepted) => accepted,
-            Err(e) => {
-                // Out of file descriptors, most likely: what is open must end first.
-                broker.complain_text(&format!("cannot accept: {e}"));
-                env.sleep(Duration::from_millis(50)).await;
-                continue;
-            }
-        };
-        env.yield_if_needed().await;
-        let max = broker.shard.image().broker().connections.max;
-        // Clients of Kafka's protocol cannot keep the nodes of a cluster from each other.
-        let room = match door {
-            Door::Kafka => max,
-            Door::Native => max.saturating_add(FOR_NODES),
-        };
-        match crowd.seat(here, room) {
-            None => broker.complain_text(&format!("{max} are open (max.connections)")),
-            Some(seat) if seat.shard() == here => serve(&broker, (accepted, door), seat),
-            Some(seat) => {
-                let to = ShardId(seat.pass_on() as u16);
-                broker
-                    .shard
-                    .mesh
-                    .hand_over(to, (accepted, door as u8))
-                    .await;
-            }
-        }
-    }
-}
-
-/// Takes the connections that other shards give to this one, for ever.
-async fn take_over(broker: Rc<Broker>, crowd: Arc<Crowd>) {
-    let here = usize::from(broker.shard.mesh.id().0);
-    loop {
-        let (accepted, door) = broker.shard.mesh.next_connection().await;
-        let door = match door == Door::Native as u8 {
-            true => Door::Native,
-            false => Door::Kafka,
-        };
-        serve(&broker, (accepted, door), crowd.passed_on(here));
-    }
-}
-
-fn serve(broker: &Rc<Broker>, (accepted, door): (Accepted, Door), seat: Seat) {
-    let env = &broker.shard.env;
-    // The peer may be gone by now.
-    let Ok(stream) = env.adopt(accepted) else {
-        return;
-    };
-    let broker = broker.clone();
-    let serve = async move {
-        match door {
-            Door::Kafka => conn::serve(broker, stream).await,
-            Door::Native => native::serve(broker, stream).await,
-        }
-        drop(seat);
-    };
-    env.spawn(Class::Latency, serve).detach();
 }
 
 /// Every shard closes its own partitions; shard 0 closes last, since the metadata is there.

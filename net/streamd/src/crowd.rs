@@ -50,6 +50,15 @@ impl Seat {
         self.shard
     }
 
+    /// A place on another shard in exchange for this one.
+    pub fn moved(self, shard: usize) -> Seat {
+        let crowd = self.crowd.clone();
+        if let Some(crowd) = &crowd {
+            crowd.0[shard].fetch_add(1, Ordering::Relaxed);
+        }
+        Seat { crowd, shard }
+    }
+
     /// Keeps the place for [`Crowd::passed_on`]; gives the shard.
     pub fn pass_on(mut self) -> usize {
         self.crowd = None;
@@ -79,6 +88,17 @@ mod tests {
         assert_eq!(shards, [0, 0, 1, 1, 2, 2]);
         seats.retain(|s| s.shard() != 2);
         assert_eq!(crowd.seat(0, 100).unwrap().shard(), 2, "places come back");
+    }
+
+    #[test]
+    fn a_place_is_exchanged() {
+        let crowd = Crowd::new(2);
+        let seat = crowd.seat(0, 100).unwrap().moved(1);
+        assert_eq!(seat.shard(), 1);
+        let next = crowd.seat(1, 100).unwrap();
+        assert_eq!(next.shard(), 0, "shard 1 has one more");
+        drop((seat, next));
+        assert_eq!(crowd.seat(1, 100).unwrap().shard(), 1, "nobody is left");
     }
 
     #[test]

@@ -9,6 +9,7 @@ mod broker;
 mod config;
 mod conn;
 mod crowd;
+mod doors;
 mod frames;
 mod identity;
 mod join;

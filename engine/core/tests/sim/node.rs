@@ -315,8 +315,8 @@ impl World {
         }
     }
 
-    /// How many of 1,000 pushes of copies are held back: all of a log has to come through in the time
-    /// that things may take to come right.
+    /// How many of 1,000 pushes of copies are held back: all of a log has to come through in the
+    /// time that things may take to come right.
     fn holds(&self) -> u64 {
         match self.healed {
             true => 300,

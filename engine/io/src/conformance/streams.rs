@@ -15,6 +15,7 @@ conformance! {
     file_parts_are_sent,
     a_short_file_part_is_an_error,
     a_closed_peer_is_seen,
+    a_connection_is_looked_at_and_passed_on,
     a_refused_connection,
     listeners_share_an_address,
     many_connections,
@@ -179,6 +180,35 @@ async fn a_closed_peer_is_seen(env: Env, _dir: PathBuf) {
         env.sleep(Duration::from_millis(1)).await;
     }
     assert!(failed);
+}
+
+async fn a_connection_is_looked_at_and_passed_on(env: Env, _dir: PathBuf) {
+    let listener = env.listen("127.0.0.1:0".parse().unwrap()).await.unwrap();
+    let addr = listener.local_addr().unwrap();
+    let (mut r, mut w) = env.connect(addr).await.unwrap().split();
+    let mut first = env.adopt(listener.accept().await.unwrap()).unwrap();
+    let mut buf = [0; 5];
+    {
+        let mut peek = pin!(first.peek(&mut buf));
+        let none = futures_lite::future::poll_once(peek.as_mut()).await;
+        assert!(none.is_none(), "nothing has come");
+        w.send(vec![Bytes::from_static(b"hello, you").into()])
+            .await
+            .unwrap();
+        let seen = peek.await.unwrap();
+        assert!((1..=5).contains(&seen));
+    }
+    assert_eq!(buf[0], b'h');
+    let second = env.adopt(first.pass_on().unwrap()).unwrap();
+    let (mut read, mut write) = second.split();
+    assert_eq!(read_exactly(&mut read, 10).await, b"hello, you");
+    let answer = Bytes::from_static(b"and you");
+    write.send(vec![answer.into()]).await.unwrap();
+    assert_eq!(read_exactly(&mut r, 7).await, b"and you");
+
+    let mut gone = env.connect(addr).await.unwrap();
+    drop(env.adopt(listener.accept().await.unwrap()).unwrap());
+    assert_eq!(gone.peek(&mut buf).await.unwrap(), 0, "it has closed");
 }
 
 async fn a_refused_connection(env: Env, _dir: PathBuf) {

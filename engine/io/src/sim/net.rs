@@ -95,11 +95,7 @@ impl Listener {
         })
         .await;
         self.world.trace(u64::from(stream.peer.port()));
-        let mut net = self.world.net.borrow_mut();
-        net.next_accepted += 1;
-        let key = net.next_accepted;
-        net.accepted.insert(key, stream);
-        Ok(Accepted(key))
+        Ok(stream.pass_on())
     }
 
     pub(crate) fn local_addr(&self) -> SocketAddr {
@@ -158,6 +154,25 @@ impl Stream {
         self.peer
     }
 
+    pub(crate) async fn peek(&mut self, buf: &mut [u8]) -> io::Result<usize> {
+        readable(self.incoming.pipe()).await;
+        let pipe = self.incoming.pipe().borrow();
+        let n = pipe.bytes.len().min(buf.len());
+        for (to, byte) in buf.iter_mut().zip(&pipe.bytes) {
+            *to = *byte;
+        }
+        Ok(n)
+    }
+
+    pub(crate) fn pass_on(self) -> Accepted {
+        let world = self.world.clone();
+        let mut net = world.net.borrow_mut();
+        net.next_accepted += 1;
+        let key = net.next_accepted;
+        net.accepted.insert(key, self);
+        Accepted(key)
+    }
+
     pub(crate) fn split(self) -> (ReadHalf, WriteHalf) {
         let read = ReadHalf {
             world: self.world.clone(),
@@ -198,6 +213,19 @@ impl Drop for Side {
     }
 }
 
+/// Waits for bytes, or the end.
+async fn readable(pipe: &End) {
+    poll_fn(|cx| {
+        let mut pipe = pipe.borrow_mut();
+        if pipe.ended || !pipe.bytes.is_empty() {
+            return Poll::Ready(());
+        }
+        pipe.reader.push(cx.waker().clone());
+        Poll::Pending
+    })
+    .await;
+}
+
 pub(crate) struct ReadHalf {
     world: Rc<World>,
     pipe: Side,
@@ -236,15 +264,8 @@ impl ReadHalf {
     }
 
     pub(crate) async fn readable(&mut self) -> io::Result<()> {
-        poll_fn(|cx| {
-            let mut pipe = self.pipe.pipe().borrow_mut();
-            if pipe.ended || !pipe.bytes.is_empty() {
-                return Poll::Ready(Ok(()));
-            }
-            pipe.reader.push(cx.waker().clone());
-            Poll::Pending
-        })
-        .await
+        readable(self.pipe.pipe()).await;
+        Ok(())
     }
 
     pub(crate) async fn closed(&self) {

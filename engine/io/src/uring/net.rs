@@ -3,6 +3,7 @@
 //! Sockets are non-blocking: each call is tried first; one that would block waits until the ring
 //! says that the socket is ready. No buffer of a caller is ever left with the kernel.
 
+use std::cell::Cell;
 use std::io;
 use std::net::SocketAddr;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
@@ -87,6 +88,8 @@ fn accept(fd: RawFd) -> io::Result<OwnedFd> {
 pub(super) struct Conn {
     pub(super) shard: Rc<Shard>,
     pub(super) fd: Arc<OwnedFd>,
+    /// Another shard has it.
+    passed_on: Cell<bool>,
 }
 
 impl Conn {
@@ -102,6 +105,9 @@ impl Conn {
 
 impl Drop for Conn {
     fn drop(&mut self) {
+        if self.passed_on.get() {
+            return;
+        }
         // The ring and the blocking threads may hold on to the socket for a while; the peer shall
         // know at once. What was sent before still arrives.
         // SAFETY: plain call on an open descriptor. An error means that the peer is gone.
@@ -119,6 +125,7 @@ impl Stream {
         let conn = Conn {
             shard: shard.clone(),
             fd: Arc::new(fd),
+            passed_on: Cell::new(false),
         };
         Ok(Stream {
             conn: Rc::new(conn),
@@ -147,6 +154,23 @@ impl Stream {
             .ok_or_else(|| io::Error::other("the peer has no IP address"))
     }
 
+    pub(crate) async fn peek(&mut self, buf: &mut [u8]) -> io::Result<usize> {
+        loop {
+            self.conn.ready(libc::POLLIN).await?;
+            match recv(self.conn.raw(), buf, libc::MSG_PEEK) {
+                Err(e) if e.kind() == io::ErrorKind::WouldBlock => {}
+                other => return other,
+            }
+        }
+    }
+
+    /// A descriptor of its own, since the ring may still hold on to the other one.
+    pub(crate) fn pass_on(self) -> io::Result<OwnedFd> {
+        let fd = self.conn.fd.try_clone()?;
+        self.conn.passed_on.set(true);
+        Ok(fd)
+    }
+
     pub(crate) fn split(self) -> (ReadHalf, WriteHalf) {
         let write = WriteHalf {
             conn: self.conn.clone(),
@@ -173,7 +197,7 @@ impl ReadHalf {
         self.conn.shard.yield_if_needed().await;
         loop {
             self.readable().await?;
-            match recv(self.conn.raw(), buf) {
+            match recv(self.conn.raw(), buf, 0) {
                 Ok(n) => {
                     self.drained = 0 < n && n < buf.len();
                     return Ok(n);
@@ -202,10 +226,11 @@ impl ReadHalf {
     }
 }
 
-fn recv(fd: RawFd, buf: &mut [u8]) -> io::Result<usize> {
+fn recv(fd: RawFd, buf: &mut [u8], flags: i32) -> io::Result<usize> {
+    let flags = flags | libc::MSG_DONTWAIT;
     loop {
         // SAFETY: the buffer is valid for its length; the call does not block.
-        let n = unsafe { libc::recv(fd, buf.as_mut_ptr().cast(), buf.len(), libc::MSG_DONTWAIT) };
+        let n = unsafe { libc::recv(fd, buf.as_mut_ptr().cast(), buf.len(), flags) };
         if n >= 0 {
             return Ok(n as usize);
         }

@@ -41,8 +41,8 @@ impl Internal {
         }
     }
 
-    /// The partition that keeps what has this key, whose leader coordinates it. `None`: the topic is
-    /// not there.
+    /// The partition that keeps what has this key, whose leader coordinates it. `None`: the topic
+    /// is not there.
     pub fn partition(self, image: &ClusterImage, key: &str) -> Option<PartitionId> {
         let topic = image.topic(self.name())?;
         // Java's hash of the key tells the partition, whatever the topic.

@@ -38,6 +38,8 @@ use crate::kafka::places::View;
 use outbox::Outbox;
 use peers::Links;
 
+/// The beginning of a connection that says which shard it asks for, bytes.
+pub const HELLO_HEAD: usize = HEADER_BYTES;
 /// The node that clients say they are.
 const CLIENT: NodeId = NodeId(-1);
 /// Answers that may be owed on one connection; then no more is read from it.
@@ -101,6 +103,14 @@ pub async fn serve(broker: Rc<Broker>, socket: Socket) {
     conn.streams.borrow_mut().clear();
     conn.out.end();
     broker.lives.borrow_mut().remove(&key);
+}
+
+/// The number of the shard that a connection asks for, modulo those that there are. `head`: how it
+/// begins, as far as that has come.
+pub fn wanted_shard(head: &[u8]) -> Option<usize> {
+    let header = Header::decode(head.first_chunk()?, HELLO_BYTES_MAX).ok()?;
+    let shard = header.stream.checked_sub(1)?;
+    (header.op == Op::Hello).then_some(shard as usize)
 }
 
 /// Tells a peer why its connection ends.

@@ -254,7 +254,9 @@ impl Link {
             name: &name,
         };
         let mut bytes = Vec::new();
-        Body::Hello(hello).encode((0, 1, 0), &mut bytes);
+        // The partitions of a shard are, most likely, with the one of its number there.
+        let shard = self.shard.upgrade().map_or(0, |s| s.mesh.id().0);
+        Body::Hello(hello).encode((u32::from(shard) + 1, 1, 0), &mut bytes);
         let sent = write.send(vec![Part::Bytes(bytes.into())]).await;
         sent.map_err(|e| e.to_string())?;
         let life = Rc::new(Life::new(self.env.now()));

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use super::*;
+use crate::native::{HELLO_HEAD, wanted_shard};
 
 /// What is said instead of Hello is told why it is not taken, and the connection ends.
 async fn refused(broker: &Rc<Broker>, bytes: Vec<u8>) -> i16 {
@@ -57,6 +58,26 @@ fn who_is_not_understood_is_told_so() {
         broker.shard.env.sleep(Duration::from_secs(1)).await;
         assert_eq!(broker.requests.used(), 0);
     });
+}
+
+#[test]
+fn a_hello_may_ask_for_a_shard() {
+    let wanted = |stream, op| {
+        let header = Header {
+            op,
+            flags: 0,
+            stream,
+            correlation: 1,
+            length: 40,
+        };
+        wanted_shard(&header.encode())
+    };
+    assert_eq!(wanted(0, Op::Hello), None);
+    assert_eq!(wanted(1, Op::Hello), Some(0));
+    assert_eq!(wanted(u32::MAX, Op::Hello), Some(u32::MAX as usize - 1));
+    assert_eq!(wanted(4, Op::Ping), None);
+    assert_eq!(wanted_shard(b"STRM"), None);
+    assert_eq!(wanted_shard(&[0; HELLO_HEAD]), None);
 }
 
 #[test]
