@@ -10,7 +10,7 @@ use streamd_tests::broker::{Site, streamctl};
 use streamd_tests::client::now_ms;
 use streamd_tests::clock::Clock;
 
-use super::{Cluster, Node};
+use super::{Asked as _, Cluster};
 
 const HOUR_MS: i64 = 3_600_000;
 const RECORDS: usize = 300;
@@ -51,16 +51,13 @@ fn clocks_an_hour_apart_lose_and_delay_nothing() {
         clock.set(ahead);
         clock
     });
-    let mut nodes: Vec<Node> = Vec::new();
-    for (n, clock) in clocks.iter().enumerate() {
-        let contact = nodes.first().map(|first| first.native.clone());
+    let mut cluster = Cluster::of(|id| {
         let site = Site {
-            clock: Some(clock.clone()),
+            clock: Some(clocks[id - 1].clone()),
             ..Site::default()
         };
-        nodes.push(Node::start_on(site, (n + 1, contact.as_deref()), &[]));
-    }
-    let mut cluster = Cluster::of(nodes);
+        (site, Vec::new())
+    });
     let times = "message.timestamp.type=LogAppendTime";
     let made = cluster.0[0].ctl(&["topic", "create", "t", "-p", "6", "--config", times]);
     assert!(made.status.success(), "{made:?}");

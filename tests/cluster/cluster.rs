@@ -18,47 +18,39 @@ use std::thread::sleep;
 use std::time::{Duration, Instant};
 
 use rustix::process::Signal;
-use streamd_tests::broker::{Broker, Site, free_port, streamctl, streamd};
+use streamd_tests::broker::{Broker, Site, end_within, free_port, streamctl, streamd};
+use streamd_tests::nodes::{Node, flags, three};
 use streamd_tests::noise::Noise;
 
 /// By then whatever is waited for has happened, also on a machine that has much else to do.
 const SOON: Duration = Duration::from_secs(30);
 
-struct Node {
-    broker: Broker,
-    native: String,
-}
-
 struct Cluster(Vec<Node>);
 
-/// The flags of a node; `contact`: whom it joins.
-fn flags(id: usize, native: &str, contact: Option<&str>) -> Vec<String> {
-    let mut flags = vec![
-        format!("--node-id={id}"),
-        format!("--native-listen={native}"),
-        "--cores=1".to_owned(),
-        "--memory=64MiB".to_owned(),
-    ];
-    flags.extend(contact.map(|at| format!("--join={at}")));
+/// The flags of node `id`, but for who it is. One has a shard more than the others.
+fn small(id: usize) -> [&'static str; 2] {
+    [
+        ["--cores=1", "--cores=2"][usize::from(id == 2)],
+        "--memory=64MiB",
+    ]
+}
+
+/// All the flags of a node.
+fn flags_of(id: usize, native: &str, contact: Option<&str>) -> Vec<String> {
+    let mut flags = flags(id, native, contact);
+    flags.extend(small(id).map(str::to_owned));
     flags
 }
 
-impl Node {
-    fn start(id: usize, contact: Option<&str>, more: &[&str]) -> Node {
-        Node::start_on(Site::default(), (id, contact), more)
-    }
+/// What a node is asked by an operator.
+trait Asked {
+    fn ctl(&self, args: &[&str]) -> Output;
 
-    fn start_on(site: Site, (id, contact): (usize, Option<&str>), more: &[&str]) -> Node {
-        let native = format!("127.0.0.1:{}", free_port());
-        let flags = flags(id, &native, contact);
-        let mut flags: Vec<&str> = flags.iter().map(String::as_str).collect();
-        flags.extend(more);
-        Node {
-            broker: Broker::start_on(site, &flags),
-            native,
-        }
-    }
+    /// The topics that it knows.
+    fn topics(&self) -> Vec<String>;
+}
 
+impl Asked for Node {
     fn ctl(&self, args: &[&str]) -> Output {
         let addr = self.broker.addr();
         let mut command = Command::new(streamctl());
@@ -68,7 +60,6 @@ impl Node {
         command.output().expect("streamctl runs")
     }
 
-    /// The topics that it knows.
     fn topics(&self) -> Vec<String> {
         let out = self.ctl(&["topic", "list"]);
         let text = String::from_utf8_lossy(&out.stdout);
@@ -95,20 +86,22 @@ impl Cluster {
 
     /// Of nodes with more flags.
     fn with(more: &[&str]) -> Cluster {
-        let mut nodes = vec![Node::start(1, None, more)];
-        let contact = nodes[0].native.clone();
-        nodes.extend([2, 3].map(|id| Node::start(id, Some(&contact), more)));
-        Cluster::of(nodes)
+        Cluster::of(|_| {
+            (
+                Site::default(),
+                more.iter().map(|&flag| flag.to_owned()).collect(),
+            )
+        })
     }
 
-    /// Of these, when all of them vote.
-    fn of(nodes: Vec<Node>) -> Cluster {
-        for node in &nodes {
-            until("three voters", || {
-                node.broker.log().contains("vote: 1, 2, 3;")
-            });
-        }
-        Cluster(nodes)
+    /// Of nodes that are each at its place and have more flags of their own.
+    fn of(mut which: impl FnMut(usize) -> (Site, Vec<String>)) -> Cluster {
+        Cluster(three(|id, contact| {
+            let (site, more) = which(id);
+            let more = more.iter().map(String::as_str);
+            let flags: Vec<&str> = small(id).into_iter().chain(more).collect();
+            Node::start(site, (id, contact), &flags)
+        }))
     }
 
     /// Has a node make a topic, by any way it finds; gives how long that took.
@@ -178,20 +171,11 @@ fn refused(flags: &[String], data: &Path) -> String {
         .stderr(Stdio::piped())
         .spawn()
         .expect("streamd starts");
-    let deadline = Instant::now() + SOON;
-    let status = loop {
-        if let Some(status) = child.try_wait().expect("a child's state") {
-            break status;
-        }
-        if Instant::now() > deadline {
-            child.kill().expect("SIGKILL");
-        }
-        sleep(Duration::from_millis(20));
-    };
+    let status = end_within(&mut child, SOON);
     let mut text = String::new();
     let pipe = child.stderr.as_mut().expect("a pipe");
     pipe.read_to_string(&mut text).expect("what it says");
-    assert_eq!(status.code(), Some(1), "{text}");
+    assert_eq!(status.and_then(|s| s.code()), Some(1), "{text}");
     text
 }
 
@@ -200,11 +184,11 @@ fn who_has_no_place_in_the_cluster_is_told_so() {
     let mut cluster = Cluster::start();
     let contact = cluster.0[0].native.clone();
     let native = cluster.0[2].native.clone();
-    let flags_of_3 = flags(3, &native, None);
+    let flags_of_3 = flags_of(3, &native, None);
     // Its id is another node's.
     let empty = tempfile::tempdir().expect("a folder");
     let other = format!("127.0.0.1:{}", free_port());
-    let said = refused(&flags(2, &other, Some(&contact)), empty.path());
+    let said = refused(&flags_of(2, &other, Some(&contact)), empty.path());
     assert!(
         said.contains("node 2 of this cluster has another data directory"),
         "{said}"
@@ -215,7 +199,7 @@ fn who_has_no_place_in_the_cluster_is_told_so() {
         strange.path(),
         &["--node-id=4", "--cores=1", "--memory=64MiB"],
     ));
-    let said = refused(&flags(4, &other, Some(&contact)), strange.path());
+    let said = refused(&flags_of(4, &other, Some(&contact)), strange.path());
     assert!(
         said.contains("to join another one, start with an empty --data-dir"),
         "{said}"
@@ -238,7 +222,7 @@ fn who_has_no_place_in_the_cluster_is_told_so() {
     let cluster_id = cluster_id.expect("an id");
     let text = format!("version=1\n{cluster_id}\nnode.id=4\njoined=1@{contact}\n");
     fs::write(begun.path().join("meta.properties"), text).expect("a file");
-    let flags_of_4 = flags(4, &other, None);
+    let flags_of_4 = flags_of(4, &other, None);
     let flags_of_4: Vec<&str> = flags_of_4.iter().map(String::as_str).collect();
     let late = Broker::start_in(begun.path(), &flags_of_4);
     assert!(late.log().contains("learn: 4"), "{}", late.log());

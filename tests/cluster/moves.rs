@@ -8,7 +8,7 @@ use streamd_tests::batch::Batch;
 use streamd_tests::install::kafka_tool;
 use streamd_tests::wire::Connection;
 
-use super::{Cluster, until};
+use super::{Asked as _, Cluster, until};
 
 /// Bytes of the partition that moves: so many batches of so many.
 const BATCHES: usize = 24;

@@ -4,11 +4,12 @@
 use std::time::Duration;
 
 use streamd_tests::batch::Batch;
+use streamd_tests::broker::Site;
 use streamd_tests::child::Child;
 use streamd_tests::client::Client;
 use streamd_tests::wire::{Body, Connection};
 
-use super::{Cluster, Node, until};
+use super::{Cluster, until};
 
 const PATIENCE: Duration = Duration::from_secs(60);
 const SELECTOR: &str =
@@ -18,19 +19,14 @@ const ROUND: usize = 3_000;
 
 /// Each node is in a rack of its own.
 fn racks() -> Cluster {
-    let rack = |id: usize| format!("--rack=r{id}");
-    let start = |id: usize, contact: Option<&str>| {
-        Node::start(id, contact, &["--set", SELECTOR, &rack(id)])
-    };
-    let mut nodes = vec![start(1, None)];
-    let contact = nodes[0].native.clone();
-    nodes.extend([2, 3].map(|id| start(id, Some(&contact))));
-    for node in &nodes {
-        until("three voters", || {
-            node.broker.log().contains("vote: 1, 2, 3;")
-        });
-    }
-    Cluster(nodes)
+    Cluster::of(|id| {
+        let flags = [
+            "--set".to_owned(),
+            SELECTOR.to_owned(),
+            format!("--rack=r{id}"),
+        ];
+        (Site::default(), flags.to_vec())
+    })
 }
 
 fn produce(cluster: &Cluster) {

@@ -1,19 +1,18 @@
 //! Three brokers that make a cluster, each in a namespace and on a file system of its own where
 //! those may be made.
 
-use std::thread::{scope, sleep};
-use std::time::{Duration, Instant};
+use std::thread::scope;
+use std::time::Instant;
 
-use streamd_tests::broker::{Broker, Site, free_port};
+use streamd_tests::broker::{Broker, Site};
 use streamd_tests::clock::Clock;
 use streamd_tests::disk::SmallDisk;
 use streamd_tests::net::Net;
+use streamd_tests::nodes::{Node, three};
 use streamd_tests::wire::Connection;
 
 use crate::nemesis::{Arena, Moments, kill, pause};
 
-/// By then all three vote.
-const TOGETHER: Duration = Duration::from_secs(30);
 /// Longer than a broker's session lasts.
 const LONG: (u64, u64) = (500, 12_000);
 
@@ -41,34 +40,22 @@ impl Three {
         }
         let disks = disks.ok();
         let clocks: Vec<Clock> = (0..3).map(|_| Clock::new()).collect();
-        let mut brokers: Vec<Broker> = Vec::new();
-        let mut contact = None;
-        for n in 0..3 {
-            let place = net.as_ref().map(|net| &net.places()[n]);
-            let host = place.map_or("127.0.0.1".to_owned(), |p| p.address().to_string());
-            let native = format!("{host}:{}", free_port());
-            let mut options = vec![
-                format!("--node-id={}", n + 1),
-                format!("--native-listen={native}"),
-                "--memory=256MiB".to_owned(),
-                "--set=group.initial.rebalance.delay.ms=0".to_owned(),
-                "--set=group.consumer.heartbeat.interval.ms=300".to_owned(),
-            ];
-            options.extend(contact.iter().map(|c| format!("--join={c}")));
-            contact.get_or_insert(native);
-            let options: Vec<&str> = options.iter().map(String::as_str).collect();
+        let nodes = three(|id, contact| {
+            let n = id - 1;
             let site = Site {
                 data: disks.as_ref().map(|disks| disks[n].path().join("data")),
-                place: place.cloned(),
+                place: net.as_ref().map(|net| net.places()[n].clone()),
                 clock: Some(clocks[n].clone()),
+                ..Site::default()
             };
-            brokers.push(Broker::start_on(site, &options));
-        }
-        let deadline = Instant::now() + TOGETHER;
-        while !brokers[0].log().contains("vote: 1, 2, 3;") {
-            assert!(Instant::now() < deadline, "no cluster within {TOGETHER:?}");
-            sleep(Duration::from_millis(50));
-        }
+            let options = [
+                "--memory=256MiB",
+                "--set=group.initial.rebalance.delay.ms=0",
+                "--set=group.consumer.heartbeat.interval.ms=300",
+            ];
+            Node::start(site, (id, contact), &options)
+        });
+        let brokers = nodes.into_iter().map(|node| node.broker).collect();
         Three {
             brokers,
             net,

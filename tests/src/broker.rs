@@ -6,7 +6,7 @@ use std::fs::{self, File};
 use std::io::Read;
 use std::net::{Ipv4Addr, TcpListener};
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU16, Ordering};
 use std::thread::sleep;
@@ -55,6 +55,8 @@ pub struct Site {
     pub place: Option<Place>,
     /// A wall clock.
     pub clock: Option<Clock>,
+    /// Another program than the one under test.
+    pub program: Option<PathBuf>,
 }
 
 impl Broker {
@@ -65,28 +67,6 @@ impl Broker {
     #[must_use]
     pub fn start(options: &[&str]) -> Self {
         Self::start_on(Site::default(), options)
-    }
-
-    /// As [`Broker::start`], but of this program.
-    ///
-    /// # Panics
-    /// As [`Broker::start`].
-    #[must_use]
-    pub fn start_of(program: &Path, options: &[&str]) -> Self {
-        let mut broker = Self::idle_of(program, options);
-        broker.start_again();
-        broker
-    }
-
-    /// One of this program that does not run yet: see [`Broker::start_refused`].
-    ///
-    /// # Panics
-    /// When there is no room for a folder.
-    #[must_use]
-    pub fn idle_of(program: &Path, options: &[&str]) -> Self {
-        let mut broker = Self::made(Site::default(), options);
-        broker.become_of(program);
-        broker
     }
 
     /// As [`Broker::start`], with its data in a folder that outlives it.
@@ -108,12 +88,17 @@ impl Broker {
     /// As [`Broker::start`].
     #[must_use]
     pub fn start_on(site: Site, options: &[&str]) -> Self {
-        let mut broker = Self::made(site, options);
+        let mut broker = Self::idle(site, options);
         broker.start_again();
         broker
     }
 
-    fn made(site: Site, options: &[&str]) -> Self {
+    /// One that does not run yet: see [`Broker::start_refused`].
+    ///
+    /// # Panics
+    /// When there is no room for a folder.
+    #[must_use]
+    pub fn idle(site: Site, options: &[&str]) -> Self {
         let dir = TempDir::with_prefix("streamd-test-").expect("a temporary folder");
         let data = site.data.unwrap_or_else(|| dir.path().join("data"));
         Self {
@@ -123,7 +108,7 @@ impl Broker {
             place: site.place,
             clock: site.clock,
             options: options.iter().map(|&o| o.to_owned()).collect(),
-            program: binary().to_owned(),
+            program: site.program.unwrap_or_else(|| binary().to_owned()),
             child: None,
         }
     }
@@ -141,18 +126,10 @@ impl Broker {
     pub fn start_refused(&mut self) -> String {
         let seen = self.spawn();
         let mut child = self.child.take().expect("it was started");
-        let deadline = Instant::now() + START_DEADLINE;
-        let status = loop {
-            if let Some(status) = child.try_wait().expect("a child's state") {
-                break status;
-            }
-            if Instant::now() > deadline {
-                child.kill().expect("SIGKILL");
-            }
-            sleep(Duration::from_millis(20));
-        };
+        let status = end_within(&mut child, START_DEADLINE);
         let log = self.log();
-        assert_eq!(status.code(), Some(1), "{}", tail(&log));
+        let code = status.and_then(|status| status.code());
+        assert_eq!(code, Some(1), "{}", tail(&log));
         log[seen..].to_owned()
     }
 
@@ -289,22 +266,14 @@ impl Broker {
         if child.try_wait().expect("a child's state").is_none() {
             kill_process(pid, Signal::TERM).expect("SIGTERM");
         }
-        let deadline = Instant::now() + STOP_DEADLINE;
-        let status = loop {
-            if let Some(status) = child.try_wait().expect("a child's state") {
-                break status;
-            }
-            if Instant::now() > deadline {
-                child.kill().expect("SIGKILL");
-                child.wait().expect("the killed process");
-                panic!(
-                    "streamd didn't stop within 30 s of SIGTERM:\n{}",
-                    tail(&self.log())
-                );
-            }
-            sleep(Duration::from_millis(10));
-        };
+        let ended = end_within(&mut child, STOP_DEADLINE);
         let log = self.log();
+        let Some(status) = ended else {
+            panic!(
+                "streamd didn't stop within {STOP_DEADLINE:?} of SIGTERM:\n{}",
+                tail(&log)
+            );
+        };
         assert!(
             status.success(),
             "streamd ended with {status}:\n{}",
@@ -331,6 +300,26 @@ impl Drop for Broker {
             let _ = child.wait();
         }
         eprintln!("the broker's log:\n{}", tail(&self.log()));
+    }
+}
+
+/// Waits for the end of a process. `None`: it ran on for so long, and was killed.
+///
+/// # Panics
+/// When it is no process of ours.
+pub fn end_within(child: &mut Child, patience: Duration) -> Option<ExitStatus> {
+    let deadline = Instant::now() + patience;
+    loop {
+        let ended = child.try_wait().expect("a child's state");
+        if ended.is_some() {
+            return ended;
+        }
+        if Instant::now() > deadline {
+            child.kill().expect("SIGKILL");
+            child.wait().expect("the killed process");
+            return None;
+        }
+        sleep(Duration::from_millis(10));
     }
 }
 

@@ -22,6 +22,7 @@ pub mod clock;
 pub mod disk;
 pub mod install;
 pub mod net;
+pub mod nodes;
 pub mod noise;
 pub mod previous;
 pub mod run;

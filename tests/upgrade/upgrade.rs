@@ -9,20 +9,16 @@ use std::process::{Command, Output};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
-use streamd_tests::broker::{Broker, free_port, streamctl, streamd};
+use streamd_tests::broker::{Broker, Site, free_port, streamctl, streamd};
 use streamd_tests::child::Child;
 use streamd_tests::install;
+use streamd_tests::nodes::{Node, flags, three};
 use streamd_tests::previous::previous;
 use streamd_tests::run::source_dir;
 
 const SOON: Duration = Duration::from_secs(60);
 const PATIENCE: Duration = Duration::from_secs(200);
 const PARTITIONS: &str = "6";
-
-struct Node {
-    broker: Broker,
-    native: String,
-}
 
 fn ctl(boot: &str, args: &[&str]) -> Output {
     let mut command = Command::new(streamctl());
@@ -63,35 +59,27 @@ fn until(what: &str, mut done: impl FnMut() -> bool) {
     }
 }
 
-fn start(program: &Path, id: usize, contact: Option<&str>) -> Node {
-    let native = format!("127.0.0.1:{}", free_port());
-    let mut flags = vec![
-        format!("--node-id={id}"),
-        format!("--native-listen={native}"),
-        "--cores=1".to_owned(),
-        "--memory=64MiB".to_owned(),
-        "--set=offsets.topic.num.partitions=4".to_owned(),
-        "--set=group.initial.rebalance.delay.ms=0".to_owned(),
-    ];
-    flags.extend(contact.map(|at| format!("--join={at}")));
-    let flags: Vec<&str> = flags.iter().map(String::as_str).collect();
-    let broker = Broker::start_of(program, &flags);
-    Node { broker, native }
+/// Where a broker of this program runs.
+fn of(program: &Path) -> Site {
+    Site {
+        program: Some(program.to_owned()),
+        ..Site::default()
+    }
 }
 
 struct Cluster(Vec<Node>);
 
 impl Cluster {
     fn start(program: &Path) -> Cluster {
-        let mut nodes = vec![start(program, 1, None)];
-        let contact = nodes[0].native.clone();
-        nodes.extend([2, 3].map(|id| start(program, id, Some(&contact))));
-        for node in &nodes {
-            until("three voters", || {
-                node.broker.log().contains("vote: 1, 2, 3;")
-            });
-        }
-        Cluster(nodes)
+        let more = [
+            "--cores=1",
+            "--memory=64MiB",
+            "--set=offsets.topic.num.partitions=4",
+            "--set=group.initial.rebalance.delay.ms=0",
+        ];
+        Cluster(three(|id, contact| {
+            Node::start(of(program), (id, contact), &more)
+        }))
     }
 
     fn boot(&self) -> String {
@@ -222,15 +210,11 @@ fn refused(cluster: &mut Cluster, node: usize, old: &Path) {
     let status = must(&boot, &["cluster", "status"]);
     assert!(status.contains("feature level 2"), "{status}");
     // Nor does one come in anew: it has nothing yet, so the controller says it.
-    let flags = [
-        "--node-id=4".to_owned(),
-        format!("--native-listen=127.0.0.1:{}", free_port()),
-        format!("--join={}", cluster.0[node].native),
-        "--cores=1".to_owned(),
-        "--memory=64MiB".to_owned(),
-    ];
-    let flags: Vec<&str> = flags.iter().map(String::as_str).collect();
-    let mut late = Broker::idle_of(old, &flags);
+    let native = format!("127.0.0.1:{}", free_port());
+    let flags = flags(4, &native, Some(&cluster.0[node].native));
+    let mut flags: Vec<&str> = flags.iter().map(String::as_str).collect();
+    flags.extend(["--cores=1", "--memory=64MiB"]);
+    let mut late = Broker::idle(of(old), &flags);
     let said = late.start_refused();
     let words = format!("{words}the build of node 4 knows level 1: start a newer build there");
     assert!(said.contains(&words), "{said}");
@@ -241,7 +225,7 @@ fn refused(cluster: &mut Cluster, node: usize, old: &Path) {
 #[test]
 fn a_directory_of_before_opens() {
     let Some(old) = previous() else { return };
-    let mut broker = Broker::start_of(&old, &["--cores=1", "--memory=64MiB"]);
+    let mut broker = Broker::start_on(of(&old), &["--cores=1", "--memory=64MiB"]);
     let boot = broker.addr();
     must(&boot, &["topic", "create", "t"]);
     let mut lines = String::new();

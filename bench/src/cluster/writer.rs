@@ -76,18 +76,14 @@ impl Clients {
         let wanted = REQUIREMENTS.lines().find(|l| l.starts_with("confluent-"));
         let wanted = wanted.ok_or_else(|| Failure::new("no client among the requirements"))?;
         let (venv, stamp) = (work.join("python"), work.join("python.stamp"));
-        if fs::read_to_string(&stamp).is_ok_and(|done| done == wanted) {
-            return Ok(Clients {
-                work: work.to_owned(),
-                kafka: kafka.to_owned(),
-            });
+        if !fs::read_to_string(&stamp).is_ok_and(|done| done == wanted) {
+            let mut make = Command::new("python3");
+            run(make.args(["-m", "venv"]).arg(&venv))?;
+            let mut install = Command::new(venv.join("bin/pip"));
+            install.args(["install", "--quiet", "--disable-pip-version-check", wanted]);
+            run(&mut install)?;
+            put("python.stamp", wanted)?;
         }
-        let mut make = Command::new("python3");
-        run(make.args(["-m", "venv"]).arg(&venv))?;
-        let mut install = Command::new(venv.join("bin/pip"));
-        install.args(["install", "--quiet", "--disable-pip-version-check", wanted]);
-        run(&mut install)?;
-        put("python.stamp", wanted)?;
         Ok(Clients {
             work: work.to_owned(),
             kafka: kafka.to_owned(),

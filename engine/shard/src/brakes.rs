@@ -219,7 +219,7 @@ impl Partition {
         let (image, me) = (shard.image(), shard.node());
         let place = image.cluster().partition(self.id);
         let in_sync = place.is_none_or(|p| p.isr.contains(&me));
-        let topic = self.topic.borrow().clone();
+        let topic = self.topic.borrow();
         let listed = topic.config.replication.follower.has(self.id.index, me);
         self.replica.borrow_mut().brake(listed && !in_sync);
     }

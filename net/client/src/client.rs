@@ -8,10 +8,12 @@ use streamd_model::{ErrorCode, Offset, TopicId};
 use streamd_wire::native::{Body, List, OfGroup, Partition, ToCommit};
 
 use crate::error::{Error, Result};
-use crate::nodes::{Key, Nodes, PAUSE, passes};
+use crate::nodes::{Key, Nodes, passes};
 use crate::producer::Producer;
 use crate::subscription::{Start, Subscription};
 
+/// How long to wait before something is tried again.
+const PAUSE: Duration = Duration::from_millis(50);
 /// A node that does not answer for so long may be asleep, and another one have what it had.
 const ATTEMPT: Duration = Duration::from_secs(10);
 
@@ -81,8 +83,9 @@ impl Client {
     /// As [`Client::connect`].
     pub fn with(address: &str, options: Options) -> Result<Client> {
         let nodes = Nodes::at(address);
-        nodes.any(Instant::now() + options.patience)?;
-        Ok(Client(Arc::new(Inner { nodes, options })))
+        let client = Client(Arc::new(Inner { nodes, options }));
+        client.try_for(|until| client.nodes().any(until))?;
+        Ok(client)
     }
 
     /// How it behaves.

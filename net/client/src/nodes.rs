@@ -5,7 +5,6 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::thread;
 use std::time::{Duration, Instant};
 
 use streamd_model::{ErrorCode, TopicId};
@@ -14,8 +13,6 @@ use streamd_wire::native::{Body, Find, Partition};
 use crate::error::{Error, Result};
 use crate::link::Link;
 
-/// How long to wait before something is tried again.
-pub const PAUSE: Duration = Duration::from_millis(50);
 /// A node that does not answer for so long is passed over while there are others.
 const SLOW: Duration = Duration::from_secs(3);
 /// More places than that are not remembered.
@@ -59,46 +56,32 @@ impl Nodes {
         self.known.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// A connection to any node; gives up at `until`.
+    /// A connection to any node. Each that is known is tried once, until `until`.
     pub fn any(&self, until: Instant) -> Result<Arc<Link>> {
-        loop {
-            let open = self.known().links.values().find(|l| l.is_open()).cloned();
-            if let Some(link) = open {
-                return Ok(link);
-            }
-            let told: Vec<String> = self.known().told.iter().cloned().collect();
-            let others = told.iter().filter(|at| !self.seeds.contains(at));
-            let mut lost = Error::Lost("there is no address to connect to".to_owned());
-            for address in self.seeds.iter().chain(others) {
-                match self.open(address, until) {
-                    Err(error @ Error::Lost(_)) => lost = error,
-                    done => return done,
-                }
-            }
-            if Instant::now() + PAUSE >= until {
-                return Err(lost);
-            }
-            thread::sleep(PAUSE);
+        let open = self.known().links.values().find(|l| l.is_open()).cloned();
+        if let Some(link) = open {
+            return Ok(link);
         }
+        let told: Vec<String> = self.known().told.iter().cloned().collect();
+        let others = told.iter().filter(|at| !self.seeds.contains(at));
+        let mut lost = Error::Lost("there is no address to connect to".to_owned());
+        for address in self.seeds.iter().chain(others) {
+            match self.open(address, until) {
+                Err(error @ Error::Lost(_)) => lost = error,
+                done => return done,
+            }
+        }
+        Err(lost)
     }
 
-    /// A connection to the node that has this; gives up at `until`.
+    /// A connection to the node that has this, as far as is known now; gives up at `until`.
     pub fn of(&self, key: &Key, until: Instant) -> Result<Arc<Link>> {
-        loop {
-            let place = self.known().places.get(key).cloned();
-            let found = match place {
-                Some(address) => self.open(&address, until),
-                None => self.find(key, until),
-            };
-            match found {
-                Ok(link) => return Ok(link),
-                Err(error) if passes(&error) && Instant::now() + PAUSE < until => {
-                    self.forget(key);
-                    thread::sleep(PAUSE);
-                }
-                Err(error) => return Err(error),
-            }
-        }
+        let place = self.known().places.get(key).cloned();
+        let found = match place {
+            Some(address) => self.open(&address, until),
+            None => self.find(key, until),
+        };
+        found.inspect_err(|_| self.forget(key))
     }
 
     /// The node that was thought to have it has not, or is gone.
