@@ -29,6 +29,7 @@ pub mod scrub;
 pub mod segment;
 pub mod tail;
 pub mod validate;
+pub mod whole;
 pub mod write_back;
 
 use std::{fmt, io};

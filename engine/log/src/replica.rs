@@ -11,7 +11,16 @@ use crate::batch::{BatchHeader, build_empty, crc_matches};
 use crate::log::{Appended, Log, NewBatch};
 use crate::read_plan::ReadPlan;
 use crate::validate::Facts;
+use crate::whole::Ending;
 use crate::{BatchError, LogError, begin};
+
+/// Whole batches for a follower, where they lie.
+pub struct FilePush {
+    /// A range of a file; the first batch in it holds the offset that was asked for.
+    pub part: Part,
+    /// The offset after the last record.
+    pub next: Offset,
+}
 
 /// Whole batches for a follower.
 #[derive(Clone, Debug, Default)]
@@ -103,6 +112,36 @@ fn follows(header: &BatchHeader, (end, epoch): (Offset, i32)) -> Result<(), Batc
         )));
     }
     Ok(())
+}
+
+/// Finds whole batches from the one that holds `offset` on, `least` bytes or more, and about `max`
+/// at the most, to be sent from their file without being read. `None` where [`read_push`] has to
+/// read them: from memory, where records may have been compacted away, or where there are fewer.
+///
+/// # Errors
+/// The disk refused, or what is on it is damaged.
+pub async fn file_push(
+    env: &Env,
+    log: &RefCell<Log>,
+    offset: Offset,
+    (least, max): (usize, usize),
+) -> Result<Option<FilePush>, LogError> {
+    let mut ending = None;
+    let mut note = |log: &Log, limit, plan: &ReadPlan| {
+        let is_dense = log.sealed.cleaned.touched <= offset;
+        ending = is_dense.then(|| Ending::of(log, (offset, limit), plan));
+    };
+    let limit = || Offset::MAX;
+    let planned = begin::plan((env, log), offset, &limit, (max, true), &mut note).await?;
+    let (Some(mut plan), Some(ending)) = (planned, ending) else {
+        return Ok(None);
+    };
+    let is_file = matches!(plan.parts[..], [Part::File { .. }]);
+    if !is_file || plan.bytes < least || ending.settle(&mut plan, max).await.is_err() {
+        return Ok(None);
+    }
+    let next = plan.next;
+    Ok(plan.parts.pop().map(|part| FilePush { part, next }))
 }
 
 /// Reads whole batches from the one that holds `offset` on, about `max` bytes, at least one batch;

@@ -6,6 +6,9 @@
 //! `STREAMD_SEEDS=10000 cargo test --release -p streamd-log --test compaction` runs that many
 //! seeds. A failing run prints its seed; `STREAMD_SEED=n` runs that one alone.
 
+#[path = "common/push.rs"]
+mod push;
+
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 use std::io::Write;
@@ -23,8 +26,7 @@ use streamd_log::log::SharedLog;
 use streamd_log::pack::Pack;
 use streamd_log::record_view::BatchView;
 use streamd_log::{
-    BatchHeader, Codec, Log, LogConfig, NewBatch, Planned, lookup, recover, replica, retain,
-    write_back,
+    BatchHeader, Codec, Log, LogConfig, NewBatch, Planned, lookup, recover, retain, write_back,
 };
 
 const DATA: &str = "/data";
@@ -456,9 +458,7 @@ async fn follow(env: &Env, log: &SharedLog) {
     let (mut at, mut follower) = (start, None);
     while at < end {
         let max = 1 << pick(env, 15);
-        let push = replica::read_push(env, log, (at, i64::MAX), max)
-            .await
-            .unwrap();
+        let push = push::push(env, log, (at, max)).await.unwrap();
         let push = push.expect("the offset is in the log");
         let bytes = push.parts.concat();
         assert!(

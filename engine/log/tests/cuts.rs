@@ -8,6 +8,8 @@
 
 #[path = "common/drain.rs"]
 mod drain;
+#[path = "common/push.rs"]
+mod push;
 
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
@@ -22,7 +24,7 @@ use streamd_log::checkpoint::{self, Checkpoint};
 use streamd_log::journal::{Group, Journal, JournalFile, JournalOptions, replay};
 use streamd_log::log::SharedLog;
 use streamd_log::write_back;
-use streamd_log::{BatchHeader, LogConfig, NewBatch, cut, lookup, recover, replica, retain};
+use streamd_log::{BatchHeader, LogConfig, NewBatch, cut, lookup, recover, retain};
 
 const DATA: &str = "/data";
 const LOGS: usize = 3;
@@ -228,9 +230,7 @@ async fn check(env: &Env, log: &SharedLog, model: &Shared, state: &[i64]) {
 async fn read(env: &Env, log: &SharedLog, model: &Shared, offset: i64) -> i64 {
     let max = env.random_u64() as usize % 6000;
     let cuts = model.borrow().cuts + model.borrow().resets;
-    let push = replica::read_push(env, log, (offset, i64::MAX), max)
-        .await
-        .unwrap();
+    let push = push::push(env, log, (offset, max)).await.unwrap();
     let model = model.borrow();
     // What is cut while it is read may or may not have been there.
     let was_cut = model.asked.is_some() || model.cuts + model.resets > cuts;

@@ -38,7 +38,6 @@ pub mod shard;
 pub mod tail_budget;
 pub mod txn;
 pub mod waiters;
-mod whole;
 
 use std::fmt;
 

@@ -6,11 +6,11 @@
 use std::pin::Pin;
 use std::sync::Arc;
 
-use bytes::Bytes;
 use streamd_core::call;
 use streamd_core::control::{Ask, Outcome, Token};
 use streamd_core::meta::ClusterImage;
 use streamd_core::repl::{Head, Message};
+use streamd_io::Part;
 use streamd_io::local::Permit;
 use streamd_model::{NodeId, PartitionId, ShardId};
 
@@ -68,8 +68,8 @@ pub struct Records {
     pub partition: PartitionId,
     /// What stands before them.
     pub head: Head,
-    /// The batches, back to back; in one piece when they have arrived.
-    pub parts: Vec<Bytes>,
+    /// The batches, back to back; in one piece of memory when they have arrived.
+    pub parts: Vec<Part>,
 }
 
 /// The way to other nodes.

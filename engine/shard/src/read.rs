@@ -5,6 +5,7 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use streamd_core::producer::AbortedTxn;
+use streamd_log::whole::Ending;
 use streamd_log::{Log, ReadPlan, begin, lookup, retain};
 use streamd_model::{Epoch, ErrorCode, Offset, PartitionId, Watermarks};
 
@@ -12,7 +13,6 @@ use crate::Refusal;
 use crate::partition::Partition;
 use crate::shard::Shard;
 use crate::waiters::Countdown;
-use crate::whole::Ending;
 
 /// A long poll is looked after for so long at a time; the connection asks again.
 const WATCH_MAX: Duration = Duration::from_secs(5);
@@ -232,7 +232,8 @@ impl Shard {
         match begin::plan(at, item.offset, &limit, (max, whole), &mut note).await {
             Ok(Some(mut plan)) => {
                 if let Some(ending) = ending {
-                    ending.settle(&mut plan, max).await?;
+                    let settled = ending.settle(&mut plan, max).await;
+                    settled.map_err(|why| Refusal::new(ErrorCode::KafkaStorageError, why))?;
                 }
                 Ok(plan)
             }

@@ -16,9 +16,9 @@ use streamd_core::config::ReplicationConfig;
 use streamd_core::control::NewIsr;
 use streamd_core::meta::{ClusterImage, PartitionMeta, TopicMeta};
 use streamd_core::repl::{Acks, Effect, Head, Message, Replica, Settings, Wish};
-use streamd_io::Class;
-use streamd_log::replica::{Push, read_push};
-use streamd_log::{BatchHeader, NewBatch, cut, retain};
+use streamd_io::{Class, Env, Part};
+use streamd_log::replica::{file_push, read_push};
+use streamd_log::{BatchHeader, LogError, NewBatch, cut, retain};
 use streamd_model::{ErrorCode, Mono, NodeId, Offset, PartitionId};
 
 use crate::Refusal;
@@ -33,6 +33,8 @@ use crate::shard::Shard;
 
 /// How often replicas look at the clock.
 const TICK: Duration = Duration::from_millis(100);
+/// Less than this is read and not sent from its file, bytes: to find where it ends is a read, too.
+const SENT_FROM: usize = 64 << 10;
 /// How often a full disk is asked for room to cut a log.
 const FULL_POLL: Duration = Duration::from_millis(250);
 
@@ -196,7 +198,7 @@ impl Partition {
             Ok(keeper) => *self.keeper.borrow_mut() = keeper,
             Err(why) => {
                 let what = format!("{}: its own state: {why}", self.name);
-                self.fail(&streamd_log::LogError::Corrupt(what));
+                self.fail(&LogError::Corrupt(what));
             }
         }
     }
@@ -268,9 +270,8 @@ impl Partition {
         let Some(room) = peers.room(to, max).await else {
             return 0;
         };
-        let read = read_push(&shard.env, &self.log, (head.base, Offset::MAX), max).await;
-        let Push { parts, bytes, next } = match read {
-            Ok(Some(push)) => push,
+        let (parts, next) = match self.find(&shard.env, &push, max).await {
+            Ok(Some(found)) => found,
             // It was deleted meanwhile: the follower subscribes anew, and is told.
             Ok(None) => return 0,
             Err(error) if self.usable().is_ok() => {
@@ -279,15 +280,33 @@ impl Partition {
             }
             Err(_) => return 0,
         };
+        let bytes = parts.iter().map(Part::len).sum::<usize>() as u64;
         let records = Records {
             partition: self.id,
             head,
             parts,
         };
         peers.send(to, Packet::Data(records), Some(room));
-        let bytes = bytes as u64;
         self.act(|replica, now| replica.pushed(to, head, (next, bytes), now));
         bytes
+    }
+
+    /// The batches of a push, and the offset behind them. What a follower lacks that is not in sync
+    /// is of long ago: it goes from the file as it is.
+    async fn find(
+        &self,
+        env: &Env,
+        push: &Owed,
+        max: usize,
+    ) -> Result<Option<(Vec<Part>, Offset)>, LogError> {
+        let from = push.head.base;
+        if push.catch_up
+            && let Some(found) = file_push(env, &self.log, from, (SENT_FROM, max)).await?
+        {
+            return Ok(Some((vec![found.part], found.next)));
+        }
+        let read = read_push(env, &self.log, (from, Offset::MAX), max).await?;
+        Ok(read.map(|push| (push.parts.into_iter().map(Part::Bytes).collect(), push.next)))
     }
 }
 
@@ -326,7 +345,7 @@ impl Partition {
         if takes && follows {
             for batch in batches {
                 if let Err(why) = self.keep(batch, shard.env.wall_ms()) {
-                    self.fail(&streamd_log::LogError::Corrupt(why));
+                    self.fail(&LogError::Corrupt(why));
                     return;
                 }
             }
@@ -445,7 +464,7 @@ impl Partition {
             };
             match state {
                 Ok(state) => self.take_state(state),
-                Err(what) => self.fail(&streamd_log::LogError::Corrupt(what)),
+                Err(what) => self.fail(&LogError::Corrupt(what)),
             }
             return;
         }
@@ -532,13 +551,12 @@ impl Shard {
         let Some(partition) = self.open_now(records.partition) else {
             return;
         };
-        let bytes = match records.parts.len() {
-            1 => records.parts[0].clone(),
-            _ => Bytes::from(records.parts.concat()),
+        let [Part::Bytes(bytes)] = &records.parts[..] else {
+            unreachable!("what arrives is in memory, in one piece");
         };
         // Without room they are lost, until there is some.
         if self.admit(bytes.len()).is_ok() {
-            partition.take_records(self, from, records.head, &bytes);
+            partition.take_records(self, from, records.head, bytes);
         }
     }
 

@@ -11,6 +11,7 @@ mod file;
 mod net;
 mod rng;
 mod seeds;
+mod sent;
 #[cfg(test)]
 mod tests;
 
@@ -30,6 +31,7 @@ use exec::{Outcome, World};
 pub use faults::{DiskOp, Fault};
 use rng::Rng;
 pub use seeds::each_seed;
+pub use sent::sent;
 
 /// What the simulated machine is like.
 #[derive(Clone, Debug)]

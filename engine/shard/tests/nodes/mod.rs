@@ -13,7 +13,8 @@ use std::time::Duration;
 use streamd_core::config::Configs;
 use streamd_core::meta::{ClusterImage, Local, Registration};
 use streamd_io::local::{Budget, Notify, Permit};
-use streamd_io::{Class, Env, mailbox};
+use streamd_io::sim::sent;
+use streamd_io::{Class, Env, Part, mailbox};
 use streamd_log::journal::JournalOptions;
 use streamd_model::{NodeId, ShardId, TopicId};
 use streamd_shard::{Packet, Peers, Settings, Shard};
@@ -31,6 +32,17 @@ pub struct Net {
     /// Of a hundred packets so many are lost.
     pub loss: Cell<u64>,
     pub lost: Cell<u64>,
+}
+
+/// A packet as it arrives: records are in one piece of memory.
+async fn in_memory(env: &Env, packet: Packet) -> Packet {
+    let Packet::Data(mut records) = packet else {
+        return packet;
+    };
+    let parts = std::mem::take(&mut records.parts);
+    let bytes = sent(env, parts).await.expect("no log is cut that is read");
+    records.parts = vec![Part::Bytes(bytes)];
+    Packet::Data(records)
 }
 
 /// The way of a node to the others.
@@ -79,6 +91,7 @@ impl Net {
             self.env.sleep(late).await;
             let there = self.nodes.borrow().get(&to).cloned();
             if let Some(there) = there.filter(|_| !self.loses(from, to)) {
+                let packet = in_memory(&self.env, packet).await;
                 there.arrived(from, vec![packet]).await;
             }
         }

@@ -11,7 +11,6 @@ use std::rc::{Rc, Weak};
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::Bytes;
 use futures_lite::future;
 use streamd_io::local::{Budget, Notify, Permit};
 use streamd_io::{Class, Env, Part, Stream, WriteHalf};
@@ -48,7 +47,7 @@ enum Item {
     /// Packets back to back.
     Small(Vec<u8>),
     /// One with records behind it, and their memory.
-    Records(Vec<u8>, Vec<Bytes>, Option<Permit>),
+    Records(Vec<u8>, Vec<Part>, Option<Permit>),
 }
 
 impl Item {
@@ -56,7 +55,7 @@ impl Item {
         match self {
             Item::Small(bytes) => bytes.len(),
             Item::Records(head, parts, _) => {
-                head.len() + parts.iter().map(Bytes::len).sum::<usize>()
+                head.len() + parts.iter().map(Part::len).sum::<usize>()
             }
         }
     }
@@ -345,7 +344,7 @@ impl Link {
                 Item::Small(bytes) => parts.push(Part::Bytes(bytes.into())),
                 Item::Records(head, records, permit) => {
                     parts.push(Part::Bytes(head.into()));
-                    parts.extend(records.into_iter().map(Part::Bytes));
+                    parts.extend(records);
                     permits.extend(permit);
                 }
             }

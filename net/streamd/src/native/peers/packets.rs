@@ -4,6 +4,7 @@ use bytes::Bytes;
 use streamd_core::call;
 use streamd_core::control::{Ask, decode_outcome, encode_outcome};
 use streamd_core::repl::Message;
+use streamd_io::Part;
 use streamd_model::PartitionId;
 use streamd_shard::{Packet, Records};
 use streamd_wire::native::{Body, Call, FLAG_ANSWER, HEADER_BYTES, Header, Replica};
@@ -11,7 +12,7 @@ use streamd_wire::native::{Body, Call, FLAG_ANSWER, HEADER_BYTES, Header, Replic
 use crate::conn::Hangup;
 
 /// Appends the frame of a packet to `out`; gives the records that go behind it.
-pub fn encode(packet: Packet, out: &mut Vec<u8>) -> Vec<Bytes> {
+pub fn encode(packet: Packet, out: &mut Vec<u8>) -> Vec<Part> {
     match packet {
         Packet::Raft(bytes) => put(&Body::Raft(&bytes), (0, 0, 0), out),
         Packet::Ask { token, hops, ask } => {
@@ -50,7 +51,7 @@ pub fn encode(packet: Packet, out: &mut Vec<u8>) -> Vec<Bytes> {
             head,
             parts,
         }) => {
-            let bytes = parts.iter().map(Bytes::len).sum();
+            let bytes = parts.iter().map(Part::len).sum();
             replica(partition, &Message::Data(head), bytes, out);
             return parts;
         }
@@ -123,7 +124,7 @@ pub fn decode(frame: &Bytes, header: &Header, body: &Body<'_>) -> Result<Option<
                 Message::Data(head) if !records.is_empty() => Packet::Data(Records {
                     partition,
                     head,
-                    parts: vec![frame.slice(frame.len() - records.len()..)],
+                    parts: vec![frame.slice(frame.len() - records.len()..).into()],
                 }),
                 message => Packet::Replica(partition, message),
             }
@@ -185,7 +186,9 @@ mod tests {
             Packet::Data(Records {
                 partition: id(),
                 head,
-                parts: vec![Bytes::from_static(b"one"), Bytes::from_static(b"two")],
+                parts: [&b"one"[..], b"two"]
+                    .map(|part| Bytes::from_static(part).into())
+                    .into(),
             }),
         ]
     }
@@ -193,7 +196,12 @@ mod tests {
     fn frame(packet: Packet) -> Bytes {
         let mut out = Vec::new();
         let parts = encode(packet, &mut out);
-        parts.iter().for_each(|part| out.extend_from_slice(part));
+        for part in parts {
+            let Part::Bytes(bytes) = part else {
+                panic!("it is in memory");
+            };
+            out.extend_from_slice(&bytes);
+        }
         Bytes::from(out)
     }
 

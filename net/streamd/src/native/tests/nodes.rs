@@ -141,11 +141,14 @@ fn nonsense_of_a_node_ends_its_connection_and_nothing_else() {
                 _ => Packet::Data(Records {
                     partition: id,
                     head,
-                    parts: vec![batch(&broker, 2, 30).into()],
+                    parts: vec![Part::Bytes(batch(&broker, 2, 30).into())],
                 }),
             };
             let mut bytes = Vec::new();
             for part in super::super::peers::encode(packet, &mut bytes) {
+                let Part::Bytes(part) = part else {
+                    panic!("it is in memory");
+                };
                 bytes.extend_from_slice(&part);
             }
             for _ in 0..env.random_u64() % 3 {

@@ -8,17 +8,17 @@ use std::rc::Rc;
 
 use bytes::Bytes;
 use streamd_io::{File, Part};
-use streamd_log::batch::HEADER;
-use streamd_log::{BatchHeader, Log, Planned, ReadPlan};
-use streamd_model::{ErrorCode, Offset};
+use streamd_model::Offset;
 
-use crate::Refusal;
+use crate::batch::{BatchHeader, HEADER};
+use crate::log::Log;
+use crate::read_plan::{Planned, ReadPlan};
 
 /// So much of a file is read at once to walk its headers.
 const LOOK: usize = 8 << 10;
 
 /// What is known of the end of a plan. It holds for as long as the plan does.
-pub(crate) struct Ending {
+pub struct Ending {
     /// The file that it reads from; `None` if it reads from memory.
     file: Option<Rc<File>>,
     /// Where a batch begins in that file, near the plan's end.
@@ -54,7 +54,10 @@ impl Ending {
     }
 
     /// Cuts `plan` to `max` bytes, or one batch if that is longer, and makes its next offset exact.
-    pub async fn settle(self, plan: &mut ReadPlan, max: usize) -> Result<(), Refusal> {
+    ///
+    /// # Errors
+    /// The disk refused, or there is no whole batch: a sentence.
+    pub async fn settle(self, plan: &mut ReadPlan, max: usize) -> Result<(), String> {
         match plan.parts.last() {
             None => Ok(()),
             Some(Part::Bytes(bytes)) => {
@@ -65,7 +68,7 @@ impl Ending {
             }
             Some(&Part::File { pos, len, .. }) => {
                 let Some(file) = self.file else {
-                    return Err(gone("its file was closed"));
+                    return Err("its file was closed".to_owned());
                 };
                 let whole = pos + len as u64;
                 let end = whole.min(pos + max as u64);
@@ -79,7 +82,7 @@ impl Ending {
                 if found.is_none() {
                     found = first(&file, pos, whole).await?;
                 }
-                let (at, next) = found.ok_or_else(|| gone("no batch of it is whole"))?;
+                let (at, next) = found.ok_or("no batch of it is whole")?;
                 if let Some(Part::File { len, .. }) = plan.parts.last_mut() {
                     *len -= (whole - at) as usize;
                     plan.bytes -= (whole - at) as usize;
@@ -89,10 +92,6 @@ impl Ending {
             }
         }
     }
-}
-
-fn gone(text: &str) -> Refusal {
-    Refusal::new(ErrorCode::KafkaStorageError, text)
 }
 
 /// The offset behind the last batch of these, which are whole.
@@ -107,14 +106,14 @@ fn last_in(bytes: &Bytes) -> Option<Offset> {
 
 /// The last end of a batch between `from`, where one begins, and `end`: its place and the offset
 /// there. `None` if not one is whole.
-async fn walk(file: &File, from: u64, end: u64) -> Result<Option<(u64, Offset)>, Refusal> {
+async fn walk(file: &File, from: u64, end: u64) -> Result<Option<(u64, Offset)>, String> {
     let (mut at, mut found) = (from, None);
     let (mut bytes, mut bytes_at) = (Bytes::new(), from);
     while at + HEADER as u64 <= end {
         if at + HEADER as u64 > bytes_at + bytes.len() as u64 {
             let look = LOOK.min((end - at) as usize);
             let read = file.read_at(at, look).await;
-            let read = read.map_err(|e| gone(&format!("cannot read it: {e}")))?;
+            let read = read.map_err(|e| format!("cannot read it: {e}"))?;
             (bytes, bytes_at) = (read, at);
         }
         let rest = bytes.get((at - bytes_at) as usize..).unwrap_or_default();
@@ -131,9 +130,9 @@ async fn walk(file: &File, from: u64, end: u64) -> Result<Option<(u64, Offset)>,
 }
 
 /// The end of the batch at `from`, if it is not beyond `end`.
-async fn first(file: &File, from: u64, end: u64) -> Result<Option<(u64, Offset)>, Refusal> {
+async fn first(file: &File, from: u64, end: u64) -> Result<Option<(u64, Offset)>, String> {
     let read = file.read_at(from, HEADER).await;
-    let read = read.map_err(|e| gone(&format!("cannot read it: {e}")))?;
+    let read = read.map_err(|e| format!("cannot read it: {e}"))?;
     let header = BatchHeader::parse(&read).ok();
     let header = header.filter(|h| from + h.size as u64 <= end);
     Ok(header.map(|h| (from + h.size as u64, h.next_offset())))
