@@ -5,6 +5,7 @@
 //! `DIFFERENCES` explains. To ask a Kafka anew, point `STREAMD_TEST_TARGET` at it and set
 //! `STREAMD_DIFFER_WRITE=1`.
 
+mod features;
 mod groups;
 mod lab;
 mod topics;
@@ -56,6 +57,7 @@ fn bad_requests_are_refused_as_kafka_refuses_them() {
     topics::ask(&mut lab);
     groups::ask(&mut lab);
     txns::ask(&mut lab);
+    features::ask(&mut lab);
     let path = source_dir().join("differ/kafka.txt");
     if std::env::var_os("STREAMD_DIFFER_WRITE").is_some() {
         let lines: Vec<String> = lab
