@@ -93,8 +93,8 @@ pub enum Request {
     Oldest,
     /// Delete it.
     DropOldest(Candidate),
-    /// Take what came from another node, in this order.
-    Peer(NodeId, Vec<Packet>),
+    /// Take what came from another node.
+    Peer(NodeId, Packet),
     /// What the broker's seat is now.
     Seated(Seated),
     /// A leader wants another in-sync set. Only shard 0 takes it.

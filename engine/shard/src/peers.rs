@@ -91,29 +91,15 @@ pub trait Peers {
 }
 
 impl Shard {
-    /// Hands on what came from a node, in order, to the shards that it is for. When this returns
-    /// they have dealt with it.
-    pub async fn arrived(&self, from: NodeId, packets: Vec<Packet>) {
-        let mut by_shard: Vec<Vec<Packet>> = Vec::new();
-        by_shard.resize_with(self.mesh.shards(), Vec::new);
-        for packet in packets {
-            by_shard[usize::from(self.shard_of(&packet).0)].push(packet);
-        }
-        let mut waits = Vec::new();
-        for (shard, packets) in by_shard.into_iter().enumerate() {
-            if packets.is_empty() {
-                continue;
-            }
-            let to = ShardId(shard as u16);
-            if to == self.mesh.id() {
-                self.heard(from, packets);
-            } else {
-                let request = Request::Peer(from, packets);
-                waits.push(self.mesh.call(to, request).await);
-            }
-        }
-        for wait in waits {
-            wait.await;
+    /// Hands what came from a node to the shard that it is for. When this returns that has dealt with
+    /// it.
+    pub async fn arrived(&self, from: NodeId, packet: Packet) {
+        let to = self.shard_of(&packet);
+        if to == self.mesh.id() {
+            self.heard(from, packet);
+        } else {
+            let request = Request::Peer(from, packet);
+            self.mesh.call(to, request).await.await;
         }
     }
 
@@ -134,28 +120,26 @@ impl Shard {
         }
     }
 
-    /// Takes what came from a node, in order, here and now.
-    pub(crate) fn heard(&self, from: NodeId, packets: Vec<Packet>) {
+    /// Takes what came from a node, here and now.
+    pub(crate) fn heard(&self, from: NodeId, packet: Packet) {
         let Some(shard) = self.weak().upgrade() else {
             return;
         };
-        for packet in packets {
-            match packet {
-                Packet::Raft(_) | Packet::Ask { .. } | Packet::Answer { .. } => {
-                    let meta = self.meta.borrow().clone();
-                    if let Some(meta) = meta {
-                        meta.heard(from, packet);
-                    }
+        match packet {
+            Packet::Raft(_) | Packet::Ask { .. } | Packet::Answer { .. } => {
+                let meta = self.meta.borrow().clone();
+                if let Some(meta) = meta {
+                    meta.heard(from, packet);
                 }
-                Packet::Call {
-                    token,
-                    partition,
-                    question,
-                } => shard.is_asked((from, token), partition, question),
-                Packet::Return { token, outcome } => shard.returned(from, token, outcome),
-                Packet::Replica(id, message) => shard.replica_hears(from, id, &message),
-                Packet::Data(records) => shard.replica_takes(from, records),
             }
+            Packet::Call {
+                token,
+                partition,
+                question,
+            } => shard.is_asked((from, token), partition, question),
+            Packet::Return { token, outcome } => shard.returned(from, token, outcome),
+            Packet::Replica(id, message) => shard.replica_hears(from, id, &message),
+            Packet::Data(records) => shard.replica_takes(from, records),
         }
     }
 }

@@ -397,7 +397,7 @@ impl Shard {
         match request {
             Request::GroupGone(id, token) => self.group_gone(id, token),
             Request::SharesGone(asked) => self.shares_gone(asked),
-            Request::Peer(node, packets) => self.heard(node, packets),
+            Request::Peer(node, packet) => self.heard(node, packet),
             Request::Seated(seated) => self.sit(seated),
             Request::Altered(id, code) => self.altered(id, code),
             Request::Wish(set) => self.seating.wish(set),

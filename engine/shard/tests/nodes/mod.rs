@@ -92,7 +92,7 @@ impl Net {
             let there = self.nodes.borrow().get(&to).cloned();
             if let Some(there) = there.filter(|_| !self.loses(from, to)) {
                 let packet = in_memory(&self.env, packet).await;
-                there.arrived(from, vec![packet]).await;
+                there.arrived(from, packet).await;
             }
         }
     }

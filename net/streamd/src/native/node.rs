@@ -86,7 +86,7 @@ async fn hear_all(
         let Some(packet) = decode(&bytes, &header, &body)? else {
             return Err(unasked(header.op));
         };
-        shard.arrived(who.node, vec![packet]).await;
+        shard.arrived(who.node, packet).await;
         drop(permits);
     }
     Ok(true)
