@@ -293,8 +293,7 @@ impl LongPoll {
         let mut leaders = Leaders::new(broker);
         let tells = header.version >= LEADERS_FROM;
         let mut plans = Vec::new();
-        let mut topics: Vec<FetchableTopicResponse<'_>> = Vec::new();
-        let mut run: Vec<PartitionData<'_>> = Vec::new();
+        let mut topics = Told::default();
         let mut sessions = broker.sessions.borrow_mut();
         let id = match self.mode {
             Mode::Full => 0,
@@ -326,14 +325,7 @@ impl LongPoll {
                 continue;
             }
             plans.push(plan);
-            run.push(data);
-            let next = self.wanted.get(at + 1);
-            if next.is_none_or(|n| n.topic != w.topic) {
-                push_topic(&mut topics, w, &mut run);
-            }
-        }
-        if let (false, Some(last)) = (run.is_empty(), self.wanted.last()) {
-            push_topic(&mut topics, last, &mut run);
+            topics.put(&w.topic, data);
         }
         if let Some(session) = session {
             session.rotate(turn);
@@ -341,7 +333,7 @@ impl LongPoll {
         let nodes = leaders.nodes();
         let response = FetchResponse {
             session_id: id,
-            responses: topics.into(),
+            responses: topics.topics().into(),
             node_endpoints: nodes.iter().map(endpoint).collect(),
             ..FetchResponse::default()
         };
@@ -385,16 +377,26 @@ fn endpoint<'a>(node: &Seen<'a>) -> NodeEndpoint<'a> {
     }
 }
 
-fn push_topic<'a>(
-    topics: &mut Vec<FetchableTopicResponse<'a>>,
-    of: &'a Wanted,
-    run: &mut Vec<PartitionData<'a>>,
-) {
-    topics.push(FetchableTopicResponse {
-        topic: &of.topic.name,
-        topic_id: of.topic.id,
-        partitions: std::mem::take(run).into(),
-    });
+/// What is told of partitions, in the order in which they are served, by runs of one topic.
+#[derive(Default)]
+struct Told<'a>(Vec<(&'a TopicKey, Vec<PartitionData<'a>>)>);
+
+impl<'a> Told<'a> {
+    fn put(&mut self, topic: &'a TopicKey, data: PartitionData<'a>) {
+        match self.0.last_mut() {
+            Some((last, run)) if *last == topic => run.push(data),
+            _ => self.0.push((topic, vec![data])),
+        }
+    }
+
+    fn topics(self) -> Vec<FetchableTopicResponse<'a>> {
+        let topic = |(of, run): (&'a TopicKey, Vec<_>)| FetchableTopicResponse {
+            topic: &of.name,
+            topic_id: of.id,
+            partitions: run.into(),
+        };
+        self.0.into_iter().map(topic).collect()
+    }
 }
 
 /// Takes away what the whole reply has no room for; shards plan apart from each other.

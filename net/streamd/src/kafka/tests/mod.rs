@@ -12,6 +12,7 @@ mod groups;
 mod hostile;
 mod metadata;
 mod reads;
+mod sessions;
 mod share_crashes;
 mod shares;
 mod topics;
