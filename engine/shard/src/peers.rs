@@ -91,8 +91,8 @@ pub trait Peers {
 }
 
 impl Shard {
-    /// Hands what came from a node to the shard that it is for. When this returns that has dealt with
-    /// it.
+    /// Hands what came from a node to the shard that it is for. When this returns that has dealt
+    /// with it.
     pub async fn arrived(&self, from: NodeId, packet: Packet) {
         let to = self.shard_of(&packet);
         if to == self.mesh.id() {

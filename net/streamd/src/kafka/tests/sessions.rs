@@ -42,7 +42,6 @@ impl Client {
                     ..FetchPartition::default()
                 }]
                 .into(),
-                ..FetchTopic::default()
             })
             .collect();
         let request = FetchRequest {
@@ -85,7 +84,7 @@ impl Client {
             bytes = &bytes[header.size..];
             for record in BatchView::new(batch, 1 << 20).unwrap().records() {
                 let record = record.unwrap();
-                let value = record.value.as_deref().map(String::from_utf8_lossy);
+                let value = record.value.map(String::from_utf8_lossy);
                 let wanted = format!("{}-{} {at}", TOPICS[place.0], place.1);
                 assert_eq!(value.as_deref(), Some(&wanted[..]), "in {place:?}");
                 assert_eq!(record.offset, *at);
