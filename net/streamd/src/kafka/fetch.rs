@@ -22,6 +22,7 @@ use streamd_wire::kafka::{Records, RequestHeader, ResponseHeader, Writer};
 use super::leaders::Leaders;
 use super::nearest::Nearest;
 use super::places::Seen;
+use super::runs;
 use super::session::{Mode, Session, SessionAsk, TopicKey, Wanted};
 use crate::broker::Broker;
 
@@ -293,7 +294,7 @@ impl LongPoll {
         let mut leaders = Leaders::new(broker);
         let tells = header.version >= LEADERS_FROM;
         let mut plans = Vec::new();
-        let mut topics = Told::default();
+        let mut answers = Vec::new();
         let mut sessions = broker.sessions.borrow_mut();
         let id = match self.mode {
             Mode::Full => 0,
@@ -325,7 +326,7 @@ impl LongPoll {
                 continue;
             }
             plans.push(plan);
-            topics.put(&w.topic, data);
+            answers.push((&w.topic, data));
         }
         if let Some(session) = session {
             session.rotate(turn);
@@ -333,7 +334,7 @@ impl LongPoll {
         let nodes = leaders.nodes();
         let response = FetchResponse {
             session_id: id,
-            responses: topics.topics().into(),
+            responses: runs(answers).into_iter().map(topic).collect(),
             node_endpoints: nodes.iter().map(endpoint).collect(),
             ..FetchResponse::default()
         };
@@ -377,25 +378,11 @@ fn endpoint<'a>(node: &Seen<'a>) -> NodeEndpoint<'a> {
     }
 }
 
-/// What is told of partitions, in the order in which they are served, by runs of one topic.
-#[derive(Default)]
-struct Told<'a>(Vec<(&'a TopicKey, Vec<PartitionData<'a>>)>);
-
-impl<'a> Told<'a> {
-    fn put(&mut self, topic: &'a TopicKey, data: PartitionData<'a>) {
-        match self.0.last_mut() {
-            Some((last, run)) if *last == topic => run.push(data),
-            _ => self.0.push((topic, vec![data])),
-        }
-    }
-
-    fn topics(self) -> Vec<FetchableTopicResponse<'a>> {
-        let topic = |(of, run): (&'a TopicKey, Vec<_>)| FetchableTopicResponse {
-            topic: &of.name,
-            topic_id: of.id,
-            partitions: run.into(),
-        };
-        self.0.into_iter().map(topic).collect()
+fn topic<'a>((of, run): (&'a TopicKey, Vec<PartitionData<'a>>)) -> FetchableTopicResponse<'a> {
+    FetchableTopicResponse {
+        topic: &of.name,
+        topic_id: of.id,
+        partitions: run.into(),
     }
 }
 

@@ -41,6 +41,19 @@ fn encode<M: Message>(header: ResponseHeader, body: &M) -> Result<Vec<Part>, Str
     Ok(vec![Part::Bytes(Bytes::from(writer.into_parts().0))])
 }
 
+/// Puts what follows one another under the same key together, as answers have the partitions of a
+/// topic. A key that comes again later has another run.
+fn runs<K: PartialEq, T>(items: impl IntoIterator<Item = (K, T)>) -> Vec<(K, Vec<T>)> {
+    let mut runs: Vec<(K, Vec<T>)> = Vec::new();
+    for (key, item) in items {
+        match runs.last_mut().filter(|run| run.0 == key) {
+            Some(run) => run.1.push(item),
+            None => runs.push((key, vec![item])),
+        }
+    }
+    runs
+}
+
 /// Refuses a request that names too much; the connection is closed.
 fn check_items(what: &str, count: usize, max: usize) -> Result<(), String> {
     if count <= max {

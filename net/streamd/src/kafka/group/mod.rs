@@ -19,6 +19,7 @@ use streamd_model::{ErrorCode, PartitionId, ShardId, TopicId};
 use streamd_shard::{GroupAsk, Reply as ShardReply, Request as ShardRequest};
 
 use super::internal::Internal;
+use super::runs;
 use crate::broker::Broker;
 
 /// The most members, protocols, topics or groups that one request may name, and the most
@@ -148,12 +149,5 @@ pub(super) async fn beat(
 
 /// The partitions of each topic, as answers have them.
 pub(super) fn by_topic(parts: &Parts) -> Vec<(TopicId, Vec<i32>)> {
-    let mut topics: Vec<(TopicId, Vec<i32>)> = Vec::new();
-    for (id, p) in parts {
-        match topics.last_mut().filter(|topic| topic.0 == *id) {
-            Some(topic) => topic.1.push(*p),
-            None => topics.push((*id, vec![*p])),
-        }
-    }
-    topics
+    runs(parts.iter().copied())
 }

@@ -11,7 +11,7 @@ use streamd_wire::kafka::generated::share_acknowledge_response::{
     PartitionData, ShareAcknowledgeResponse, ShareAcknowledgeTopicResponse,
 };
 
-use super::super::encode;
+use super::super::{encode, runs};
 use super::{ACKS_MAX, Said, release, said, settle};
 use crate::broker::Broker;
 
@@ -43,20 +43,17 @@ pub async fn handle(
 }
 
 fn topics(settled: &Settled) -> Vec<ShareAcknowledgeTopicResponse<'_>> {
-    let mut topics: Vec<(TopicId, Vec<PartitionData<'_>>)> = Vec::new();
-    for ((topic, partition), result) in settled {
+    let partitions = settled.iter().map(|((topic, partition), result)| {
+        let refused = result.as_ref().err();
         let data = PartitionData {
             partition_index: *partition,
-            error_code: result.as_ref().err().map_or(0, |e| e.0.code()),
-            error_message: result.as_ref().err().map(|e| e.1.as_str()),
+            error_code: refused.map_or(0, |e| e.0.code()),
+            error_message: refused.map(|e| e.1.as_str()),
             ..PartitionData::default()
         };
-        match topics.last_mut().filter(|t| t.0 == *topic) {
-            Some(t) => t.1.push(data),
-            None => topics.push((*topic, vec![data])),
-        }
-    }
-    let topics = topics.into_iter();
+        (*topic, data)
+    });
+    let topics = runs(partitions).into_iter();
     let topics = topics.map(|(topic_id, partitions)| ShareAcknowledgeTopicResponse {
         topic_id,
         partitions: partitions.into(),

@@ -1,13 +1,13 @@
 //! The answer to ShareFetch.
 
 use streamd_io::Part;
-use streamd_model::TopicId;
 use streamd_wire::kafka::generated::share_fetch_response::{
     AcquiredRecords, PartitionData, ShareFetchResponse, ShareFetchableTopicResponse,
 };
 use streamd_wire::kafka::{Records, ResponseHeader};
 
 use super::{Got, Why};
+use crate::kafka::runs;
 
 /// Encodes the answer.
 pub(super) fn encode(
@@ -31,14 +31,7 @@ pub(super) fn encode(
 }
 
 fn topics(got: &[Got]) -> Vec<ShareFetchableTopicResponse<'_>> {
-    let mut topics: Vec<(TopicId, Vec<PartitionData<'_>>)> = Vec::new();
-    for one in got {
-        match topics.last_mut().filter(|t| t.0 == one.place.0) {
-            Some(t) => t.1.push(data(one)),
-            None => topics.push((one.place.0, vec![data(one)])),
-        }
-    }
-    let topics = topics.into_iter();
+    let topics = runs(got.iter().map(|one| (one.place.0, data(one)))).into_iter();
     let topics = topics.map(|(topic_id, partitions)| ShareFetchableTopicResponse {
         topic_id,
         partitions: partitions.into(),
