@@ -29,10 +29,8 @@ struct Cluster(Vec<Node>);
 
 /// The flags of node `id`, but for who it is. One has a shard more than the others.
 fn small(id: usize) -> [&'static str; 2] {
-    [
-        ["--cores=1", "--cores=2"][usize::from(id == 2)],
-        "--memory=64MiB",
-    ]
+    let cores = if id == 2 { "--cores=2" } else { "--cores=1" };
+    [cores, "--memory=64MiB"]
 }
 
 /// All the flags of a node.
@@ -86,12 +84,8 @@ impl Cluster {
 
     /// Of nodes with more flags.
     fn with(more: &[&str]) -> Cluster {
-        Cluster::of(|_| {
-            (
-                Site::default(),
-                more.iter().map(|&flag| flag.to_owned()).collect(),
-            )
-        })
+        let more: Vec<String> = more.iter().map(|&flag| flag.to_owned()).collect();
+        Cluster::of(|_| (Site::default(), more.clone()))
     }
 
     /// Of nodes that are each at its place and have more flags of their own.

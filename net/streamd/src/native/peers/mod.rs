@@ -27,7 +27,7 @@ use book::Book;
 use link::Link;
 pub use packets::decode;
 #[cfg(test)]
-pub use packets::encode;
+pub use packets::frame;
 
 /// How long a connection may take to come about.
 const CONNECT_MAX: Duration = Duration::from_secs(1);

@@ -135,6 +135,19 @@ pub fn decode(frame: &Bytes, header: &Header, body: &Body<'_>) -> Result<Option<
     Ok(Some(packet))
 }
 
+/// The frame of a packet whose records are in memory, for tests.
+#[cfg(test)]
+pub fn frame(packet: Packet) -> Bytes {
+    let mut out = Vec::new();
+    for part in encode(packet, &mut out) {
+        let Part::Bytes(bytes) = part else {
+            panic!("it is in memory");
+        };
+        out.extend_from_slice(&bytes);
+    }
+    Bytes::from(out)
+}
+
 #[cfg(test)]
 mod tests {
     use streamd_core::control::Answer;
@@ -191,18 +204,6 @@ mod tests {
                     .into(),
             }),
         ]
-    }
-
-    fn frame(packet: Packet) -> Bytes {
-        let mut out = Vec::new();
-        let parts = encode(packet, &mut out);
-        for part in parts {
-            let Part::Bytes(bytes) = part else {
-                panic!("it is in memory");
-            };
-            out.extend_from_slice(&bytes);
-        }
-        Bytes::from(out)
     }
 
     fn parse(frame: &Bytes) -> Result<Option<Packet>, Hangup> {

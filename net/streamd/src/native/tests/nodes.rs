@@ -12,7 +12,7 @@ use streamd_shard::{Packet, Peers, Records};
 use super::*;
 use crate::broker::NATIVE;
 use crate::native::peers::book::Book;
-use crate::native::peers::{Links, decode};
+use crate::native::peers::{Links, decode, frame};
 
 const OTHER: NodeId = NodeId(3);
 const PLACE: &str = "10.0.0.3:9193";
@@ -144,13 +144,7 @@ fn nonsense_of_a_node_ends_its_connection_and_nothing_else() {
                     parts: vec![Part::Bytes(batch(&broker, 2, 30).into())],
                 }),
             };
-            let mut bytes = Vec::new();
-            for part in super::super::peers::encode(packet, &mut bytes) {
-                let Part::Bytes(part) = part else {
-                    panic!("it is in memory");
-                };
-                bytes.extend_from_slice(&part);
-            }
+            let mut bytes = frame(packet).to_vec();
             for _ in 0..env.random_u64() % 3 {
                 let at = env.random_u64() as usize % bytes.len();
                 bytes[at] = env.random_u64() as u8;
